@@ -1,0 +1,1 @@
+"""HTTP: who is calling, over what, and what is answered."""

@@ -1,0 +1,106 @@
+"""Errors as the API answers them: RFC 9457 problems with the error's stable code.
+
+Rules:
+1. Everything of the error tree keeps its code, message and hint; the most
+   fitting class in `_STATUSES` gives the status.
+2. Anything else is a 500 that says nothing of the inside; it goes to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from hwtrust import errors
+from hwtrust.wire.messages import Problem
+
+PROBLEM_TYPE: Final = "application/problem+json"
+_DETAIL_LIMIT: Final = 500
+
+_log = logging.getLogger("hwtrust_backend")
+
+_STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
+    errors.WireError: HTTPStatus.BAD_REQUEST,
+    errors.RequestError: HTTPStatus.BAD_REQUEST,
+    errors.RequestTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.EvidenceError: HTTPStatus.FORBIDDEN,
+    errors.EnrolmentError: HTTPStatus.FORBIDDEN,
+    errors.EnrolmentUnknownError: HTTPStatus.NOT_FOUND,
+    errors.EnrolmentOrderError: HTTPStatus.CONFLICT,
+    errors.EnrolmentEpochError: HTTPStatus.CONFLICT,
+    errors.ChallengeError: HTTPStatus.FORBIDDEN,
+    errors.DeviceUnknownError: HTTPStatus.NOT_FOUND,
+    errors.IdentityError: HTTPStatus.UNAUTHORIZED,
+    errors.IdentityKeyError: HTTPStatus.FORBIDDEN,
+    errors.TlsKeyRefusedError: HTTPStatus.FORBIDDEN,
+    errors.ReleaseUnknownError: HTTPStatus.CONFLICT,
+    errors.DatabaseError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+_INSIDE: Final = (errors.DatabaseError, errors.VaultError, errors.AuditError)
+"""Errors whose message is for the administrator alone."""
+
+
+def status_of(error: errors.HwTrustError) -> HTTPStatus:
+    """The HTTP status of an error: that of the nearest class that has one."""
+    for cls in type(error).__mro__:
+        if cls in _STATUSES:
+            return _STATUSES[cls]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem_of(error: errors.HwTrustError) -> Problem:
+    """The answer to an error of the tree."""
+    status = status_of(error)
+    if isinstance(error, _INSIDE):
+        return Problem(title=status.phrase, status=status.value, code=error.code)
+    return Problem(
+        title=status.phrase,
+        status=status.value,
+        code=error.code,
+        detail=error.message[:_DETAIL_LIMIT],
+        hint=error.hint,
+    )
+
+
+def answer(problem: Problem) -> Response[bytes]:
+    """A response that holds a problem."""
+    headers = {"cache-control": "no-store"}
+    return Response(
+        msgspec.json.encode(problem),
+        status_code=problem.status,
+        media_type=PROBLEM_TYPE,
+        headers=headers,
+    )
+
+
+def on_error(_: Request[Any, Any, Any], error: errors.HwTrustError) -> Response[bytes]:
+    """Answer an error of the tree."""
+    problem = problem_of(error)
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s: %s", error.code, error.message)
+    return answer(problem)
+
+
+def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Answer what the framework refuses: no such path, another method, a body that is no request."""
+    status = HTTPStatus(error.status_code)
+    code = "request:invalid"
+    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        code = errors.RequestTooLargeError.code
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return answer(Problem(title=status.phrase, status=status.value))
+    detail = str(error.detail)[:_DETAIL_LIMIT]
+    return answer(Problem(title=status.phrase, status=status.value, code=code, detail=detail))
+
+
+def on_anything(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer a defect of ours."""
+    _log.error("unexpected error", exc_info=error)
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return answer(Problem(title=status.phrase, status=status.value))

@@ -1,0 +1,31 @@
+"""Settings, the clock, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+from hwtrust_backend.config.clock import Clock, spell_span, system_clock, utc_text
+from hwtrust_backend.config.files import make_private_directory, write_file
+from hwtrust_backend.config.settings import (
+    CONFIG_NAME,
+    ClockSettings,
+    Settings,
+    default_settings,
+    load_settings,
+    parse_span,
+    settings_text,
+)
+
+__all__ = [
+    "CONFIG_NAME",
+    "Clock",
+    "ClockSettings",
+    "Settings",
+    "default_settings",
+    "load_settings",
+    "make_private_directory",
+    "parse_span",
+    "settings_text",
+    "spell_span",
+    "system_clock",
+    "utc_text",
+    "write_file",
+]

@@ -1,0 +1,88 @@
+"""Making a root and signing what opens it; nothing is stored here.
+
+Rules:
+1. A root's bytes exist inside `make` and nowhere else: they are sealed for one
+   storage key and dropped.
+2. An approval is reckoned in the device's own TPM clock: the clock in the quote
+   plus the time that is left.
+3. States are folded from a release's reference values; from the device come
+   only values that its TPM has quoted.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from hwtrust.verify.evidence import Claims
+from hwtrust.wire.codec import tpm2b
+from hwtrust.wire.envelope import Envelope, seal
+from hwtrust.wire.messages import Release
+from hwtrust.wire.policy import fold
+from hwtrust.wire.protect import seal_for
+from hwtrust.wire.root import (
+    Approval,
+    Increment,
+    RootMetadata,
+    increment_ref,
+    policy_key_public,
+    root_policy,
+    root_ref,
+    sign_approval,
+)
+from hwtrust.wire.states import approved_states
+from hwtrust.wire.structures import Public
+from hwtrust_backend.keys import Signer
+
+ROOT_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MadeRoot:
+    """A root as only one TPM can take it in."""
+
+    object_name: bytes
+    public: bytes
+    """TPM2B_PUBLIC."""
+    duplicate: bytes
+    seed: bytes
+
+
+def make_root(
+    *, device: bytes, epoch: int, storage_key: Public, policy_key: Signer
+) -> MadeRoot:
+    """Draw a root and seal it for `storage_key` under the policy of `epoch`."""
+    policy = root_policy(policy_key_public(policy_key.public_key), device, epoch)
+    made = seal_for(storage_key, os.urandom(ROOT_SIZE), auth_policy=fold(policy))
+    return MadeRoot(made.name, tpm2b(made.public), made.private, made.seed)
+
+
+def sign_metadata(metadata: RootMetadata, *, metadata_key: Signer) -> Envelope:
+    """Put the metadata under the backend's signature."""
+    return seal(metadata, sign=metadata_key.sign)
+
+
+def approve(
+    claims: Claims, release: Release, *, epoch: int, left_ms: int, policy_key: Signer
+) -> Approval:
+    """Leave to open the root of `epoch` for `left_ms` more of the device's clock."""
+    device = claims.device
+    recipe = Approval(
+        epoch=epoch,
+        selection=str(device.selection),
+        branches=approved_states(
+            release, selection=device.selection, values=claims.pcrs, pcr=device.pcr
+        ),
+        counter_name=device.counter_name,
+        not_after=claims.clock.clock + left_ms,
+    )
+    ref = root_ref(device.name, epoch)
+    return sign_approval(recipe, ref, sign_digest=policy_key.sign_digest)
+
+
+def allow_increment(
+    device: bytes, *, epoch: int | None, counter_name: bytes, policy_key: Signer
+) -> Increment:
+    """Leave to count the epoch counter up once, from `epoch` (None: from undefined)."""
+    recipe = Increment(epoch=epoch, counter_name=counter_name)
+    return sign_approval(recipe, increment_ref(device), sign_digest=policy_key.sign_digest)

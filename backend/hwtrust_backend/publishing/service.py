@@ -1,0 +1,274 @@
+"""Which root a device has, which it gets next, and until when it may open it.
+
+        made ──▶ offered ──(certified counter shows it)──▶ active ──▶ retired
+
+Rules:
+1. One device never gets two different roots of one epoch: the primary key of
+   `roots` forbids it, and what is offered is stored and offered again as it is.
+2. While a root is offered, both its epoch and the active one are accepted;
+   once the counter shows it, it alone.
+3. A root is made only on an authentic attestation that has not failed, when
+   the active one has used up two thirds of its life or somebody asked.
+4. A root that was offered and has nearly expired unconfirmed, or whose device
+   runs another release by now, gets new metadata; it is the same object of the
+   same epoch.
+5. A device that was away until its root expired gets a last short approval for
+   it, together with the next root: without both it could not move its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hwtrust.errors import RootEpochError
+from hwtrust.verify.evidence import Claims
+from hwtrust.wire.envelope import Envelope
+from hwtrust.wire.messages import Release
+from hwtrust.wire.root import Approval, RootDelivery, RootMetadata
+from hwtrust.wire.structures import Public
+from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config.clock import HOUR
+from hwtrust_backend.enrolment import Device
+from hwtrust_backend.keys import Signer
+from hwtrust_backend.publishing.models import RootState, StoredRoot
+from hwtrust_backend.publishing.recipes import (
+    MadeRoot,
+    allow_increment,
+    approve,
+    make_root,
+    sign_metadata,
+)
+
+MOVE_WINDOW_MS: Final = HOUR
+"""How long an expired root may still be opened to move the keys to the next one (rule 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Makes and approves roots. The caller holds the device's row."""
+
+    policy_key: Signer
+    metadata_key: Signer
+    root_lifetime_ms: int
+    offline_grace_ms: int
+
+    def first(
+        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
+    ) -> RootDelivery:
+        """Root number one after an enrolment; earlier roots of the device are over.
+
+        Raises:
+            RootEpochError: the device had a root of this epoch, or of a later one.
+        """
+        for earlier in roots_of(session, device.id):
+            if earlier.epoch >= device.base_epoch:
+                message = f"the device has had a root of epoch {earlier.epoch} before"
+                raise RootEpochError(message, epoch=earlier.epoch)
+            self._retire(session, earlier, now=now)
+        root, made = self._make(session, device, device.base_epoch, release, "enrolment", now)
+        root.state, root.confirmed_at = RootState.ACTIVE, now
+        # Enrolling stores its reply; after that nobody needs the parts again.
+        root.public = root.duplicate = root.seed = None
+        return RootDelivery(
+            metadata=_envelope(root),
+            public=made.public,
+            duplicate=made.duplicate,
+            seed=made.seed,
+            approval=self._approval(claims, root, release, now),
+        )
+
+    def epochs(self, session: Session, device: Device) -> frozenset[int]:
+        """The values that the epoch counter may show: of the active root, and of the offered."""
+        live = {RootState.ACTIVE, RootState.OFFERED}
+        return frozenset(root.epoch for root in roots_of(session, device.id) if root.state in live)
+
+    def confirm(self, session: Session, device: Device, *, counter: int, now: int) -> None:
+        """Note what the certified counter shows: an offered root at its epoch is now active."""
+        active, offered = self._live(session, device)
+        if offered is None or offered.epoch != counter:
+            return
+        if active is not None:
+            self._retire(session, active, now=now)
+        offered.state, offered.confirmed_at = RootState.ACTIVE, now
+        offered.public = offered.duplicate = offered.seed = None
+        reason = f"epoch {offered.epoch}"
+        record(session, Event.ROOT_CONFIRMED, now=now, device=device.id, reason=reason)
+
+    def follow(
+        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
+    ) -> tuple[Approval | None, RootDelivery | None]:
+        """What a device that has not failed gets: leave for its root, and the next one if due."""
+        active, offered = self._live(session, device)
+        if active is None or claims.counter != active.epoch:
+            return None, None
+        if offered is None:
+            reason = self._due(device, active, now)
+            if reason:
+                epoch = active.epoch + 1
+                offered, _ = self._make(session, device, epoch, release, reason, now)
+                device.rotation_asked_at = None
+        elif self._outdated(offered, release, now):
+            self._redate(session, device, offered, release, now)
+        approval = self._active_approval(session, claims, active, offered, release, now)
+        if offered is None:
+            return approval, None
+        return approval, self._delivery(claims, active, offered, release, now)
+
+    def _live(
+        self, session: Session, device: Device
+    ) -> tuple[StoredRoot | None, StoredRoot | None]:
+        states = {root.state: root for root in roots_of(session, device.id)}
+        return states.get(RootState.ACTIVE), states.get(RootState.OFFERED)
+
+    def _due(self, device: Device, active: StoredRoot, now: int) -> str:
+        if device.rotation_asked_at is not None:
+            return "asked"
+        begun = active.not_after - self.root_lifetime_ms
+        return "age" if now - begun >= self.root_lifetime_ms * 2 // 3 else ""
+
+    def _outdated(self, offered: StoredRoot, release: Release, now: int) -> bool:
+        # A device takes no root that is for another release than the one it runs.
+        old = offered.not_after - now < self.root_lifetime_ms // 3
+        return old or offered.release != release.name
+
+    def _make(
+        self,
+        session: Session,
+        device: Device,
+        epoch: int,
+        release: Release,
+        reason: str,
+        now: int,
+    ) -> tuple[StoredRoot, MadeRoot]:
+        storage_key = Public.decode_sized(device.storage_public)
+        made = make_root(
+            device=device.name, epoch=epoch, storage_key=storage_key, policy_key=self.policy_key
+        )
+        root = StoredRoot(
+            device=device.id,
+            epoch=epoch,
+            state=RootState.OFFERED,
+            release=release.name,
+            reason=reason,
+            made_at=now,
+            not_after=now + self.root_lifetime_ms,
+            confirmed_at=None,
+            retired_at=None,
+            object_name=made.object_name,
+            metadata_envelope=b"",
+            public=made.public,
+            duplicate=made.duplicate,
+            seed=made.seed,
+        )
+        self._date(device, root, now)
+        session.add(root)
+        # Now, so that a second root of this epoch fails here and not at the end.
+        session.flush()
+        record(
+            session,
+            Event.ROOT_MADE,
+            now=now,
+            device=device.id,
+            reason=f"epoch {epoch}, {reason}, for release {release.name}",
+        )
+        return root, made
+
+    def _redate(
+        self, session: Session, device: Device, root: StoredRoot, release: Release, now: int
+    ) -> None:
+        root.not_after, root.release = now + self.root_lifetime_ms, release.name
+        self._date(device, root, now)
+        reason = f"epoch {root.epoch} is still not confirmed; for release {release.name}"
+        record(session, Event.ROOT_REDATED, now=now, device=device.id, reason=reason)
+
+    def _date(self, device: Device, root: StoredRoot, now: int) -> None:
+        metadata = RootMetadata(
+            device=device.name,
+            epoch=root.epoch,
+            release=root.release,
+            not_before=now,
+            not_after=root.not_after,
+            object_name=root.object_name,
+            storage_key=Public.decode_sized(device.storage_public).name,
+        )
+        envelope = sign_metadata(metadata, metadata_key=self.metadata_key)
+        root.metadata_envelope = msgspec.json.encode(envelope)
+
+    def _retire(self, session: Session, root: StoredRoot, *, now: int) -> None:
+        if root.state is RootState.RETIRED:
+            return
+        root.state, root.retired_at = RootState.RETIRED, now
+        root.public = root.duplicate = root.seed = None
+        reason = f"epoch {root.epoch}"
+        record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
+
+    def _left(self, root: StoredRoot, now: int) -> int:
+        return min(root.not_after - now, self.offline_grace_ms)
+
+    def _approval(
+        self, claims: Claims, root: StoredRoot, release: Release, now: int
+    ) -> Approval:
+        return approve(
+            claims,
+            release,
+            epoch=root.epoch,
+            left_ms=self._left(root, now),
+            policy_key=self.policy_key,
+        )
+
+    def _active_approval(
+        self,
+        session: Session,
+        claims: Claims,
+        active: StoredRoot,
+        offered: StoredRoot | None,
+        release: Release,
+        now: int,
+    ) -> Approval | None:
+        if self._left(active, now) > 0:
+            return self._approval(claims, active, release, now)
+        if offered is None:
+            return None
+        reason = f"epoch {active.epoch} has expired; to move the keys to {offered.epoch}"
+        record(session, Event.APPROVAL_EXTENDED, now=now, device=active.device, reason=reason)
+        return approve(
+            claims,
+            release,
+            epoch=active.epoch,
+            left_ms=min(MOVE_WINDOW_MS, self.offline_grace_ms),
+            policy_key=self.policy_key,
+        )
+
+    def _delivery(
+        self, claims: Claims, active: StoredRoot, offered: StoredRoot, release: Release, now: int
+    ) -> RootDelivery | None:
+        if offered.public is None or offered.duplicate is None or offered.seed is None:
+            return None
+        return RootDelivery(
+            metadata=_envelope(offered),
+            public=offered.public,
+            duplicate=offered.duplicate,
+            seed=offered.seed,
+            approval=self._approval(claims, offered, release, now),
+            increment=allow_increment(
+                claims.device.name,
+                epoch=active.epoch,
+                counter_name=claims.device.counter_name,
+                policy_key=self.policy_key,
+            ),
+        )
+
+
+def roots_of(session: Session, device: str) -> list[StoredRoot]:
+    """Every root of a device, oldest first."""
+    query = select(StoredRoot).where(StoredRoot.device == device).order_by(StoredRoot.epoch)
+    return list(session.scalars(query))
+
+
+def _envelope(root: StoredRoot) -> Envelope:
+    return msgspec.json.decode(root.metadata_envelope, type=Envelope)

@@ -1,0 +1,62 @@
+"""Evidence from a TPM: one quote and one certified counter over one binding.
+
+Two commands, and one TPM2_PCR_Read for every eight platform PCRs. The
+application PCR is not read: the log says what it holds, and the quote says
+whether the log is right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwtrust.tpm import commands
+from hwtrust.tpm.provision import COUNTER_SIZE
+from hwtrust.wire.algorithms import Alg
+from hwtrust.wire.messages import Evidence, Signed
+from hwtrust.wire.structures import PcrSelection
+
+if TYPE_CHECKING:
+    from hwtrust.measure import MeasuredLog
+    from hwtrust.tpm.commands import SignedAttest
+    from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.wire.messages import Binding
+
+
+def gather(
+    tpm: Tpm,
+    *,
+    ak: Pinned,
+    counter: Pinned,
+    selection: PcrSelection,
+    measured: MeasuredLog,
+    binding: Binding,
+) -> Evidence:
+    """Have the TPM sign its state for `binding`. TPM2_Quote and TPM2_NV_Certify."""
+    qualifying = binding.digest()
+    values = {measured.pcr: measured.log.value()}
+    platform = platform_part(selection, measured.pcr)
+    if platform is not None:
+        values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
+    quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
+    certified = commands.nv_certify(
+        tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE
+    )
+    return Evidence(
+        binding=binding,
+        quote=signed(quote),
+        pcrs=dict(sorted(values.items())),
+        log=measured.log.encode(),
+        counter=signed(certified),
+    )
+
+
+def platform_part(selection: PcrSelection, pcr: int) -> PcrSelection | None:
+    """The selection without the application PCR, if anything is left."""
+    ((bank, indices),) = selection.banks
+    rest = tuple(index for index in indices if index != pcr)
+    return PcrSelection(((bank, rest),)) if rest else None
+
+
+def signed(attest: SignedAttest) -> Signed:
+    """An attestation as it travels."""
+    return Signed(message=attest.message, signature=attest.signature)

@@ -1,0 +1,208 @@
+"""The channel to the backend: HTTP with JSON, under TLS 1.3, with the device's own key.
+
+Rules:
+1. The server is believed only under the CA that ships in the device's trust
+   file, never under the system's, and its name must fit.
+2. TLS 1.3 or nothing. No proxy, no redirect, no plain HTTP.
+3. A client key is never a file that another can read: key and certificate reach
+   OpenSSL through an anonymous memory file. A `tpm` key is wrapped anyway, and
+   loads only where OpenSSL is configured with the tpm2-openssl provider >= 1.2.
+4. An answer is read up to a limit, within a time limit, and decoded strictly by
+   type; a refusal keeps the backend's code.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hwtrust.errors import (
+    ChannelResponseError,
+    ChannelTlsError,
+    ChannelUnreachableError,
+    ConfigError,
+    RefusedError,
+    TlsKeyError,
+)
+from hwtrust.wire.messages import Problem, TlsKeyKind
+
+if TYPE_CHECKING:
+    from hwtrust.wire.messages import Request
+
+REPLY_LIMIT = 1024 * 1024
+TIMEOUT_S = 30.0
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class ClientKey(Protocol):
+    """A TLS client key: in the TPM, or made for this run and attested."""
+
+    @property
+    def spki(self) -> bytes:
+        """SubjectPublicKeyInfo, DER."""
+
+    def csr(self) -> bytes:
+        """A certificate request signed by the key, DER."""
+
+    def key_pem(self) -> bytes:
+        """The key as OpenSSL loads it."""
+
+
+class AttestedKey:
+    """A P-256 key that lives in this process only; a quote says whose it is."""
+
+    kind = TlsKeyKind.ATTESTED
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def __repr__(self) -> str:
+        return "AttestedKey()"
+
+    @property
+    def spki(self) -> bytes:
+        """SubjectPublicKeyInfo, DER."""
+        return self._key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def csr(self) -> bytes:
+        """A certificate request, DER: proof of possession."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        request = builder.sign(self._key, hashes.SHA256())
+        return request.public_bytes(serialization.Encoding.DER)
+
+    def key_pem(self) -> bytes:
+        """PKCS #8, PEM, for the memory file only."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+
+class Channel:
+    """A way to one backend. Each call is one connection."""
+
+    def __init__(self, url: str, *, tls_ca: str, timeout: float = TIMEOUT_S) -> None:
+        """`url` is https://host[:port]; `tls_ca` is PEM; `timeout` is in seconds.
+
+        Raises:
+            ConfigError: not an https URL, or no CA.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+            raise ConfigError(f"the backend's URL must be https://host[:port], not {url!r}")
+        self.url = url
+        self._host, self._port = parts.hostname, parts.port or 443
+        self._timeout = timeout
+        self._tls_ca = tls_ca
+        self._context = self._new_context()
+        self._authenticated = False
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether calls present a client certificate."""
+        return self._authenticated
+
+    def authenticate(self, key: ClientKey, certificate: str) -> None:
+        """Present `certificate` (PEM chain) with `key` from now on.
+
+        Raises:
+            TlsKeyError: OpenSSL cannot use the key on this machine.
+        """
+        context = self._new_context()
+        load_client_key(context, key, certificate)
+        self._context, self._authenticated = context, True
+
+    def anonymous(self) -> None:
+        """Present no client certificate from now on."""
+        self._context, self._authenticated = self._new_context(), False
+
+    def post(self, path: str, request: Request, reply: type[R]) -> R:
+        """Send `request` to `path` and decode the answer as `reply`.
+
+        Raises:
+            ChannelUnreachableError: no connection, or it broke or took too long.
+            ChannelTlsError: the handshake failed on either side.
+            RefusedError: the backend answered with a problem; its code is in `data`.
+            ChannelResponseError: the answer is not one.
+        """
+        status, kind, body = self._exchange(path, msgspec.json.encode(request))
+        if status >= http.client.BAD_REQUEST:
+            raise _refusal(status, kind, body)
+        try:
+            return msgspec.json.decode(body, type=reply)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = f"{self.url}{path} answered something else than {reply.__name__}: {error}"
+            raise ChannelResponseError(message, status=status) from error
+
+    def _exchange(self, path: str, body: bytes) -> tuple[int, str, bytes]:
+        connection = http.client.HTTPSConnection(
+            self._host, self._port, timeout=self._timeout, context=self._context
+        )
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        try:
+            connection.request("POST", path, body=body, headers=headers)
+            response = connection.getresponse()
+            answer = response.read(REPLY_LIMIT + 1)
+        except ssl.SSLError as error:
+            message = f"TLS with {self.url} failed: {error.reason or error}"
+            raise ChannelTlsError(message) from error
+        except OSError as error:
+            message = f"{self.url} cannot be reached: {error.strerror or error}"
+            raise ChannelUnreachableError(message) from error
+        except http.client.HTTPException as error:
+            message = f"{self.url} does not speak HTTP as it should: {type(error).__name__}"
+            raise ChannelResponseError(message) from error
+        finally:
+            connection.close()
+        if len(answer) > REPLY_LIMIT:
+            raise ChannelResponseError(f"{self.url}{path} answered more than 1 MiB")
+        return response.status, response.headers.get_content_type(), answer
+
+    def _new_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cadata=self._tls_ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return context
+
+
+def load_client_key(context: ssl.SSLContext, key: ClientKey, certificate: str) -> None:
+    """Give `context` a client key without writing it to a disk.
+
+    Raises:
+        TlsKeyError: OpenSSL cannot use the key on this machine.
+    """
+    descriptor = os.memfd_create("hwtrust-tls", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(certificate.encode() + b"\n" + key.key_pem())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except (ssl.SSLError, OSError) as error:
+        message = f"OpenSSL cannot use the device's TLS key here: {error}"
+        raise TlsKeyError(message) from error
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(status: int, kind: str, body: bytes) -> RefusedError:
+    problem = Problem(title=f"HTTP status {status}", status=status)
+    if kind in {"application/problem+json", "application/json"}:
+        try:
+            problem = msgspec.json.decode(body, type=Problem)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass
+    message = f"the backend refused: {problem.detail or problem.title}"
+    return RefusedError(message, problem=problem.code, status=status, hint=problem.hint)

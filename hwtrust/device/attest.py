@@ -1,0 +1,250 @@
+"""Attest: evidence to the backend, and everything that its answer asks for.
+
+    challenge ─▶ quote + counter ─▶ verdict · time · approval · next root · certificate
+
+Rules:
+1. One round trip where a challenge is at hand: every answer brings the next.
+2. An attested TLS key first gets its certificate, by a quote that binds it
+   (purpose `session`); only then is there a channel that both sides trust.
+3. The TPM clock is set from the backend's signed time alone, and only forward.
+   An approval is reckoned in that clock, so after it was set the device attests
+   once more, before it uses anything of the first answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hwtrust.attest.tpm import gather
+from hwtrust.channel import AttestedKey
+from hwtrust.errors import (
+    ChannelTlsError,
+    RefusedError,
+    RootStateError,
+    TpmOwnerAuthError,
+)
+from hwtrust.roots import FIRST, accept_approval, accept_root, accept_time
+from hwtrust.tpm import commands
+from hwtrust.tpm.tls_key import TpmTlsKey
+from hwtrust.wire.algorithms import Alg
+from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.messages import (
+    AttestReply,
+    AttestRequest,
+    Binding,
+    ChallengeReply,
+    ChallengeRequest,
+    Evidence,
+    Finding,
+    Standing,
+    TlsKeyKind,
+)
+from hwtrust.wire.structures import Attest, NvCertifyInfo, Public
+
+if TYPE_CHECKING:
+    from hwtrust.channel import ClientKey
+    from hwtrust.device.context import DeviceContext
+    from hwtrust.device.state import StoredRoot
+    from hwtrust.roots import AcceptedRoot
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer of the backend with what it answers."""
+
+    reply: AttestReply
+    evidence: Evidence
+    utc_ms: int
+    clock_ms: int
+    """The TPM's clock as quoted."""
+    counter: int
+    """The epoch counter as certified."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttestResult:
+    """What the backend made of the evidence.
+
+    `rotated_to` is the new epoch, where the root was rotated on the way.
+    """
+
+    standing: Standing
+    findings: tuple[Finding, ...]
+    rotated_to: int | None = None
+
+
+def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
+    """Attest, follow the clock, keep the renewed approval; gives the next root, checked.
+
+    Raises:
+        ChannelError: the backend is away, or refuses.
+        RootError: what it sends is not for this device.
+    """
+    answered = _ask(device, Purpose.ATTEST)
+    if _follow_clock(device, answered):
+        answered = _ask(device, Purpose.ATTEST)
+    reply = answered.reply
+    if reply.certificate:
+        _take_certificate(device, reply.certificate)
+    roots = device.state.roots()
+    held = roots.get(answered.counter)
+    if reply.approval is not None and held is not None:
+        accept_approval(
+            reply.approval,
+            policy_key=device.policy_key,
+            device=device.known().device,
+            epoch=held.epoch,
+            clock_ms=answered.clock_ms,
+        )
+        held = msgspec.structs.replace(held, approval=reply.approval, ticket=b"")
+        device.state.save_root(held)
+    if reply.root is None:
+        return answered, None
+    accepted = accept_root(
+        reply.root,
+        metadata_key=device.metadata_key,
+        policy_key=device.policy_key,
+        device=device.known().device,
+        storage_key=device.known().storage_key.name,
+        held=Public.decode_sized(held.public).name if held is not None else FIRST,
+        counter=answered.counter,
+        release=device.release.name,
+        now_ms=answered.utc_ms,
+        clock_ms=answered.clock_ms,
+    )
+    return answered, accepted
+
+
+def renew_approval(device: DeviceContext, root: StoredRoot) -> StoredRoot:
+    """Fetch an approval for the state that the device is in; gives the root with it.
+
+    Raises:
+        RootStateError: the backend grants none; names the first finding.
+        ChannelError: the backend is away, or refuses.
+    """
+    with device.step("attest", "for a new approval"):
+        answered, _ = attest_once(device)
+    renewed = device.state.roots().get(root.epoch, root)
+    if answered.reply.approval is None:
+        reasons = [finding.message for finding in answered.reply.findings]
+        message = "the backend grants no approval: " + (reasons[0] if reasons else "no reason")
+        raise RootStateError(message, epoch=root.epoch)
+    return renewed
+
+
+def bound_evidence(device: DeviceContext, *, purpose: Purpose, nonce: bytes, key: ClientKey) -> Evidence:
+    """Evidence over a binding of everything that the backend is to believe."""
+    identity = device.known()
+    if not device.synchronised:
+        device.measured.synchronise(commands.pcr_read(device.tpm, device.selection)[Alg.SHA256])
+        device.synchronised = True
+    roots = device.state.roots()
+    binding = Binding(
+        purpose=purpose,
+        nonce=nonce,
+        tls_key=key.spki,
+        epoch=max(roots, default=0),
+        release=device.release.name,
+        log_digest=device.measured.log.digest(),
+    )
+    return gather(
+        device.tpm,
+        ak=identity.ak,
+        counter=identity.counter,
+        selection=device.selection,
+        measured=device.measured,
+        binding=binding,
+    )
+
+
+def connect(device: DeviceContext) -> ClientKey:
+    """A channel with a client certificate, and the key that is behind it.
+
+    Raises:
+        TlsKeyError: the TPM's TLS key cannot be used on this machine.
+        ChannelError: the backend is away, or refuses.
+    """
+    key = device.client_key
+    if key is None:
+        key = device.client_key = _client_key(device)
+    if not device.channel.authenticated:
+        certificate = device.state.certificate() if isinstance(key, TpmTlsKey) else ""
+        if certificate:
+            device.channel.authenticate(key, certificate)
+        else:
+            _start_session(device, key)
+    return key
+
+
+def _ask(device: DeviceContext, purpose: Purpose) -> Answered:
+    key = connect(device)
+    try:
+        return _exchange(device, purpose, key)
+    except ChannelTlsError:
+        # The certificate has expired, or the CA is a new one: prove the key again.
+        _start_session(device, key)
+        return _exchange(device, purpose, key)
+
+
+def _start_session(device: DeviceContext, key: ClientKey) -> None:
+    device.channel.anonymous()
+    device.challenge = b""
+    answered = _exchange(device, Purpose.SESSION, key)
+    if not answered.reply.certificate:
+        reasons = [finding.message for finding in answered.reply.findings]
+        message = "the backend gives this device no certificate"
+        raise RefusedError(f"{message}: {reasons[0]}" if reasons else message)
+    device.channel.authenticate(key, answered.reply.certificate)
+    if isinstance(key, TpmTlsKey):
+        device.state.save_certificate(answered.reply.certificate)
+
+
+def _exchange(device: DeviceContext, purpose: Purpose, key: ClientKey) -> Answered:
+    identity = device.known()
+    nonce, device.challenge = device.challenge, b""
+    if not nonce:
+        asked = ChallengeRequest(device=identity.device, purpose=purpose)
+        nonce = device.channel.post("/v1/challenges", asked, ChallengeReply).nonce
+    evidence = bound_evidence(device, purpose=purpose, nonce=nonce, key=key)
+    csr = key.csr() if purpose is Purpose.SESSION else b""
+    request = AttestRequest(device=identity.device, evidence=evidence, csr=csr)
+    reply = device.channel.post("/v1/attest", request, AttestReply)
+    device.challenge = reply.challenge
+    utc_ms = accept_time(
+        reply.time, metadata_key=device.metadata_key, device=identity.device, nonce=nonce
+    )
+    quote = Attest.decode(evidence.quote.message)
+    certified = Attest.decode(evidence.counter.message).attested
+    assert isinstance(certified, NvCertifyInfo)  # noqa: S101 - our own TPM made it a moment ago
+    counter = int.from_bytes(certified.contents, "big")
+    return Answered(reply, evidence, utc_ms, quote.clock.clock, counter)
+
+
+def _follow_clock(device: DeviceContext, answered: Answered) -> bool:
+    lag_ms = answered.utc_ms - answered.clock_ms
+    if lag_ms <= device.config.tpm.clock_threshold_s * 1000:
+        return False
+    try:
+        with device.step("set clock", f"{lag_ms / 1000:.0f} s forward"):
+            commands.clock_set(device.tpm, answered.utc_ms)
+    except TpmOwnerAuthError:
+        return False  # The backend reckons in the device's own clock; it only stays behind.
+    return True
+
+
+def _take_certificate(device: DeviceContext, certificate: str) -> None:
+    key = device.client_key
+    assert key is not None  # noqa: S101 - the certificate is for the key that asked
+    device.channel.authenticate(key, certificate)
+    if isinstance(key, TpmTlsKey):
+        device.state.save_certificate(certificate)
+
+
+def _client_key(device: DeviceContext) -> ClientKey:
+    identity = device.known()
+    if identity.tls_kind is TlsKeyKind.TPM:
+        return TpmTlsKey.from_pem(device.tpm, identity.storage_key, device.state.tls_pem())
+    return AttestedKey()

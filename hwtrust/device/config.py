@@ -1,0 +1,165 @@
+"""A device's configuration: one TOML file, written by `hwtrust init`, read as is.
+
+    state_dir = "state"               # relative to this file
+    trust = "trust.json"              # what ships of the backend: CA and public keys
+    release = "release.json"          # the layers as they should be
+    tls_key = "auto"                  # tpm, attested, or the best that works here
+
+    [tpm]
+    tcti = "device:/dev/tpmrm0"       # absent: discover
+    pcr = 11                          # the application PCR, chosen by init
+    platform_pcrs = [0, 7]            # platform PCRs in the selection
+    banks = ["sha1", "sha256"]        # what the TPM has allocated
+
+    [layers]                          # where each layer of the release lies
+    kernel = "/opt/app/kernel"
+
+Rules:
+1. Unknown keys are refused: a misspelt option is not a default.
+2. PCRs 16 and 23 can be reset by any program and are refused, unless
+   `unsafe_resettable_pcr = true` spells it out.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hwtrust.errors import ConfigError, StateError, UnsupportedError
+from hwtrust.files import read_limited
+from hwtrust.tpm.provision import Handles
+from hwtrust.wire.algorithms import Alg, alg_from_name
+from hwtrust.wire.messages import Release, TrustAnchor
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+CONFIG_LIMIT = 1024 * 1024
+APPLICATION_PCRS = range(8, 16)
+RESETTABLE_PCRS = (16, 23)
+
+
+class TlsKeyChoice(enum.StrEnum):
+    """Which TLS key a device uses."""
+
+    AUTO = "auto"
+    TPM = "tpm"
+    ATTESTED = "attested"
+
+
+class HandleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TPM handles, where the defaults are taken."""
+
+    ak: int = Handles.ak
+    storage_key: int = Handles.storage_key
+    counter: int = Handles.counter
+
+
+class TpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the TPM is used."""
+
+    pcr: int
+    banks: tuple[str, ...]
+    tcti: str = ""
+    platform_pcrs: tuple[int, ...] = ()
+    unsafe_resettable_pcr: bool = False
+    clock_threshold_s: int = 60
+    handles: HandleConfig = HandleConfig()
+
+
+class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device's configuration. Paths are absolute once loaded."""
+
+    state_dir: str
+    trust: str
+    release: str
+    tpm: TpmConfig
+    layers: dict[str, str]
+    tls_key: TlsKeyChoice = TlsKeyChoice.AUTO
+
+    @classmethod
+    def load(cls, path: str | Path) -> DeviceConfig:
+        """Read and check a configuration file.
+
+        Raises:
+            ConfigError: unreadable, or not a configuration; says where.
+        """
+        path = Path(path).absolute()
+        try:
+            config = msgspec.toml.decode(_read(path), type=cls)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}", path=str(path)) from error
+        config.check()
+        here = path.parent
+        return msgspec.structs.replace(
+            config,
+            state_dir=str(here / config.state_dir),
+            trust=str(here / config.trust),
+            release=str(here / config.release),
+            layers={name: str(here / place) for name, place in config.layers.items()},
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot work, or cannot be meant.
+
+        Raises:
+            ConfigError: says which option and why.
+        """
+        pcr, unsafe = self.tpm.pcr, self.tpm.unsafe_resettable_pcr
+        if pcr not in APPLICATION_PCRS and not (pcr in RESETTABLE_PCRS and unsafe):
+            message = f"tpm.pcr is {pcr}: it must be one of 8 to 15, which no program can reset"
+            raise ConfigError(message, pcr=pcr)
+        if not set(self.tpm.platform_pcrs) <= {*range(8), 11} - {pcr}:
+            raise ConfigError("tpm.platform_pcrs may hold 0 to 7 and 11, not the application PCR")
+        self.banks()
+
+    def banks(self) -> tuple[Alg, ...]:
+        """The TPM's banks.
+
+        Raises:
+            ConfigError: an unknown name, or SHA-256 is missing.
+        """
+        try:
+            banks = tuple(alg_from_name(name) for name in self.tpm.banks)
+        except UnsupportedError as error:
+            raise ConfigError(f"tpm.banks: {error}") from error
+        if Alg.SHA256 not in banks:
+            raise ConfigError("tpm.banks must hold sha256")
+        return banks
+
+    def handles(self) -> Handles:
+        """The TPM handles."""
+        configured = self.tpm.handles
+        return Handles(configured.ak, configured.storage_key, configured.counter)
+
+    def read_trust(self) -> TrustAnchor:
+        """The trust file."""
+        return _decode(Path(self.trust), TrustAnchor)
+
+    def read_release(self) -> Release:
+        """The release, each of whose layers has a place.
+
+        Raises:
+            ConfigError: a layer of the release has no place in `layers`.
+        """
+        release = _decode(Path(self.release), Release)
+        missing = [layer.name for layer in release.layers if layer.name not in self.layers]
+        if missing:
+            raise ConfigError(f"layers: no path for layer {missing[0]!r} of {release.name}")
+        return release
+
+
+def _decode(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(_read(path), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", path=str(path)) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_limited(path, limit=CONFIG_LIMIT)
+    except StateError as error:
+        raise ConfigError(error.message, path=str(path)) from error

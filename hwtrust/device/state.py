@@ -1,0 +1,179 @@
+"""What a device remembers on disk: who it is, and the roots that it holds.
+
+    state_dir/                0700
+      lock                    held while a process works with the device
+      identity.json           Names and handles, written by enrolment
+      handles.json            handles that are ours, written before they are used
+      roots/<epoch>.json      a root: metadata, sealed object, approval
+      tls-key.pem             a TPM's TLS key, wrapped; tls-certificate.pem beside it
+      eventlog.cel            hwtrust.measure
+      keystore.db             hwtrust.keys
+
+Rules:
+1. Nothing here is secret: the key store is encrypted, roots are sealed, and the
+   TLS key is wrapped by the TPM.
+2. Nothing here is trusted either: roots are checked against signed metadata each
+   time, objects in the TPM against their Names.
+3. A file is replaced whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from hwtrust.errors import NotEnrolledError, StateDamagedError, StateError
+from hwtrust.files import FileLock, private_directory, read_limited, write_atomic
+from hwtrust.tpm.connection import Pinned
+from hwtrust.tpm.provision import Handles
+from hwtrust.wire.envelope import Envelope
+from hwtrust.wire.messages import TlsKeyKind
+from hwtrust.wire.root import Approval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILE_LIMIT = 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who the device is: its EK's Name, and what it keeps in the TPM."""
+
+    device: bytes
+    ek_profile: str
+    ak: Pinned
+    storage_key: Pinned
+    counter: Pinned
+    tls_kind: TlsKeyKind
+    keystore_made: bool = False
+
+
+class StoredRoot(msgspec.Struct, frozen=True, kw_only=True):
+    """A root as it is kept: signed metadata, the object wrapped by this TPM, what opens it."""
+
+    epoch: int
+    metadata: Envelope
+    public: bytes
+    private: bytes
+    approval: Approval
+    ticket: bytes = b""
+
+
+class DeviceState:
+    """The directory of one device."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process away from the device.
+
+        Raises:
+            StateBusyError: another one works with it.
+        """
+        private_directory(self.directory)
+        with FileLock(self.directory / "lock"):
+            yield
+
+    @property
+    def event_log(self) -> Path:
+        """The event log's file."""
+        return self.directory / "eventlog.cel"
+
+    @property
+    def keystore(self) -> Path:
+        """The key store's file."""
+        return self.directory / "keystore.db"
+
+    # identity
+
+    def identity(self) -> Identity:
+        """Who the device is.
+
+        Raises:
+            NotEnrolledError: nobody yet.
+        """
+        path = self.directory / "identity.json"
+        if not path.exists():
+            raise NotEnrolledError(f"{self.directory} belongs to no enrolled device")
+        return self._read(path, Identity)
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether there is an identity."""
+        return (self.directory / "identity.json").exists()
+
+    def save_identity(self, identity: Identity) -> None:
+        """Become that device."""
+        self._write(self.directory / "identity.json", identity)
+
+    def claimed_handles(self) -> Handles | None:
+        """The handles in the TPM that are this device's, if any."""
+        path = self.directory / "handles.json"
+        return self._read(path, Handles) if path.exists() else None
+
+    def claim_handles(self, handles: Handles) -> None:
+        """Say that these handles are ours, before anything is put there."""
+        self._write(self.directory / "handles.json", handles)
+
+    # roots
+
+    def roots(self) -> dict[int, StoredRoot]:
+        """Every root on disk, by epoch, oldest first."""
+        folder = self.directory / "roots"
+        found = [self._read(path, StoredRoot) for path in sorted(folder.glob("*.json"))]
+        return {root.epoch: root for root in sorted(found, key=lambda root: root.epoch)}
+
+    def save_root(self, root: StoredRoot) -> None:
+        """Keep a root, or replace what is known of it."""
+        private_directory(self.directory / "roots")
+        self._write(self.directory / "roots" / f"{root.epoch}.json", root)
+
+    def drop_root(self, epoch: int) -> None:
+        """Forget a root; nothing if it is gone."""
+        (self.directory / "roots" / f"{epoch}.json").unlink(missing_ok=True)
+
+    # TLS
+
+    def tls_pem(self) -> bytes:
+        """The TPM's TLS key, TSS2 PEM."""
+        return read_limited(self.directory / "tls-key.pem", limit=FILE_LIMIT)
+
+    def save_tls_key(self, pem: bytes) -> None:
+        """Keep a TPM's TLS key."""
+        write_atomic(self.directory / "tls-key.pem", pem)
+
+    def certificate(self) -> str:
+        """The certificate of the TPM's TLS key, PEM; empty if there is none."""
+        path = self.directory / "tls-certificate.pem"
+        return read_limited(path, limit=FILE_LIMIT).decode() if path.exists() else ""
+
+    def save_certificate(self, pem: str) -> None:
+        """Keep the certificate of the TPM's TLS key."""
+        write_atomic(self.directory / "tls-certificate.pem", pem.encode())
+
+    def forget(self) -> None:
+        """Forget identity, roots and TLS key, as before a new enrolment. The key store stays."""
+        for epoch in self.roots():
+            self.drop_root(epoch)
+        for name in ("identity.json", "tls-key.pem", "tls-certificate.pem"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _read(self, path: Path, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(read_limited(path, limit=FILE_LIMIT), type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = f"{path} is damaged: {error}"
+            raise StateDamagedError(message, path=str(path)) from error
+
+    def _write(self, path: Path, value: object) -> None:
+        try:
+            write_atomic(path, msgspec.json.format(msgspec.json.encode(value)))
+        except OSError as error:
+            raise StateError(f"{path} cannot be written: {error.strerror}") from error

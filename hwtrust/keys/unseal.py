@@ -1,0 +1,93 @@
+"""Have the TPM release a dynamic root, on its own conditions.
+
+    load ─▶ policy session ─▶ PCR · counter · clock ─▶ PolicyAuthorize ─▶ unseal
+
+Rules:
+1. Everything that can be checked without the TPM has been checked before the
+   session is opened: metadata, Name and approval (`hwtrust.roots`).
+2. The root leaves the TPM only through a salted session, encrypted.
+3. Nothing stays loaded, whether it opens or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hwtrust.errors import RootStateError, TpmError, TpmTamperedError, TpmTransportError
+from hwtrust.tpm import commands
+from hwtrust.tpm.policy import TpmPolicySession
+from hwtrust.tpm.response import FMT1_POLICY_FAIL, RC_PCR_CHANGED, base_code
+from hwtrust.tpm.sessions import policy_session
+from hwtrust.wire.policy import apply
+
+if TYPE_CHECKING:
+    from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.wire.policy import Authorize
+    from hwtrust.wire.root import Approval
+    from hwtrust.wire.structures import Public
+
+
+@dataclass(frozen=True, slots=True)
+class Anchorage:
+    """Where in the TPM a device's roots hang: their parent and their epoch counter."""
+
+    storage_key: Pinned
+    counter: Pinned
+    policy_key: Public
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRoot:
+    """A root as this TPM holds it: a sealed object, and what opens it.
+
+    `ticket` is the TPM's word on the approval's signature from an earlier time,
+    or empty.
+    """
+
+    public: Public
+    private: bytes
+    approval: Approval
+    authorization: Authorize
+    ticket: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """The root's 32 bytes, and the ticket to keep for the next time."""
+
+    secret: bytes = field(repr=False)
+    ticket: bytes = field(repr=False)
+
+
+def unseal_root(tpm: Tpm, anchorage: Anchorage, root: SealedRoot, *, branch: int) -> Unsealed:
+    """Open a root in the measured state number `branch` of its approval.
+
+    TPM2_Unseal, Part 3 §12.7.
+
+    Raises:
+        RootStateError: the PCRs hold another state.
+        RootRevokedError: the epoch counter has passed the root's epoch.
+        RootExpiredError: the TPM's clock has reached not_after.
+        RootApprovalError: the approval is not for this root.
+        TpmError: anything else that the TPM refuses.
+    """
+    loaded = commands.load(tpm, anchorage.storage_key, private=root.private, public=root.public)
+    with tpm.flushing(loaded), policy_session(tpm, anchorage.storage_key) as session:
+        runner = TpmPolicySession(
+            session,
+            policy_key=anchorage.policy_key,
+            index=anchorage.counter,
+            ticket=root.ticket,
+        )
+        apply((*root.approval.policy(branch=branch), root.authorization), runner)
+        try:
+            secret = commands.unseal(tpm, loaded, session)
+        except (TpmTamperedError, TpmTransportError):
+            raise
+        except TpmError as error:
+            rc = error.data.get("rc")
+            if isinstance(rc, int) and base_code(rc) in {FMT1_POLICY_FAIL, RC_PCR_CHANGED}:
+                raise RootStateError("the TPM refused: its state changed meanwhile") from error
+            raise
+    return Unsealed(secret, runner.ticket)

@@ -1,0 +1,90 @@
+"""What a layer is: a file, or a tree of files, as one SHA-256 digest.
+
+A file's digest is SHA-256 of its bytes, what `sha256sum` prints. A tree's is
+SHA-256 over its entries, sorted by relative path as bytes:
+
+    entry = path (u16 size) | type (u8) | mode (u32) | size (u64) | content (32)
+
+`content` is the SHA-256 of a file's bytes or of a link's target, and zero for a
+directory. Owner, times and link counts do not enter: they differ between
+machines that hold the same layer.
+
+Rules:
+1. Links inside a tree are measured, never followed. The layer's own path may be
+   a link, such as one to the active slot.
+2. What is neither file, directory nor link is refused, not skipped.
+3. This module reads. Nothing is extended or remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from hwtrust.errors import LayerUnreadableError
+from hwtrust.wire.codec import tpm2b, u8, u32, u64
+from hwtrust.wire.messages import LayerReference
+
+_FILE, _DIRECTORY, _LINK = 1, 2, 3
+_MODE = 0o7777
+
+
+def measure(path: Path) -> bytes:
+    """The digest of the layer at `path`, 32 bytes.
+
+    Raises:
+        LayerUnreadableError: it is missing, unreadable, or holds something that
+            is not a file, directory or link.
+    """
+    try:
+        real = path.resolve(strict=True)
+        if stat.S_ISDIR(real.stat().st_mode):
+            return _tree(os.fsencode(real))
+        return _file(os.fsencode(real))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"layer {path} cannot be measured: {reason}"
+        raise LayerUnreadableError(message, path=str(path)) from error
+
+
+def reference(name: str, version: str, path: Path) -> LayerReference:
+    """The reference values of a layer, for a release."""
+    return LayerReference(name=name, version=version, digest=measure(path))
+
+
+def _file(path: bytes, *, dir_fd: int | None = None) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "not a file, directory or link")
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _tree(top: bytes) -> bytes:
+    entries: list[tuple[bytes, bytes]] = []
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files, dir_fd in os.fwalk(top, onerror=fail):
+        for name in (*folders, *files):
+            path = os.path.relpath(os.path.join(folder, name), top)  # noqa: PTH118 - bytes
+            entries.append((path, _entry(path, name, dir_fd)))
+    return hashlib.sha256(b"".join(entry for _, entry in sorted(entries))).digest()
+
+
+def _entry(path: bytes, name: bytes, dir_fd: int) -> bytes:
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    if stat.S_ISREG(status.st_mode):
+        kind, size, content = _FILE, status.st_size, _file(name, dir_fd=dir_fd)
+    elif stat.S_ISLNK(status.st_mode):
+        target = os.readlink(name, dir_fd=dir_fd)
+        kind, size, content = _LINK, len(target), hashlib.sha256(target).digest()
+    elif stat.S_ISDIR(status.st_mode):
+        kind, size, content = _DIRECTORY, 0, bytes(32)
+    else:
+        raise OSError(0, f"{os.fsdecode(path)} is not a file, directory or link")
+    return tpm2b(path) + u8(kind) + u32(status.st_mode & _MODE) + u64(size) + content

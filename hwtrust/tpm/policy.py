@@ -1,0 +1,200 @@
+"""Policies run on a TPM: the same statements that `hwtrust.wire.policy` folds.
+
+A statement that the TPM refuses is an error that says which condition did not
+hold, so that a caller can tell an expired root from a revoked one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpm2_pytss.constants import TPM2_CC, TPM2_EO
+from tpm2_pytss.types import TPM2B_DIGEST, TPML_DIGEST
+
+from hwtrust.errors import (
+    RootApprovalError,
+    RootExpiredError,
+    RootRevokedError,
+    RootStateError,
+    TpmError,
+    TpmTamperedError,
+    TpmTransportError,
+)
+from hwtrust.tpm import commands
+from hwtrust.tpm.response import FMT1_VALUE, RC_PCR_CHANGED, RC_POLICY, base_code
+from hwtrust.wire.policy import apply, approval_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpm2_pytss import ESYS_TR
+
+    from hwtrust.errors import RootError
+    from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.tpm.sessions import Session
+    from hwtrust.wire.policy import (
+        AnyOf,
+        Authorize,
+        CommandCode,
+        CounterTimer,
+        Nv,
+        NvWritten,
+        Pcr,
+    )
+    from hwtrust.wire.structures import Public
+
+_FMT1_TICKET = 0x0A0
+
+
+class TpmPolicySession:
+    """A `hwtrust.wire.policy.PolicySession` whose statements are TPM commands.
+
+    `ticket` is the TPMT_TK_VERIFIED of an earlier run with the same approval;
+    with it three commands are spared. Afterwards it holds the one that was used.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        policy_key: Public,
+        index: Pinned | None = None,
+        ticket: bytes = b"",
+    ) -> None:
+        self.ticket = ticket
+        self._session = session
+        self._tpm: Tpm = session.tpm
+        self._policy_key = policy_key
+        self._index = index
+
+    def pcr(self, statement: Pcr) -> None:
+        """TPM2_PolicyPCR, Part 3 §23.7."""
+        self._call(
+            "TPM2_PolicyPCR",
+            self._tpm.esapi.policy_pcr,
+            self._session.handle,
+            statement.digest,
+            commands.tpm_selection(statement.selection),
+            refused=RootStateError("the PCRs do not hold the state that is approved"),
+        )
+
+    def any_of(self, statement: AnyOf) -> None:
+        """The branch that is taken, then TPM2_PolicyOR, Part 3 §23.6."""
+        if statement.taken is None:
+            raise RootStateError("no branch of the approval is for this state")
+        apply(statement.branches[statement.taken], self)
+        digests = TPML_DIGEST([TPM2B_DIGEST(digest) for digest in statement.digests()])
+        self._call(
+            "TPM2_PolicyOR",
+            self._tpm.esapi.policy_or,
+            self._session.handle,
+            digests,
+            refused=RootStateError("the approval has no branch for this state"),
+        )
+
+    def nv(self, statement: Nv) -> None:
+        """TPM2_PolicyNV, Part 3 §23.9."""
+        index = self._known_index(statement.index_name)
+        self._call(
+            "TPM2_PolicyNV",
+            self._tpm.esapi.policy_nv,
+            index,
+            index,
+            self._session.handle,
+            statement.operand,
+            TPM2_EO(statement.operation),
+            offset=statement.offset,
+            refused=RootRevokedError("the epoch counter has moved on"),
+        )
+
+    def counter_timer(self, statement: CounterTimer) -> None:
+        """TPM2_PolicyCounterTimer, Part 3 §23.10."""
+        self._call(
+            "TPM2_PolicyCounterTimer",
+            self._tpm.esapi.policy_counter_timer,
+            self._session.handle,
+            statement.operand,
+            TPM2_EO(statement.operation),
+            offset=statement.offset,
+            refused=RootExpiredError("the TPM's clock has passed not_after"),
+        )
+
+    def command_code(self, statement: CommandCode) -> None:
+        """TPM2_PolicyCommandCode, Part 3 §23.11."""
+        self._call(
+            "TPM2_PolicyCommandCode",
+            self._tpm.esapi.policy_command_code,
+            self._session.handle,
+            TPM2_CC(statement.code),
+        )
+
+    def nv_written(self, statement: NvWritten) -> None:
+        """TPM2_PolicyNvWritten, Part 3 §23.19."""
+        self._call(
+            "TPM2_PolicyNvWritten",
+            self._tpm.esapi.policy_nv_written,
+            self._session.handle,
+            statement.written,
+        )
+
+    def authorize(self, statement: Authorize) -> None:
+        """TPM2_PolicyAuthorize, Part 3 §23.16, with the kept ticket or a new one."""
+        if self.ticket:
+            try:
+                self._authorize(statement, self.ticket)
+            except TpmError as error:
+                rc = error.data.get("rc")
+                if not isinstance(rc, int) or base_code(rc) not in {_FMT1_TICKET, FMT1_VALUE}:
+                    raise
+            else:
+                return
+        self.ticket = self._verified(statement)
+        try:
+            self._authorize(statement, self.ticket)
+        except (TpmTamperedError, TpmTransportError):
+            raise
+        except TpmError as error:
+            message = "what the policy session holds is not what the policy key has approved"
+            raise RootApprovalError(message) from error
+
+    def _authorize(self, statement: Authorize, ticket: bytes) -> None:
+        self._call(
+            "TPM2_PolicyAuthorize",
+            self._tpm.esapi.policy_authorize,
+            self._session.handle,
+            statement.approved,
+            statement.key_name,
+            commands.ticket_from(ticket),
+            statement.ref,
+        )
+
+    def _verified(self, statement: Authorize) -> bytes:
+        digest = approval_digest(statement.approved, statement.ref)
+        with self._tpm.flushing(commands.load_external(self._tpm, self._policy_key)) as key:
+            return commands.verify_signature(
+                self._tpm, key, digest=digest, signature=statement.signature
+            )
+
+    def _known_index(self, name: bytes) -> ESYS_TR:
+        if self._index is None or self._index.name != name:
+            raise RootApprovalError("the approval speaks of another epoch counter")
+        return self._tpm.at(self._index)
+
+    def _call(
+        self,
+        command: str,
+        function: Callable[..., None],
+        *args: object,
+        refused: RootError | None = None,
+        **kwargs: object,
+    ) -> None:
+        try:
+            self._tpm.call(command, function, *args, **kwargs)
+        except TpmError as error:
+            rc = error.data.get("rc")
+            refusals = {RC_POLICY, RC_PCR_CHANGED, FMT1_VALUE}
+            if refused is not None and isinstance(rc, int) and base_code(rc) in refusals:
+                refused.data["rc"] = rc
+                refused.data["command"] = command
+                raise refused from error
+            raise

@@ -1,0 +1,83 @@
+"""From TSS2 response codes to the error tree.
+
+A response code says which layer refused and why (Part 2 §6.6, TSS 2.0 Overview
+§7). Here the few causes that a caller can act on get a class of their own; all
+others are a `TpmError` whose message names the command and the code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwtrust.errors import (
+    TpmBusyError,
+    TpmError,
+    TpmFailureModeError,
+    TpmLockoutError,
+    TpmPermissionError,
+    TpmTamperedError,
+    TpmTransportError,
+    TpmVersionError,
+)
+
+if TYPE_CHECKING:
+    from tpm2_pytss import TSS2_Exception
+
+RC_FAILURE = 0x101
+RC_POLICY = 0x126
+RC_PCR_CHANGED = 0x128
+RC_NV_UNINITIALIZED = 0x14A
+RC_NV_DEFINED = 0x14C
+RC_RETRY, RC_YIELDED, RC_TESTING, RC_NV_RATE = 0x922, 0x908, 0x90A, 0x920
+RC_LOCKOUT = 0x921
+RC_TPM12_BADTAG = 0x01E
+
+FMT1_VALUE = 0x084
+FMT1_AUTH_FAIL = 0x08E
+FMT1_HANDLE = 0x08B
+FMT1_INTEGRITY = 0x09F
+FMT1_POLICY_FAIL = 0x09D
+FMT1_BAD_AUTH = 0x0A2
+
+_LAYER_ESYS, _LAYER_SYS, _LAYER_MU, _LAYER_TCTI = 7, 8, 9, 10
+_TAMPERED = {
+    0x011,  # TSS2_BASE_RC_MALFORMED_RESPONSE
+    0x013,  # TSS2_BASE_RC_INSUFFICIENT_RESPONSE
+    0x01B,  # TSS2_BASE_RC_RSP_AUTH_FAILED
+}
+_RESPONSE_LAYERS = {_LAYER_ESYS, _LAYER_SYS, _LAYER_TCTI}
+
+
+def base_code(rc: int) -> int:
+    """A TPM response code without the handle, parameter or session that it points to."""
+    if rc >> 16:
+        return rc
+    return rc & 0x0BF if rc & 0x080 else rc
+
+
+def translate(error: TSS2_Exception, command: str) -> TpmError:
+    """The error of the tree that `error`, raised by `command`, stands for."""
+    rc = int(error.rc)
+    layer, code = rc >> 16 & 0xFF, rc & 0xFFFF
+    message = f"{command} failed: {error}"
+    if layer == _LAYER_MU or (layer in _RESPONSE_LAYERS and code in _TAMPERED):
+        tampered = f"{command}: the response was not sent by the TPM as it arrived"
+        return TpmTamperedError(tampered, command=command, rc=rc)
+    if layer == _LAYER_TCTI:
+        return TpmTransportError(message, command=command, rc=rc)
+    special: dict[int, type[TpmError]] = {
+        RC_FAILURE: TpmFailureModeError,
+        RC_LOCKOUT: TpmLockoutError,
+        RC_TPM12_BADTAG: TpmVersionError,
+    }
+    return special.get(code, TpmError)(message, command=command, rc=rc)
+
+
+def translate_open(error: OSError, path: str, group: str) -> TpmError:
+    """Why the device file at `path`, which `group` may open, cannot be opened."""
+    if isinstance(error, PermissionError):
+        message = f"{path} may not be opened by this user: members of group {group} may"
+        return TpmPermissionError(message, path=path, group=group)
+    if error.errno == 16:  # EBUSY
+        return TpmBusyError(f"{path} is in use by another program", path=path)
+    return TpmTransportError(f"{path} cannot be opened: {error.strerror}", path=path)

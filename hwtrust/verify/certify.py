@@ -1,0 +1,146 @@
+"""Is this object, or this NV index, in the TPM of this attestation key?
+
+An attestation key certifies what its TPM holds: TPM2_Certify names a loaded
+object, TPM2_NV_Certify an index and its contents. A Name is a digest over the
+whole public area, so a certified Name proves type, attributes, policy and key
+at once; `hwtrust.verify.roles` then says what they are good for.
+
+Rules; 1 to 5 are those of every attestation, in `hwtrust.verify.attestation`:
+
+6. name       the certified Name is exactly the expected one.
+7. contents   of an NV index: all of it, from offset 0, of exactly its size. A
+              part of a counter could be any part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hmac import compare_digest
+
+from hwtrust.errors import CertifiedNameError
+from hwtrust.verify.attestation import VERIFIED, Claims, Nonce, Signer, authenticate
+from hwtrust.wire.structures import CertifyInfo, NvCertifyInfo, Public, PublicKey, Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifyClaims(Claims):
+    """An object is loaded in the signer's TPM; only `verify_certify` makes them."""
+
+    name: bytes
+    qualified_name: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NvClaims(Claims):
+    """An NV index of the signer's TPM holds this; only `verify_nv_certify` makes them."""
+
+    index_name: bytes
+    contents: bytes
+
+    @property
+    def value(self) -> int:
+        """The contents as a number: what a counter has counted to."""
+        return int.from_bytes(self.contents, "big")
+
+
+def verify_certify(
+    message: bytes,
+    signature: bytes | Signature,
+    *,
+    key: Public | PublicKey,
+    nonce: Nonce,
+    name: bytes,
+    signer: Signer,
+    unsafe_allow_sha1: bool = False,
+) -> CertifyClaims:
+    """Check that `key` certifies the object `name`.
+
+    `signer` is the expected qualified Name of the attestation key.
+    TPM2_Certify, TPM 2.0 Part 3 §18.2.
+
+    Raises:
+        EvidenceError: the attestation is not authentic; the class says why.
+        WireError: message or signature are malformed.
+    """
+    # (1) to (5): what every attestation must fulfil.
+    attest, info, _ = authenticate(
+        message,
+        signature,
+        CertifyInfo,
+        key=key,
+        nonce=nonce,
+        signer=signer,
+        unsafe_allow_sha1=unsafe_allow_sha1,
+    )
+    # (6): name.
+    _require_name(info.name, name)
+    return CertifyClaims(
+        nonce=attest.extra_data,
+        qualified_signer=attest.qualified_signer,
+        clock=attest.clock,
+        firmware_version=attest.firmware_version,
+        name=info.name,
+        qualified_name=info.qualified_name,
+        verified=VERIFIED,
+    )
+
+
+def verify_nv_certify(
+    message: bytes,
+    signature: bytes | Signature,
+    *,
+    key: Public | PublicKey,
+    nonce: Nonce,
+    index_name: bytes,
+    size: int,
+    signer: Signer,
+    unsafe_allow_sha1: bool = False,
+) -> NvClaims:
+    """Check that `key` certifies all `size` bytes of the NV index `index_name`.
+
+    `signer` is the expected qualified Name of the attestation key.
+    TPM2_NV_Certify, TPM 2.0 Part 3 §31.16.
+
+    Raises:
+        EvidenceError: the attestation is not authentic; the class says why.
+        WireError: message or signature are malformed.
+    """
+    # (1) to (5): what every attestation must fulfil.
+    attest, info, _ = authenticate(
+        message,
+        signature,
+        NvCertifyInfo,
+        key=key,
+        nonce=nonce,
+        signer=signer,
+        unsafe_allow_sha1=unsafe_allow_sha1,
+    )
+    # (6): name.
+    _require_name(info.index_name, index_name)
+    # (7): contents.
+    if info.offset != 0 or len(info.contents) != size:
+        raise CertifiedNameError(
+            f"certified are {len(info.contents)} bytes from offset {info.offset} "
+            f"of an NV index, asked for is the whole of {size}",
+            offset=info.offset,
+            size=len(info.contents),
+        )
+    return NvClaims(
+        nonce=attest.extra_data,
+        qualified_signer=attest.qualified_signer,
+        clock=attest.clock,
+        firmware_version=attest.firmware_version,
+        index_name=info.index_name,
+        contents=info.contents,
+        verified=VERIFIED,
+    )
+
+
+def _require_name(found: bytes, expected: bytes) -> None:
+    # An empty Name is that of no object at all.
+    if not expected or not compare_digest(found, expected):
+        raise CertifiedNameError(
+            "the attestation certifies something else than what it is offered for",
+            expected=expected.hex(),
+            found=found.hex(),
+        )

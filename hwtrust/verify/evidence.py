@@ -1,0 +1,231 @@
+"""Is this evidence authentic, and what does it say? Bytes in, claims out.
+
+    Evidence ── verify_evidence ──▶ Claims ── hwtrust.verify.appraise ──▶ Verdict
+
+A quote signs over the binding, and the binding names everything else, so that
+nothing is believed unless it hashes in. Rules, in the order in which they are
+checked (the code carries their numbers):
+
+1.  purpose   the binding is for what the evidence is used for.
+2.  nonce     it answers the challenge that was sent; an empty one is refused.
+3.  TLS key   it names the key of the connection by which it came, so that a
+              quote cannot be relayed. Evidence for a purpose that has a client
+              certificate is refused without that key.
+4.  log hash  the log is the one that the binding names. It is not decoded
+              before the binding is known to be signed.
+5.  quote     the device's attestation key, a primary of the endorsement
+              hierarchy, signs the binding's digest over exactly the device's
+              PCRs, with exactly the values beside the quote.
+6.  bank      where the quote covers PCRs of the firmware, the firmware did
+              extend the SHA-256 bank.
+7.  counter   the same key certifies the device's epoch counter, by its Name and
+              in full, over the same digest.
+8.  boot      quote and counter were signed between the same two resets, by the
+              same firmware.
+9.  records   every record of the log is of the application PCR and of the
+              SHA-256 bank.
+10. replay    the log explains the quoted application PCR, from its reset value.
+
+Claims are authentic, not acceptable: that is for `hwtrust.verify.appraise`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import InitVar, dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Final
+
+from hwtrust.errors import (
+    BootMismatchError,
+    ChallengePurposeError,
+    ChannelBindingError,
+    EmptyNonceError,
+    LogError,
+    StaleQuoteError,
+)
+from hwtrust.verify.attestation import ENDORSEMENT, VERIFIED, qualified_name
+from hwtrust.verify.certify import NvClaims, verify_nv_certify
+from hwtrust.verify.quote import FIRMWARE_PCRS, QuoteClaims, require_extended, verify_quote
+from hwtrust.wire.algorithms import Alg
+from hwtrust.wire.cel import EventLog
+from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.messages import Binding, Evidence
+from hwtrust.wire.structures import ClockInfo, PcrSelection, Public
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COUNTER_SIZE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDevice:
+    """What a backend knows of a device since its enrolment.
+
+    Attributes:
+        name: the Name of its EK: its identity.
+        ak: its attestation key, a primary of the endorsement hierarchy.
+        selection: the PCRs that it quotes, of the SHA-256 bank.
+        pcr: the application PCR, one of the selection.
+        counter_name: the Name of its epoch counter, once written.
+    """
+
+    name: bytes
+    ak: Public
+    selection: PcrSelection
+    pcr: int
+    counter_name: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What authentic evidence says; only `hwtrust.verify` makes them."""
+
+    device: KnownDevice
+    quote: QuoteClaims
+    """Signed by the TPM: PCR values, clock, firmware version."""
+    counter: int
+    """The value of the epoch counter."""
+    log: EventLog
+    """What was extended into the application PCR since the reset."""
+    binding: Binding
+    """The device's own words, for which its TPM vouches only that they are unchanged."""
+    verified: InitVar[object]
+
+    def __post_init__(self, verified: object) -> None:
+        if verified is not VERIFIED:
+            raise TypeError("claims are made by hwtrust.verify alone")
+
+    @property
+    def clock(self) -> ClockInfo:
+        """The TPM's clock, reset and restart counts at the quote."""
+        return self.quote.clock
+
+    @property
+    def firmware_version(self) -> int:
+        """The TPM's firmware version."""
+        return self.quote.firmware_version
+
+    @property
+    def pcrs(self) -> Mapping[int, bytes]:
+        """The quoted values of the SHA-256 bank, by PCR number."""
+        return self.quote.pcrs[Alg.SHA256]
+
+
+def verify_evidence(
+    evidence: Evidence,
+    *,
+    device: KnownDevice,
+    nonce: bytes,
+    purpose: Purpose,
+    tls_key: bytes | None,
+) -> Claims:
+    """Check evidence of `device` and return what it says.
+
+    `nonce` is the challenge that the backend issued, already checked to be good;
+    `tls_key` the SubjectPublicKeyInfo (DER) of the connection's client
+    certificate. It is None only where there is no certificate yet: when a device
+    asks for one, for the very key that the evidence names.
+
+    Raises:
+        EvidenceError: the evidence is not authentic; the class says why.
+        ChallengePurposeError: it was made for another purpose.
+        WireError: a part of it is malformed.
+    """
+    binding = evidence.binding
+    # (1): purpose.
+    if binding.purpose is not purpose:
+        raise ChallengePurposeError(
+            f"the evidence was made for {binding.purpose}, it is used for {purpose}"
+        )
+    # (2): nonce.
+    if not nonce:
+        raise EmptyNonceError("the nonce is empty: whatever answers it may be of any age")
+    if not compare_digest(binding.nonce, nonce):
+        raise StaleQuoteError("the evidence answers another challenge than the one that was sent")
+    # (3): TLS key.
+    _require_tls_key(binding, tls_key)
+    # (4): log hash.
+    if not compare_digest(hashlib.sha256(evidence.log).digest(), binding.log_digest):
+        raise LogError("the event log is not the one that the device bound into its quote")
+    # (5): quote.
+    quote = _verified_quote(evidence, device)
+    # (6): bank.
+    if FIRMWARE_PCRS.intersection(quote.pcrs.get(Alg.SHA256, {})):
+        require_extended(quote, bank=Alg.SHA256)
+    # (7): counter.
+    counter = _verified_counter(evidence, device)
+    # (8): boot.
+    _require_same_boot(quote, counter)
+    # (9) and (10): records, replay.
+    log = _replayed(evidence.log, quote, device.pcr)
+    return Claims(
+        device=device,
+        quote=quote,
+        counter=counter.value,
+        log=log,
+        binding=binding,
+        verified=VERIFIED,
+    )
+
+
+def _require_tls_key(binding: Binding, tls_key: bytes | None) -> None:
+    if tls_key is None:
+        if binding.purpose is Purpose.ATTEST:
+            raise ChannelBindingError(
+                "an attestation is believed only with the key of the connection that it came by"
+            )
+        return
+    if not compare_digest(binding.tls_key, tls_key):
+        raise ChannelBindingError("the evidence names another TLS key than the connection's")
+
+
+def _verified_quote(evidence: Evidence, device: KnownDevice) -> QuoteClaims:
+    return verify_quote(
+        evidence.quote.message,
+        evidence.quote.signature,
+        key=device.ak,
+        nonce=evidence.binding.digest(),
+        selection=device.selection,
+        pcrs={Alg.SHA256: evidence.pcrs},
+        signer=qualified_name(device.ak.name, hierarchy=ENDORSEMENT),
+    )
+
+
+def _verified_counter(evidence: Evidence, device: KnownDevice) -> NvClaims:
+    return verify_nv_certify(
+        evidence.counter.message,
+        evidence.counter.signature,
+        key=device.ak,
+        nonce=evidence.binding.digest(),
+        index_name=device.counter_name,
+        size=COUNTER_SIZE,
+        signer=qualified_name(device.ak.name, hierarchy=ENDORSEMENT),
+    )
+
+
+def _require_same_boot(quote: QuoteClaims, counter: NvClaims) -> None:
+    boots = {
+        (claims.clock.reset_count, claims.clock.restart_count, claims.firmware_version)
+        for claims in (quote, counter)
+    }
+    if len(boots) > 1:
+        raise BootMismatchError("the TPM was restarted between its quote and its counter")
+
+
+def _replayed(data: bytes, quote: QuoteClaims, pcr: int) -> EventLog:
+    log = EventLog.decode(data)
+    # (9): records.
+    for record in log.records:
+        if record.pcr != pcr or Alg.SHA256 not in record.banks:
+            raise LogError(
+                f"record {record.number} of the event log is not of PCR {pcr} of the SHA-256 bank",
+                record=record.number,
+                pcr=record.pcr,
+            )
+    # (10): replay.
+    quoted = quote.pcrs.get(Alg.SHA256, {}).get(pcr)
+    if quoted is None or not compare_digest(log.value(), quoted):
+        raise LogError(f"the event log does not explain what PCR {pcr} holds", pcr=pcr)
+    return log

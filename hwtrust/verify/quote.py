@@ -1,0 +1,220 @@
+"""Is this quote authentic, and which PCR values does it vouch for?
+
+    message, signature, PCR values beside them -> verify_quote -> QuoteClaims
+
+Rules, in the order in which they are checked (the code carries their numbers).
+1 to 5 are those of every attestation, in `hwtrust.verify.attestation`:
+
+1. magic      the message was composed by a TPM.
+2. type       it is a quote.
+3. signature  the key made the signature, over the message as received.
+4. signer     qualifiedSigner is the qualified Name of the attestation key.
+5. nonce      extraData is the challenge; an empty one is refused.
+6. selection  the quote covers exactly the PCRs that are asked for, bank by bank
+              and in that order: no fewer, no more, no other bank. One that
+              covers nothing is refused always.
+7. banks      no PCR is covered by its SHA-1 bank alone.
+8. pcrDigest  the digest of the PCR values, in the order of the signed selection,
+              is the signed one. Which value belongs to which PCR follows from
+              signed bytes only; values of PCRs that are not signed are dropped.
+
+A quote that passes is authentic. Whether its state is acceptable, and whether
+firmware ever extended the bank (`require_extended`), is another question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hmac import compare_digest
+from types import MappingProxyType
+from typing import Final, Literal
+
+from hwtrust.errors import PcrDigestError, SelectionError, UnextendedBankError, WeakBankError
+from hwtrust.verify.attestation import (
+    ENDORSEMENT,
+    OWNER,
+    PLATFORM,
+    VERIFIED,
+    Claims,
+    Nonce,
+    Signer,
+    Unsafe,
+    authenticate,
+    qualified_name,
+    qualified_name_under,
+)
+from hwtrust.wire.algorithms import Alg, alg_name, digest_size, new_hash
+from hwtrust.wire.structures import PcrSelection, Public, PublicKey, QuoteInfo, Signature
+
+__all__ = [
+    "ENDORSEMENT",
+    "OWNER",
+    "PLATFORM",
+    "PcrValues",
+    "QuoteClaims",
+    "Unsafe",
+    "pcr_digest",
+    "qualified_name",
+    "qualified_name_under",
+    "require_extended",
+    "verify_quote",
+]
+
+PcrValues = Mapping[Alg, Mapping[int, bytes]]
+"""PCR values by bank and number."""
+
+Selection = PcrSelection | Literal[Unsafe.ANY_SELECTION]
+
+FIRMWARE_PCRS: Final = frozenset(range(8))
+_MAX_LOCALITY: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuoteClaims(Claims):
+    """What an authentic quote says; only `verify_quote` makes them."""
+
+    selection: PcrSelection
+    pcrs: PcrValues
+    """The values that the TPM vouches for: exactly those of `selection`, read-only."""
+
+
+def verify_quote(
+    message: bytes,
+    signature: bytes | Signature,
+    *,
+    key: Public | PublicKey,
+    nonce: Nonce,
+    selection: Selection,
+    pcrs: PcrValues,
+    signer: Signer,
+    unsafe_allow_sha1: bool = False,
+) -> QuoteClaims:
+    """Check a quote and return what it vouches for.
+
+    `message` is the TPMS_ATTEST, `signature` the TPMT_SIGNATURE, `signer` the
+    expected qualified Name of the attestation key (`qualified_name`).
+    TPM2_Quote, TPM 2.0 Part 3 §18.4.
+
+    Raises:
+        EvidenceError: the quote is not authentic; the class says why.
+        WireError: message or signature are malformed.
+    """
+    # (1) to (5): what every attestation must fulfil.
+    attest, info, signed = authenticate(
+        message,
+        signature,
+        QuoteInfo,
+        key=key,
+        nonce=nonce,
+        signer=signer,
+        unsafe_allow_sha1=unsafe_allow_sha1,
+    )
+    # (6): selection.
+    _require_selection(info.selection, selection)
+    # (7): banks.
+    if not unsafe_allow_sha1:
+        _require_strong_banks(info.selection)
+    # (8): pcrDigest.
+    chosen = _chosen(pcrs, info.selection)
+    if not compare_digest(pcr_digest(chosen, info.selection, signed.hash), info.digest):
+        raise PcrDigestError("the PCR values are not the ones that the TPM signed")
+    return QuoteClaims(
+        nonce=attest.extra_data,
+        qualified_signer=attest.qualified_signer,
+        clock=attest.clock,
+        firmware_version=attest.firmware_version,
+        selection=info.selection,
+        pcrs=chosen,
+        verified=VERIFIED,
+    )
+
+
+def pcr_digest(pcrs: PcrValues, selection: PcrSelection, hash_: Alg) -> bytes:
+    """The digest that a TPM signs for `pcrs`: all values in the order of `selection`.
+
+    Raises:
+        PcrDigestError: a value is missing, or has not the size of its bank.
+    """
+    return new_hash(
+        hash_,
+        b"".join(
+            _value(pcrs, bank, number) for bank, numbers in selection.banks for number in numbers
+        ),
+    )
+
+
+def require_extended(claims: QuoteClaims, *, bank: Alg) -> None:
+    """Refuse a bank that the firmware did not extend.
+
+    Firmware that measures into SHA-1 only leaves the SHA-256 bank at its reset
+    values, and any program can then extend it to whatever is expected. Looked at
+    are the firmware's PCRs 0 to 7 where the quote covers any of them, else all
+    that it covers.
+
+    Raises:
+        UnextendedBankError: all of these PCRs hold their reset value, or the
+            quote does not cover the bank.
+    """
+    values = claims.pcrs.get(bank, {})
+    firmware = {number: value for number, value in values.items() if number in FIRMWARE_PCRS}
+    looked_at = firmware or values
+    if all(_is_reset_value(number, value) for number, value in looked_at.items()):
+        raise UnextendedBankError(
+            f"no measurement was ever made into the bank {alg_name(bank)}", bank=alg_name(bank)
+        )
+
+
+def _require_selection(signed: PcrSelection, expected: Selection) -> None:
+    if signed.is_empty:
+        raise SelectionError("the quote covers no PCR at all")
+    if expected is not Unsafe.ANY_SELECTION and signed != expected:
+        raise SelectionError(
+            f"the quote covers {signed}, asked for is {expected}",
+            expected=str(expected),
+            found=str(signed),
+        )
+
+
+def _require_strong_banks(selection: PcrSelection) -> None:
+    banks = {bank: set(numbers) for bank, numbers in selection.banks}
+    weak = banks.pop(Alg.SHA1, set())
+    alone = weak.difference(*banks.values())
+    if alone:
+        raise WeakBankError(
+            f"the quote covers PCR {', '.join(map(str, sorted(alone)))} in the SHA-1 bank only"
+        )
+
+
+def _chosen(pcrs: PcrValues, selection: PcrSelection) -> PcrValues:
+    return MappingProxyType(
+        {
+            bank: MappingProxyType({number: _value(pcrs, bank, number) for number in numbers})
+            for bank, numbers in selection.banks
+        }
+    )
+
+
+def _value(pcrs: PcrValues, bank: Alg, number: int) -> bytes:
+    value = pcrs.get(bank, {}).get(number)
+    if value is None:
+        raise PcrDigestError(
+            f"the quote covers PCR {number} of the bank {alg_name(bank)}, whose value is missing",
+            bank=alg_name(bank),
+            pcr=number,
+        )
+    if len(value) != digest_size(bank):
+        # Else bytes could wander from one value into the next under the same digest.
+        raise PcrDigestError(
+            f"the value of PCR {number} of the bank {alg_name(bank)} has {len(value)} bytes",
+            bank=alg_name(bank),
+            pcr=number,
+        )
+    return bytes(value)
+
+
+def _is_reset_value(number: int, value: bytes) -> bool:
+    if value.count(0) == len(value) or value.count(0xFF) == len(value):
+        return True
+    # PCR 0 starts with the number of the locality that TPM2_Startup came from.
+    return number == 0 and not any(value[:-1]) and value[-1] <= _MAX_LOCALITY

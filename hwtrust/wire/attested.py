@@ -1,0 +1,244 @@
+"""What a TPM signs: TPMS_ATTEST, TPM 2.0 Part 2 §10.12.
+
+Decoding believes nothing: an `Attest` says what the bytes say. Only
+`hwtrust.verify` turns one into claims. Rules:
+
+1. `raw` is what was received; signatures are checked over it, never over a
+   re-encoding.
+2. The magic comes first. Without TPM_GENERATED_VALUE the bytes may have been
+   signed by the right key and still not have been made by the TPM.
+3. Types that hwtrust does not believe (time, audit) are refused while decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Self
+
+from hwtrust.errors import AttestTypeError, MalformedError, NotAttestedError
+from hwtrust.wire import codec
+from hwtrust.wire.algorithms import MAX_DIGEST_SIZE
+from hwtrust.wire.codec import Reader
+from hwtrust.wire.selection import PcrSelection
+
+GENERATED: Final = 0xFF544347
+"""TPM_GENERATED_VALUE: 0xFF and `TCG`."""
+
+MAX_NAME: Final = 2 + MAX_DIGEST_SIZE
+MAX_DATA: Final = 2 + MAX_DIGEST_SIZE
+MAX_NV_CONTENTS: Final = 4096
+
+
+class AttestType(IntEnum):
+    """TPMI_ST_ATTEST, TPM 2.0 Part 2 §10.12.10: all that a TPM may sign."""
+
+    NV = 0x8014
+    COMMAND_AUDIT = 0x8015
+    SESSION_AUDIT = 0x8016
+    CERTIFY = 0x8017
+    QUOTE = 0x8018
+    TIME = 0x8019
+    CREATION = 0x801A
+    NV_DIGEST = 0x801C
+
+
+@dataclass(frozen=True, slots=True)
+class ClockInfo:
+    """TPMS_CLOCK_INFO, TPM 2.0 Part 2 §10.11.1."""
+
+    clock: int
+    """Milliseconds; only ever moves forward, save for TPM2_Clear."""
+    reset_count: int
+    restart_count: int
+    safe: bool
+    """Whether no higher value of `clock` can have been reported before."""
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Read one; what follows it stays in `reader`.
+
+        Raises:
+            MalformedError: cut short, or `safe` is neither YES nor NO.
+        """
+        clock, reset_count, restart_count = reader.u64(), reader.u32(), reader.u32()
+        safe = reader.u8()
+        if safe not in {0, 1}:
+            raise MalformedError(f"TPMS_CLOCK_INFO says {safe} where YES (1) or NO (0) must stand")
+        return cls(clock, reset_count, restart_count, bool(safe))
+
+    def encode(self) -> bytes:
+        """The TPMS_CLOCK_INFO."""
+        return (
+            codec.u64(self.clock)
+            + codec.u32(self.reset_count)
+            + codec.u32(self.restart_count)
+            + codec.u8(self.safe)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteInfo:
+    """TPMS_QUOTE_INFO: which PCRs, and the digest of their values."""
+
+    selection: PcrSelection
+    digest: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Read one; what follows it stays in `reader`."""
+        return cls(PcrSelection.decode(reader), reader.sized(MAX_DIGEST_SIZE))
+
+    def encode(self) -> bytes:
+        """The TPMS_QUOTE_INFO."""
+        return self.selection.encode() + codec.tpm2b(self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyInfo:
+    """TPMS_CERTIFY_INFO: the Name and qualified Name of an object in the TPM."""
+
+    name: bytes
+    qualified_name: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Read one; what follows it stays in `reader`."""
+        return cls(reader.sized(MAX_NAME), reader.sized(MAX_NAME))
+
+    def encode(self) -> bytes:
+        """The TPMS_CERTIFY_INFO."""
+        return codec.tpm2b(self.name) + codec.tpm2b(self.qualified_name)
+
+
+@dataclass(frozen=True, slots=True)
+class NvCertifyInfo:
+    """TPMS_NV_CERTIFY_INFO: a part of the contents of an NV index."""
+
+    index_name: bytes
+    offset: int
+    contents: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Read one; what follows it stays in `reader`."""
+        return cls(reader.sized(MAX_NAME), reader.u16(), reader.sized(MAX_NV_CONTENTS))
+
+    def encode(self) -> bytes:
+        """The TPMS_NV_CERTIFY_INFO."""
+        return codec.tpm2b(self.index_name) + codec.u16(self.offset) + codec.tpm2b(self.contents)
+
+
+@dataclass(frozen=True, slots=True)
+class CreationInfo:
+    """TPMS_CREATION_INFO: an object's Name and the digest of its creation data."""
+
+    name: bytes
+    creation_hash: bytes
+
+    @classmethod
+    def read(cls, reader: Reader) -> Self:
+        """Read one; what follows it stays in `reader`."""
+        return cls(reader.sized(MAX_NAME), reader.sized(MAX_DIGEST_SIZE))
+
+    def encode(self) -> bytes:
+        """The TPMS_CREATION_INFO."""
+        return codec.tpm2b(self.name) + codec.tpm2b(self.creation_hash)
+
+
+Attested = QuoteInfo | CertifyInfo | NvCertifyInfo | CreationInfo
+
+_CLASSES: Final[dict[AttestType, type[Attested]]] = {
+    AttestType.QUOTE: QuoteInfo,
+    AttestType.CERTIFY: CertifyInfo,
+    AttestType.NV: NvCertifyInfo,
+    AttestType.CREATION: CreationInfo,
+}
+_TYPES: Final = {cls: type_ for type_, cls in _CLASSES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Attest:
+    """TPMS_ATTEST: who signed, over what, when, and what is attested."""
+
+    raw: bytes
+    type: AttestType
+    qualified_signer: bytes
+    extra_data: bytes
+    clock: ClockInfo
+    firmware_version: int
+    attested: Attested
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Read a whole TPMS_ATTEST.
+
+        Raises:
+            NotAttestedError: no TPM_GENERATED_VALUE at the start.
+            AttestTypeError: neither quote, certify, NV certify nor creation.
+            MalformedError: cut short, or followed by something.
+            UnsupportedError: an unknown PCR bank.
+        """
+        reader = Reader(raw, "TPMS_ATTEST")
+        if reader.u32() != GENERATED:
+            raise NotAttestedError(
+                "the attestation was not made by a TPM: TPM_GENERATED_VALUE is missing"
+            )
+        type_ = _read_type(reader)
+        attest = cls(
+            raw=bytes(raw),
+            type=type_,
+            qualified_signer=reader.sized(MAX_NAME),
+            extra_data=reader.sized(MAX_DATA),
+            clock=ClockInfo.read(reader),
+            firmware_version=reader.u64(),
+            attested=_CLASSES[type_].read(reader),
+        )
+        reader.end()
+        return attest
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        qualified_signer: bytes,
+        extra_data: bytes,
+        clock: ClockInfo,
+        firmware_version: int,
+        attested: Attested,
+    ) -> Self:
+        """Make what a TPM would sign; the type follows from `attested`."""
+        type_ = _TYPES[type(attested)]
+        raw = (
+            codec.u32(GENERATED)
+            + codec.u16(type_)
+            + codec.tpm2b(qualified_signer)
+            + codec.tpm2b(extra_data)
+            + clock.encode()
+            + codec.u64(firmware_version)
+            + attested.encode()
+        )
+        return cls(raw, type_, qualified_signer, extra_data, clock, firmware_version, attested)
+
+    def encode(self) -> bytes:
+        """The TPMS_ATTEST, from the fields; equal to `raw`."""
+        return self.build(
+            qualified_signer=self.qualified_signer,
+            extra_data=self.extra_data,
+            clock=self.clock,
+            firmware_version=self.firmware_version,
+            attested=self.attested,
+        ).raw
+
+
+def _read_type(reader: Reader) -> AttestType:
+    number = reader.u16()
+    try:
+        type_ = AttestType(number)
+    except ValueError:
+        raise AttestTypeError(f"0x{number:04x} is no type of attestation", type=number) from None
+    if type_ not in _CLASSES:
+        raise AttestTypeError(
+            f"an attestation of type {type_.name} is not one that hwtrust believes", type=number
+        )
+    return type_

@@ -1,0 +1,233 @@
+"""Our own event log: what was extended into the application PCR, in order.
+
+The form is the TCG Canonical Event Log (CEL 1.0), TLV encoding: a record holds
+its number, the PCR, one digest a bank, and the content. hwtrust's content has a
+vendor type; a digest is the hash of the content's TLV bytes, so that log and
+PCR can be held against each other with no other knowledge.
+
+    record  = recnum | pcr | digests | content
+    content = kind | name | version | digest        (nested TLVs, this order)
+
+Rules:
+1. A record is appended to the file before the PCR is extended, and a log that
+   is one record ahead of the PCR is cut back: a power cut between the two
+   loses nothing.
+2. Digests are recalculated from the content when a log is decoded; one that
+   disagrees is an error, not a finding.
+3. Decoding then encoding gives the same bytes, or decoding fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from hwtrust.errors import LogError, MalformedError
+from hwtrust.wire.algorithms import Alg, digest_size, new_hash, to_hash_alg
+from hwtrust.wire.codec import Reader, u8, u32, u64
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LOG_LIMIT = 4 * 1024 * 1024
+RESET_VALUE = bytes(32)
+
+_RECNUM, _PCR, _DIGESTS, _CONTENT = 0, 1, 3, 0xC8
+_KIND, _NAME, _VERSION, _DIGEST = 0, 1, 2, 3
+
+
+class EventKind(IntEnum):
+    """What an event says."""
+
+    LAYER = 1
+    """A layer was measured; name, version and SHA-256 of its content."""
+    CAP = 2
+    """The key is out: this state does not unseal again."""
+    RELOAD = 3
+    """The layers above are measured anew, without a reboot."""
+    VIOLATION = 4
+    """A layer is not what its release says; `digest` is what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of ours. `digest` is empty, or 32 bytes of SHA-256."""
+
+    kind: EventKind
+    name: str = ""
+    version: str = ""
+    digest: bytes = b""
+
+    def content(self) -> bytes:
+        """The content TLV, whose hash is extended."""
+        fields = (
+            _tlv(_KIND, u8(self.kind)),
+            _tlv(_NAME, self.name.encode()),
+            _tlv(_VERSION, self.version.encode()),
+            _tlv(_DIGEST, self.digest),
+        )
+        return _tlv(_CONTENT, b"".join(fields))
+
+    def digests(self, banks: Iterable[Alg]) -> dict[Alg, bytes]:
+        """What is extended into each bank."""
+        content = self.content()
+        return {bank: new_hash(bank, content) for bank in banks}
+
+
+CAP = Event(EventKind.CAP)
+RELOAD = Event(EventKind.RELOAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event with its place in the log and the digests of every bank."""
+
+    number: int
+    pcr: int
+    event: Event
+    banks: tuple[Alg, ...]
+
+    def encode(self) -> bytes:
+        """The record's TLV bytes."""
+        digests = b"".join(
+            _tlv(bank, digest) for bank, digest in self.event.digests(self.banks).items()
+        )
+        return b"".join(
+            (
+                _tlv(_RECNUM, u64(self.number)),
+                _tlv(_PCR, u8(self.pcr)),
+                _tlv(_DIGESTS, digests),
+                self.event.content(),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """The records of one boot, oldest first."""
+
+    records: tuple[Record, ...] = ()
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events alone, oldest first."""
+        return tuple(record.event for record in self.records)
+
+    def appended(self, event: Event, *, pcr: int, banks: Iterable[Alg]) -> EventLog:
+        """This log with one more record."""
+        record = Record(len(self.records), pcr, event, tuple(banks))
+        return EventLog((*self.records, record))
+
+    def without_last(self) -> EventLog:
+        """This log as it was one record ago."""
+        return EventLog(self.records[:-1])
+
+    def value(self, initial: bytes = RESET_VALUE) -> bytes:
+        """What the PCR of the SHA-256 bank must hold, if it held `initial` before."""
+        return extended(initial, self.events)
+
+    def encode(self) -> bytes:
+        """The log's bytes, as they are kept and sent."""
+        return b"".join(record.encode() for record in self.records)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the encoded log, as a quote binds it."""
+        return hashlib.sha256(self.encode()).digest()
+
+    @classmethod
+    def decode(cls, data: bytes) -> EventLog:
+        """Read a log and check every digest in it.
+
+        Raises:
+            MalformedError: not a log of ours, too long, or not canonical.
+            UnsupportedError: a digest of a hash that hwtrust does not know.
+            LogError: a digest is not the hash of its content; a record is
+                missing, repeated or out of order.
+        """
+        if len(data) > LOG_LIMIT:
+            raise MalformedError("the event log is longer than 4 MiB", structure="CEL")
+        reader = Reader(data, "CEL")
+        records: list[Record] = []
+        while reader.remaining:
+            records.append(_decode_record(reader, len(records)))
+        log = cls(tuple(records))
+        if log.encode() != data:
+            raise MalformedError("the event log is not in canonical form", structure="CEL")
+        return log
+
+    @classmethod
+    def recover(cls, data: bytes) -> EventLog:
+        """The whole records at the start of `data`, whose end may be torn."""
+        reader = Reader(data[:LOG_LIMIT], "CEL")
+        records: list[Record] = []
+        while reader.remaining:
+            try:
+                records.append(_decode_record(reader, len(records)))
+            except (MalformedError, LogError):
+                break
+        return cls(tuple(records))
+
+
+def extended(initial: bytes, events: Iterable[Event]) -> bytes:
+    """Fold `events` over a SHA-256 PCR that holds `initial`, as TPM2_PCR_Extend does."""
+    value = initial
+    for event in events:
+        value = hashlib.sha256(value + new_hash(Alg.SHA256, event.content())).digest()
+    return value
+
+
+def _decode_record(reader: Reader, expected: int) -> Record:
+    number = Reader(_expect(reader, _RECNUM), "CEL recnum")
+    found = number.u64()
+    number.end()
+    if found != expected:
+        raise LogError("the event log leaves out, repeats or reorders a record", record=expected)
+    pcr = Reader(_expect(reader, _PCR), "CEL pcr")
+    index = pcr.u8()
+    pcr.end()
+    digests = _decode_digests(_expect(reader, _DIGESTS))
+    event = _decode_content(_expect(reader, _CONTENT))
+    if not digests or event.digests(digests) != digests:
+        raise LogError("an event's digest is not the hash of its content", record=expected)
+    return Record(expected, index, event, tuple(digests))
+
+
+def _decode_digests(data: bytes) -> Mapping[Alg, bytes]:
+    reader = Reader(data, "CEL digests")
+    digests: dict[Alg, bytes] = {}
+    while reader.remaining:
+        number = reader.u8()
+        bank = to_hash_alg(number)
+        digest = reader.take(reader.u32())
+        if bank in digests or len(digest) != digest_size(bank):
+            raise MalformedError("a digest is repeated or of the wrong length", algorithm=number)
+        digests[bank] = digest
+    return digests
+
+
+def _decode_content(data: bytes) -> Event:
+    reader = Reader(data, "CEL content")
+    kind = Reader(_expect(reader, _KIND), "CEL event kind")
+    number = kind.u8()
+    kind.end()
+    name, version, digest = (_expect(reader, field) for field in (_NAME, _VERSION, _DIGEST))
+    reader.end()
+    if len(digest) not in {0, digest_size(Alg.SHA256)}:
+        raise MalformedError("an event's digest is none of SHA-256", length=len(digest))
+    try:
+        return Event(EventKind(number), name.decode(), version.decode(), digest)
+    except ValueError as error:
+        raise MalformedError("an event has an unknown kind or a name that is no text") from error
+
+
+def _expect(reader: Reader, kind: int) -> bytes:
+    found = reader.u8()
+    if found != kind:
+        raise MalformedError("a TLV of another type is expected", expected=kind, found=found)
+    return reader.take(reader.u32())
+
+
+def _tlv(kind: int, value: bytes) -> bytes:
+    return u8(kind) + u32(len(value)) + value

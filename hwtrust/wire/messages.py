@@ -1,0 +1,290 @@
+"""What a device and a backend say to each other, as JSON.
+
+    device                                          backend
+      ── EnrolBegin (EK, certificate, token) ─────────▶
+      ◀───────── EnrolChallenge (nonce, counter leave) ──
+      ── EnrolKey (AK) ──────────────────────────────▶
+      ◀────────────────── EnrolCredential (for that AK) ──
+      ── EnrolFinish (secret, keys, counter, quote) ─▶
+      ◀──────────────────── Enrolled (certificate, root) ──
+      ── ChallengeRequest ───────────────────────────▶
+      ◀─────────────────────────────── ChallengeReply ──
+      ── AttestRequest (evidence) ───────────────────▶
+      ◀─ AttestReply (verdict, time, actions, challenge) ──
+
+Rules:
+1. Bytes are base64 in JSON; times are UTC milliseconds unless named otherwise;
+   a device is named by its EK's Name.
+2. Requests refuse unknown fields; replies ignore them, so that a newer backend
+   can serve older devices.
+3. `Binding` is what a quote signs over: nothing beside a quote is believed
+   unless it hashes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.codec import tpm2b, u64
+from hwtrust.wire.envelope import Envelope
+from hwtrust.wire.root import Approval, Increment, RootDelivery
+
+Blob = Annotated[bytes, Meta(max_length=8192)]
+Log = Annotated[bytes, Meta(max_length=4 * 1024 * 1024)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
+Epoch = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a device sends."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend answers."""
+
+
+# --- releases --------------------------------------------------------------------
+
+
+class LayerReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A layer as it should be: SHA-256 of a file, or the canonical digest of a tree."""
+
+    name: Label
+    version: Label
+    digest: Digest
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The layers of one release, in load order."""
+
+    name: Label
+    layers: Annotated[tuple[LayerReference, ...], Meta(min_length=1, max_length=64)]
+
+
+# --- evidence --------------------------------------------------------------------
+
+
+class TlsKeyKind(StrEnum):
+    """Where a device's TLS key lives."""
+
+    TPM = "tpm"
+    ATTESTED = "attested"
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A TPMS_ATTEST and its TPMT_SIGNATURE."""
+
+    message: Blob
+    signature: Blob
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a quote's qualifyingData is the digest of."""
+
+    purpose: Purpose
+    nonce: Blob
+    tls_key: Blob
+    """SubjectPublicKeyInfo, DER."""
+    epoch: Epoch
+    release: Annotated[str, Meta(max_length=200)]
+    log_digest: Digest
+
+    def digest(self) -> bytes:
+        """SHA-256 of the length-prefixed fields: the qualifyingData, 32 bytes."""
+        fields = (
+            b"hwtrust binding v1",
+            self.purpose.encode(),
+            self.nonce,
+            self.tls_key,
+            u64(self.epoch),
+            self.release.encode(),
+            self.log_digest,
+        )
+        return hashlib.sha256(b"".join(tpm2b(field) for field in fields)).digest()
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a TPM says of its device, under the attestation key.
+
+    `quote` covers the SHA-256 PCRs whose values are in `pcrs`; `counter` is the
+    epoch counter under TPM2_NV_Certify; both sign the binding's digest. `log`
+    is our event log (CEL-TLV).
+    """
+
+    binding: Binding
+    quote: Signed
+    pcrs: Annotated[dict[int, Digest], Meta(max_length=24)]
+    log: Log
+    counter: Signed
+
+
+# --- enrolment -------------------------------------------------------------------
+
+
+class EnrolBegin(Request, frozen=True, kw_only=True):
+    """Ask to enrol the TPM whose EK this is (TPM2B_PUBLIC; certificate DER as NV holds it)."""
+
+    ek_public: Blob
+    ek_certificate: Annotated[bytes, Meta(max_length=16384)] = b""
+    ek_intermediates: Annotated[tuple[Blob, ...], Meta(max_length=8)] = ()
+    token: Annotated[str, Meta(max_length=200)] = ""
+
+
+class EnrolChallenge(Reply, frozen=True, kw_only=True):
+    """The nonce for `unique` of the AK and for certifying, the time, and the first increment."""
+
+    enrolment: str
+    nonce: bytes
+    time: Envelope
+    increment: Increment
+
+
+class EnrolKey(Request, frozen=True, kw_only=True):
+    """The attestation key, TPM2B_PUBLIC."""
+
+    ak_public: Blob
+
+
+class EnrolCredential(Reply, frozen=True, kw_only=True):
+    """TPM2_ActivateCredential's parameters: TPM2B contents without their size."""
+
+    id_object: bytes
+    encrypted_secret: bytes
+
+
+class EnrolFinish(Request, frozen=True, kw_only=True):
+    """The recovered secret, and all that the AK certifies.
+
+    `counter_public` is the epoch counter's TPMS_NV_PUBLIC. `storage_certify`
+    signs the nonce; `tls_certify` signs H(nonce || csr) and is there for a TLS
+    key of kind `tpm`.
+    """
+
+    secret: Annotated[bytes, Meta(max_length=64)]
+    storage_public: Blob
+    storage_certify: Signed
+    counter_public: Blob
+    selection: Annotated[str, Meta(max_length=200)]
+    tls_kind: TlsKeyKind
+    csr: Blob
+    tls_public: Blob = b""
+    tls_certify: Signed | None = None
+    evidence: Evidence
+
+
+# --- verdicts and attestation ------------------------------------------------------
+
+
+class Severity(StrEnum):
+    """How a finding weighs."""
+
+    FAIL = "fail"
+    """The device is not in an accepted state."""
+    INCOMPLETE = "incomplete"
+    """Nothing speaks against the device, but something is not shown yet."""
+    ALERT = "alert"
+    """Accepted, and an administrator should look."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that appraisal found: a stable code, and a sentence for a person."""
+
+    code: str
+    severity: Severity
+    message: str
+
+
+class Standing(StrEnum):
+    """What the findings come to."""
+
+    TRUSTED = "trusted"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+class SignedTime(msgspec.Struct, frozen=True, kw_only=True):
+    """The backend's clock, UTC milliseconds, for one device in answer to one nonce."""
+
+    device: bytes
+    nonce: bytes
+    utc_ms: int
+
+
+class ChallengeRequest(Request, frozen=True, kw_only=True):
+    """Ask for a nonce."""
+
+    device: Blob
+    purpose: Purpose
+
+
+class ChallengeReply(Reply, frozen=True, kw_only=True):
+    """A nonce, as `hwtrust.wire.challenge` makes it."""
+
+    nonce: bytes
+
+
+class AttestRequest(Request, frozen=True, kw_only=True):
+    """Evidence, and a request for a certificate for its TLS key where one is needed."""
+
+    device: Blob
+    evidence: Evidence
+    csr: Blob = b""
+
+
+class AttestReply(Reply, frozen=True, kw_only=True):
+    """The verdict and everything that follows from it, with the next challenge.
+
+    `approval` renews the leave to open the current root; `root` is the next one;
+    `certificate` is a PEM chain for the TLS key in the evidence's binding.
+    """
+
+    standing: Standing
+    findings: tuple[Finding, ...]
+    time: Envelope
+    challenge: bytes
+    approval: Approval | None = None
+    root: RootDelivery | None = None
+    certificate: str = ""
+
+
+class Enrolled(Reply, frozen=True, kw_only=True):
+    """The device is known: its certificate and its first root."""
+
+    device: bytes
+    certificate: str
+    root: RootDelivery
+    challenge: bytes
+    time: Envelope
+
+
+# --- trust -----------------------------------------------------------------------
+
+
+class TrustAnchor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device is given of its backend before it ever connects. It ships with the device.
+
+    `tls_ca` is PEM; the keys are SubjectPublicKeyInfo, PEM, P-256.
+    """
+
+    url: str
+    tls_ca: str
+    policy_key: str
+    metadata_key: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as the HTTP API answers it (RFC 9457), with the error's code."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str = ""
+    detail: str = ""
+    hint: str = ""

@@ -1,0 +1,138 @@
+"""Rules that hold for the repository as a whole."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "hwtrust"
+BACKEND = ROOT / "backend"
+MAX_LINES = 600
+
+
+def modules(*directories: Path) -> list[Path]:
+    """Every Python file under `directories`."""
+    return sorted(path for directory in directories for path in directory.rglob("*.py"))
+
+
+def project(directory: Path) -> dict[str, Any]:
+    """The project table of a distribution."""
+    table: dict[str, Any] = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> str:
+    """What a new interpreter prints."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_no_module_is_longer_than_600_lines() -> None:
+    """A module that has grown beyond reading is split."""
+    files = modules(LIBRARY, BACKEND / "hwtrust_backend", ROOT / "tests")
+    assert len(files) > 10
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def exceptions_defined_in(source: str) -> list[str]:
+    """The names of the exception classes that a module defines."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith(("Error", "Exception")) for base in node.bases)
+    ]
+
+
+def test_every_error_of_the_library_is_in_its_tree() -> None:
+    """One place defines all errors, so that it can list them and keep their codes apart."""
+    tree = set(modules(LIBRARY / "errors")) | {LIBRARY / "errors.py"}
+    assert sum(len(exceptions_defined_in(path.read_text())) for path in tree if path.exists()) > 50
+    elsewhere = {
+        str(path.relative_to(ROOT)): names
+        for path in set(modules(LIBRARY)) - tree - set(modules(LIBRARY / "testing"))
+        if (names := exceptions_defined_in(path.read_text()))
+    }
+    assert elsewhere == {}
+
+
+@pytest.mark.parametrize(
+    "module", ["hwtrust", "hwtrust.errors", "hwtrust.wire", "hwtrust.verify", "hwtrust.roots"]
+)
+def test_the_base_install_suffices_to_verify(module: str) -> None:
+    """A verifier needs no TPM stack, and a program that imports hwtrust no command line."""
+    loaded = json.loads(
+        python("-c", f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))")
+    )
+    assert module in loaded
+    roots = {name.partition(".")[0] for name in loaded}
+    assert roots.isdisjoint({"tpm2_pytss", "pyudev", "click", "rich", "pytest", "hwtrust_backend"})
+
+
+def test_both_distributions_have_one_version_and_need_each_other_at_it() -> None:
+    """Library and backend speak one protocol and are released together."""
+    version = project(ROOT)["version"]
+    assert project(BACKEND)["version"] == version
+    assert f"hwtrust=={version}" in project(BACKEND)["dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("directory", "package"), [(ROOT, "hwtrust"), (BACKEND, "hwtrust_backend")], ids=str
+)
+def test_a_wheel_holds_its_package_with_types_and_nothing_else(
+    directory: Path, package: str, tmp_path: Path
+) -> None:
+    """Users get type information, and neither tests nor the other distribution."""
+    python("-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=directory)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert f"{package}/py.typed" in names
+    version = project(directory)["version"]
+    assert {name.partition("/")[0] for name in names} == {
+        package,
+        f"{package}-{version}.dist-info",
+    }
+
+
+def executables() -> list[Path]:
+    """The programs of the repository."""
+    return [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix]
+
+
+def test_every_script_can_be_started() -> None:
+    """A file in scripts/ is executable, names its interpreter, and bash can read it if it must."""
+    assert {"bench", "setup", "test"} <= {path.name for path in executables()}
+    for path in [*executables(), ROOT / ".ci" / "run"]:
+        first = path.read_text().splitlines()[0]
+        assert first in {"#!/usr/bin/env bash", "#!/usr/bin/env python3"}, path.name
+        assert os.access(path, os.X_OK), path.name
+        if first.endswith("bash"):
+            subprocess.run(["bash", "-n", path], check=True)
+
+
+def commands_in(markdown: str) -> set[str]:
+    """The scripts that the code blocks of a document tell its reader to run."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", markdown, re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks)
+    return set(re.findall(r"^\s*(?:\$ )?(?:\./)?(scripts/[\w-]+)", lines, re.MULTILINE))
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    """Whoever follows the README finds what it names."""
+    commands = commands_in((ROOT / "README.md").read_text())
+    assert "scripts/test" in commands
+    assert len(commands) > 1
+    assert {name for name in commands if not os.access(ROOT / name, os.X_OK)} == set()

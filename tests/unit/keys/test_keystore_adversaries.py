@@ -1,0 +1,586 @@
+"""What is tried against the key store's file: lines 101 to 103 of the list of adversaries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened, tamper
+
+from hwtrust.errors import (
+    HwTrustError,
+    KeyStoreBusyError,
+    KeyStoreDamagedError,
+    KeyStoreEpochError,
+    KeyStoreError,
+    KeyStorePermissionError,
+)
+from hwtrust.files import FileLock
+from hwtrust.keys import Kek, KeyStore, database
+from hwtrust.keys.contents import Contents, _wrap_context
+from hwtrust.keys.database import Database
+from hwtrust.keys.kek import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a key store of epoch 1 with VALUES is, closed."""
+    where = tmp_path / "keys.db"
+    make(where)
+    return where
+
+
+def refusal(path: Path, epoch: int = 1) -> KeyStoreError:
+    """The error that opening the store at `path` ends in."""
+    with pytest.raises(KeyStoreError) as refused:
+        opened(path, epoch)
+    return refused.value
+
+
+# --- 101: truncated, bit-flipped, replaced by an older copy, opened twice --------------
+
+
+def test_101_a_truncated_file_is_refused_at_every_length(path: Path) -> None:
+    """No part of a store passes for the store."""
+    whole = path.read_bytes()
+    lengths = sorted({*range(0, 128), *range(128, len(whole), 61), len(whole) - 1})
+    assert len(lengths) > 300
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        assert refusal(path).code == "keystore:damaged", length
+    path.write_bytes(whole)
+    assert contents(path, 1) == VALUES
+
+
+def flips(path: Path, offsets: Iterator[int] | range, masks: tuple[int, ...]) -> tuple[int, int]:
+    """Flip bytes of the file one at a time; how many were refused, and how many harmless."""
+    whole = path.read_bytes()
+    refused = harmless = 0
+    for offset in offsets:
+        for mask in masks:
+            changed = bytearray(whole)
+            changed[offset] ^= mask
+            path.write_bytes(changed)
+            try:
+                found = contents(path, 1)
+            except HwTrustError as error:
+                assert error.code in {"keystore:damaged", "keystore:epoch:mismatch"}, offset
+                refused += 1
+            else:
+                assert found == VALUES, offset
+                harmless += 1
+    path.write_bytes(whole)
+    return refused, harmless
+
+
+def test_101_every_flipped_byte_is_refused_or_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped byte never gives a wrong value, a missing entry or a foreign exception.
+
+    Pages of 512 bytes leave little room unused, so that most bytes count.
+    """
+    monkeypatch.setattr(database, "_PAGE_SIZE", 512)
+    where = tmp_path / "keys.db"
+    make(where)
+    size = where.stat().st_size
+    assert 2000 < size < 5000
+    refused, harmless = flips(where, range(size), (0xFF,))
+    assert refused + harmless == size
+    assert refused > 1500
+
+
+def test_101_every_flipped_byte_in_use_is_refused_or_harmless(path: Path) -> None:
+    """The same with pages of the usual size, for every byte that is not zero, bit by bit."""
+    used = [offset for offset, byte in enumerate(path.read_bytes()) if byte]
+    assert len(used) > 800
+    refused, harmless = flips(path, iter(used), (0x01, 0x80))
+    assert refused > harmless > 0
+
+
+def test_101_an_older_copy_does_not_open_after_a_rotation(path: Path) -> None:
+    """With the epoch, every copy of the file made in it has ended."""
+    old = path.read_bytes()
+    with opened(path, 1) as store:
+        store.rotate(kek(2))
+    path.write_bytes(old)
+    error = refusal(path, 2)
+    assert type(error) is KeyStoreEpochError
+    assert error.code == "keystore:epoch:mismatch"
+    assert error.data["present"] == "1"
+
+
+def test_101_an_older_copy_of_the_same_epoch_has_an_older_generation(path: Path) -> None:
+    """The documented limit: such a copy opens, and only its generation tells."""
+    old = path.read_bytes()
+    with opened(path, 1) as store:
+        store.put("wallet", b"newer")
+        newest = store.generation
+    path.write_bytes(old)
+    with opened(path, 1) as store:
+        assert store["wallet"] == VALUES["wallet"]
+        assert store.generation < newest
+
+
+def test_101_a_copy_put_back_under_an_open_store_is_refused(path: Path) -> None:
+    """What is in memory counts: an open store does not follow the file into the past."""
+    old = path.read_bytes()
+    with opened(path, 1) as store:
+        store.put("wallet", b"newer")
+        path.write_bytes(old)
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: store["wallet"],
+            lambda: store.put("other", b"value"),
+            lambda: store.put("other", b"value"),
+            lambda: store.delete("wallet"),
+            lambda: store.begin_rotation(kek(2)),
+        )
+        for attempt in attempts:
+            with pytest.raises(KeyStoreDamagedError) as refused:
+                attempt()
+            assert refused.value.code == "keystore:damaged"
+    assert path.read_bytes() == old
+
+
+def test_101_a_row_changed_under_an_open_store_is_refused(path: Path) -> None:
+    """A ciphertext that differs from the authenticated list is not even decrypted."""
+    with opened(path, 1) as store:
+        tamper(path, "UPDATE entries SET ciphertext = zeroblob(40) WHERE name = 'wallet'")
+        tamper(path, "DELETE FROM entries WHERE name = 'payments/pin'")
+        for name in ("wallet", "payments/pin"):
+            with pytest.raises(KeyStoreDamagedError) as refused:
+                store[name]
+            assert refused.value.data["reason"] == "entry"
+        assert store["payments/transport"] == VALUES["payments/transport"]
+        for _ in range(2):
+            with pytest.raises(KeyStoreDamagedError) as refused:
+                store.delete("payments/pin")
+            assert refused.value.code == "keystore:damaged"
+
+
+def test_101_a_store_is_opened_once_in_a_process(path: Path) -> None:
+    """Two openers would each believe their own list."""
+    with opened(path, 1) as store:
+        assert type(refusal(path)) is KeyStoreBusyError
+        assert refusal(path).code == "keystore:busy"
+        store.put("wallet", b"still works")
+    assert contents(path, 1)["wallet"] == b"still works"
+
+
+def test_101_a_store_is_opened_once_on_a_machine(path: Path) -> None:
+    """Another process is refused while the store is open, and served afterwards."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from unit.keys.stores import opened\n"
+        "from hwtrust.errors import HwTrustError\n"
+        "try:\n"
+        "    opened(Path(sys.argv[1]), 1).close()\n"
+        "except HwTrustError as error:\n"
+        "    print(error.code)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with opened(path, 1):
+        said = subprocess.check_output(command, env=environment, text=True)
+        assert said == "keystore:busy\n"
+    assert subprocess.check_output(command, env=environment, text=True) == ""
+
+
+def test_101_two_creations_cannot_run_at_once(tmp_path: Path) -> None:
+    """The lock is taken before the file is made."""
+    where = tmp_path / "keys.db"
+    lock = FileLock(where.with_name("keys.db.lock"))
+    with lock, pytest.raises(KeyStoreBusyError) as refused:
+        KeyStore.create(where, kek(1), device=DEVICE)
+    assert refused.value.code == "keystore:busy"
+    assert not where.exists()
+
+
+# --- 101: what is no key store, or not this one ----------------------------------------
+
+
+def planted(statement: str) -> Callable[[Path], None]:
+    """Run one SQL statement on the store."""
+    return lambda path: tamper(path, statement)
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an empty file": (lambda path: path.write_bytes(b""), "application-id"),
+    "a text": (lambda path: path.write_text("no database\n" * 200), "not-a-database"),
+    "zeros": (lambda path: path.write_bytes(bytes(8192)), "not-a-database"),
+    "another program's database": (planted("PRAGMA application_id = 1"), "application-id"),
+    "a newer format": (planted("PRAGMA user_version = 2"), "version"),
+    "format 0": (planted("PRAGMA user_version = 0"), "version"),
+    "a planted trigger": (
+        planted(
+            "CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM entries; END",
+        ),
+        "schema",
+    ),
+    "a planted view": (planted("CREATE VIEW v AS SELECT 1"), "schema"),
+    "a planted index": (planted("CREATE INDEX i ON entries (name)"), "schema"),
+    "a planted table": (planted("CREATE TABLE t (x)"), "schema"),
+    "a table less": (planted("DROP TABLE entries"), "schema"),
+    "a column more": (planted("ALTER TABLE entries ADD COLUMN x TEXT"), "schema"),
+    "no header": (planted("DELETE FROM store"), "row"),
+    "a negative version": (planted("UPDATE entries SET version = -1"), "row"),
+    "a negative generation": (planted("UPDATE store SET generation = -1"), "row"),
+    "an older generation": (planted("UPDATE store SET generation = generation - 1"), "seal"),
+    "a lower floor": (planted("UPDATE store SET floor = floor + 1"), "seal"),
+    "an empty seal": (planted("UPDATE store SET seal = x''"), "seal"),
+    "another store's id": (planted("UPDATE store SET store_id = zeroblob(16)"), "wrap"),
+    "an empty nonce": (planted("UPDATE wraps SET nonce = x''"), "wrap"),
+    "an empty wrap": (planted("UPDATE wraps SET ciphertext = x''"), "wrap"),
+    "a wrap for another epoch added": (
+        planted("INSERT INTO wraps SELECT 2, nonce, ciphertext FROM wraps"),
+        "seal",
+    ),
+    "a file of a gibibyte": (lambda path: os.truncate(path, 1 << 30), "size"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_101_what_hwtrust_did_not_write_is_refused(
+    path: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    """Each has its reason, and none is taken for an empty store."""
+    change(path)
+    error = refusal(path)
+    assert type(error) is KeyStoreDamagedError
+    assert error.code == "keystore:damaged"
+    assert error.data["reason"] == reason
+    assert error.data["path"] == str(path)
+
+
+STRUCTURAL = {"application-id", "not-a-database", "version", "schema", "size"}
+KEYLESS = {name: case for name, case in FOREIGN.items() if case[1] in STRUCTURAL}
+
+
+@pytest.mark.parametrize(("change", "reason"), KEYLESS.values(), ids=KEYLESS)
+def test_101_the_epochs_of_what_is_no_key_store_are_not_read(
+    path: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    """Without a key, what can be checked is checked."""
+    change(path)
+    with pytest.raises(KeyStoreDamagedError) as refused:
+        KeyStore.epochs(path)
+    assert refused.value.data["reason"] == reason
+
+
+def test_101_a_store_left_in_wal_mode_goes_back_to_a_journal(path: Path) -> None:
+    """No write-ahead log stays, in which old wraps would linger."""
+    tamper(path, "PRAGMA journal_mode = WAL")
+    with opened(path, 1) as store:
+        store.rotate(kek(2))
+    assert contents(path, 2) == VALUES
+    assert path.read_bytes()[18:20] == b"\x01\x01"
+    assert {file.name for file in path.parent.iterdir()} == {"keys.db", "keys.db.lock"}
+
+
+STRANGERS: dict[str, tuple[Callable[[], Kek], bytes]] = {
+    "another root of the same epoch": (lambda: kek(1, issue="other"), DEVICE),
+    "the KEK of another device": (lambda: kek(1, device=b"other"), DEVICE),
+    "the KEK with another device's name": (lambda: kek(1), b"other"),
+}
+
+
+@pytest.mark.parametrize(("key", "device"), STRANGERS.values(), ids=STRANGERS)
+def test_101_a_store_opens_for_its_own_root_and_device_only(
+    path: Path, key: Callable[[], Kek], device: bytes
+) -> None:
+    """The device is in the KEK, and again in what the wrap is bound to."""
+    with pytest.raises(KeyStoreDamagedError) as refused:
+        KeyStore.open(path, key(), device=device)
+    assert refused.value.code == "keystore:damaged"
+    assert refused.value.data["reason"] == "wrap"
+
+
+def test_101_a_wrap_moved_to_another_epoch_does_not_open(path: Path) -> None:
+    """The epoch of a wrap is bound to it, whatever number its row has."""
+    tamper(path, "UPDATE wraps SET epoch = 2")
+    same_key = Kek(Secret(kek(1)._secret.reveal()), epoch=2)
+    with pytest.raises(KeyStoreDamagedError) as refused:
+        KeyStore.open(path, same_key, device=DEVICE)
+    assert refused.value.data["reason"] == "wrap"
+
+
+# --- 102: other user's permissions ------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666, 0o777])
+def test_102_a_store_that_others_may_use_is_refused(path: Path, mode: int) -> None:
+    """A key store that was readable once has to be looked at by somebody."""
+    path.chmod(mode)
+    for attempt in (lambda: opened(path, 1), lambda: KeyStore.epochs(path)):
+        with pytest.raises(KeyStorePermissionError) as refused:
+            attempt()
+        assert refused.value.code == "keystore:permission"
+        assert refused.value.data["mode"] == mode
+    path.chmod(0o600)
+    assert contents(path, 1) == VALUES
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777, 0o720])
+def test_102_a_directory_that_others_can_write_is_refused(path: Path, mode: int) -> None:
+    """Who can write the directory can replace the file, its lock and its journal."""
+    path.parent.chmod(mode)
+    for attempt in (
+        lambda: opened(path, 1),
+        lambda: KeyStore.epochs(path),
+        lambda: KeyStore.create(path.with_name("new.db"), kek(1), device=DEVICE),
+    ):
+        with pytest.raises(KeyStorePermissionError) as refused:
+            attempt()
+        assert refused.value.code == "keystore:permission"
+    path.parent.chmod(0o755)
+    assert contents(path, 1) == VALUES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_102_a_store_of_another_user_is_refused(path: Path) -> None:
+    """Root does not read what somebody else prepared."""
+    os.chown(path, 65534, 65534)
+    assert refusal(path).code == "keystore:permission"
+    os.chown(path, 0, 0)
+    os.chown(path.parent, 65534, 65534)
+    assert refusal(path).code == "keystore:permission"
+
+
+def linked(path: Path) -> None:
+    """Put a symbolic link in the store's place."""
+    path.rename(path.with_name("elsewhere.db"))
+    path.symlink_to(path.with_name("elsewhere.db"))
+
+
+def piped(path: Path) -> None:
+    """Put a FIFO in the store's place."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+def nested(path: Path) -> None:
+    """Put a directory in the store's place."""
+    path.unlink()
+    path.mkdir(0o700)
+
+
+PLACEHOLDERS = {"a symbolic link": linked, "a FIFO": piped, "a directory": nested}
+
+
+@pytest.mark.parametrize("replace", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
+def test_102_what_is_no_regular_file_is_refused(
+    path: Path, replace: Callable[[Path], None]
+) -> None:
+    """A link leads elsewhere, and a FIFO would wait for ever."""
+    replace(path)
+    assert refusal(path).code == "keystore:permission"
+    with pytest.raises(KeyStorePermissionError):
+        KeyStore.epochs(path)
+
+
+def test_102_a_lock_file_that_is_a_link_is_refused(path: Path) -> None:
+    """Locking does not create or open files elsewhere."""
+    lock = path.with_name("keys.db.lock")
+    lock.unlink()
+    lock.symlink_to(path.with_name("elsewhere"))
+    assert refusal(path).code == "keystore:permission"
+    assert not path.with_name("elsewhere").exists()
+
+
+def test_102_every_file_is_private_from_its_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask is, no file of the store was ever open to others."""
+    seen: dict[str, set[int]] = {}
+
+    def look(_statement: str = "") -> None:
+        for file in where.parent.iterdir():
+            seen.setdefault(file.name, set()).add(file.stat().st_mode & 0o777)
+
+    def connect(*args: object, **kwargs: object) -> sqlite3.Connection:
+        look()
+        connection: sqlite3.Connection = real(*args, **kwargs)  # type: ignore[call-overload]
+        connection.set_trace_callback(look)
+        return connection
+
+    where = tmp_path / "private" / "keys.db"
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    before = os.umask(0)
+    try:
+        make(where)
+        with opened(where, 1) as store:
+            store.rotate(kek(2))
+    finally:
+        os.umask(before)
+    assert seen.keys() == {
+        "keys.db",
+        "keys.db-journal",
+        "keys.db.lock",
+        "keys.db.new",
+        "keys.db.new-journal",
+    }
+    assert set().union(*seen.values()) == {0o600}
+    assert where.parent.stat().st_mode & 0o777 == 0o700
+
+
+# --- 103: entries swapped, added, removed, replaced ---------------------------------------
+
+
+SWAP = (
+    "UPDATE entries SET {what} = CASE name "
+    "WHEN 'wallet' THEN (SELECT {what} FROM entries WHERE name = 'payments/pin') "
+    "ELSE (SELECT {what} FROM entries WHERE name = 'wallet') END "
+    "WHERE name IN ('wallet', 'payments/pin')"
+)
+EDITS: dict[str, tuple[str, ...]] = {
+    "two names swapped": (
+        "UPDATE entries SET name = 'x' WHERE name = 'wallet'",
+        "UPDATE entries SET name = 'wallet' WHERE name = 'payments/pin'",
+        "UPDATE entries SET name = 'payments/pin' WHERE name = 'x'",
+    ),
+    "an entry renamed": ("UPDATE entries SET name = 'walled' WHERE name = 'wallet'",),
+    "an entry deleted": ("DELETE FROM entries WHERE name = 'wallet'",),
+    "all entries deleted": ("DELETE FROM entries",),
+    "an entry copied to a new name": (
+        "INSERT INTO entries (name, version, epoch, nonce, ciphertext) "
+        "SELECT 'copy', version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'",
+    ),
+    "an entry duplicated": (
+        "INSERT INTO entries (name, version, epoch, nonce, ciphertext) "
+        "SELECT name, version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'",
+    ),
+    "a ciphertext cut short": (
+        "UPDATE entries SET ciphertext = substr(ciphertext, 1, 20) WHERE name = 'wallet'",
+    ),
+    "a version raised": ("UPDATE entries SET version = 7 WHERE name = 'wallet'",),
+    "an epoch raised": ("UPDATE entries SET epoch = 7 WHERE name = 'wallet'",),
+    "two ciphertexts swapped": (SWAP.format(what="ciphertext"),),
+    "two nonces swapped": (SWAP.format(what="nonce"),),
+}
+
+
+@pytest.mark.parametrize("statements", EDITS.values(), ids=EDITS)
+def test_103_an_entry_that_was_moved_or_changed_is_noticed(
+    path: Path, statements: tuple[str, ...]
+) -> None:
+    """The seal covers the list of entries: the store does not open."""
+    tamper(path, *statements)
+    error = refusal(path)
+    assert error.code == "keystore:damaged"
+    assert error.data["reason"] in {"seal", "entry"}
+
+
+def test_103_an_entry_put_back_in_an_older_version_is_noticed(path: Path) -> None:
+    """A genuine row of this very name does not come back after it was replaced."""
+    with closing(sqlite3.connect(path)) as connection:
+        old = connection.execute(
+            "SELECT version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'"
+        ).fetchone()
+    with opened(path, 1) as store:
+        store.put("wallet", b"newer")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "UPDATE entries SET version = ?, epoch = ?, nonce = ?, ciphertext = ? "
+            "WHERE name = 'wallet'",
+            old,
+        )
+        connection.commit()
+    assert refusal(path).data["reason"] == "seal"
+
+
+def test_103_a_deleted_entry_does_not_come_back(path: Path) -> None:
+    """A genuine row that was deleted is not part of the list any more."""
+    with closing(sqlite3.connect(path)) as connection:
+        old = connection.execute("SELECT * FROM entries WHERE name = 'wallet'").fetchone()
+    with opened(path, 1) as store:
+        store.delete("wallet")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", old)
+        connection.commit()
+    assert refusal(path).data["reason"] == "seal"
+
+
+def test_103_a_dropped_wrap_does_not_come_back(path: Path) -> None:
+    """Who kept the old wrap and the old KEK cannot make the new file open with them."""
+    with closing(sqlite3.connect(path)) as connection:
+        old = connection.execute("SELECT * FROM wraps").fetchone()
+    with opened(path, 1) as store:
+        store.rotate(kek(2))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO wraps VALUES (?, ?, ?)", old)
+        connection.commit()
+    assert refusal(path, 1).data["reason"] == "seal"
+    assert refusal(path, 2).data["reason"] == "seal"
+
+
+def reseal(path: Path, *statements: str) -> None:
+    """Change the file as `tamper` does, and seal it anew with the data key.
+
+    This is more than an outsider can do. It shows what holds without the seal.
+    """
+    tamper(path, *statements)
+    with closing(Database.open(path)) as place:
+        header, wraps = place.header(), place.wraps()
+        context = _wrap_context(header.store_id, DEVICE, 1)
+        data_key = kek(1).unwrap(wraps[1], context=context)
+        held = Contents(header.store_id, DEVICE, data_key, header.generation, header.floor, wraps)
+        for row in place.entries():
+            held._add(row)
+        with place.transaction():
+            place.write_header(held.header())
+
+
+BOUND: dict[str, tuple[str, ...]] = {
+    name: EDITS[name]
+    for name in ("two names swapped", "an entry renamed", "a version raised", "an epoch raised")
+}
+
+
+@pytest.mark.parametrize("statements", BOUND.values(), ids=BOUND)
+def test_103_a_ciphertext_decrypts_in_its_own_place_only(
+    path: Path, statements: tuple[str, ...]
+) -> None:
+    """Even under a good seal, a value answers to its own name, version and epoch only."""
+    reseal(path, *statements)
+    with opened(path, 1) as store:
+        changed = [name for name in store if name.startswith("wal")]
+        assert changed
+        for name in changed:
+            with pytest.raises(KeyStoreDamagedError) as refused:
+                store[name]
+            assert refused.value.data["reason"] == "entry"
+        assert store["payments/transport"] == VALUES["payments/transport"]
+
+
+def test_103_an_entry_of_another_store_is_refused(path: Path) -> None:
+    """The same name, version, epoch and KEK in another store are another place."""
+    other = path.with_name("other.db")
+    make(other)
+    shutil.copy(other, path.with_name("copy.db"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ATTACH ? AS other", (str(other),))
+        connection.execute("DELETE FROM wraps")
+        connection.execute("INSERT INTO wraps SELECT * FROM other.wraps")
+        connection.commit()
+    assert refusal(path).data["reason"] == "wrap"
+    assert contents(path.with_name("copy.db"), 1) == VALUES
+
+
+def test_a_resealed_store_without_changes_opens(path: Path) -> None:
+    """The counter-check: sealing anew is not what the tests above see refused."""
+    reseal(path)
+    assert contents(path, 1) == VALUES
