@@ -1,0 +1,25 @@
+"""hwtrust: a dynamic software root of trust, anchored in hardware.
+
+    errors → wire → layers | verify | roots | tpm → measure | keys | attest
+           → channel → device → cli
+
+The base install verifies; `hwtrust[device]` adds the TPM stack, and with it
+`hwtrust.Device`. Importing this package imports neither.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwtrust.device import Device, DeviceConfig
+
+__all__ = ["Device", "DeviceConfig"]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from hwtrust import device  # noqa: PLC0415 - the TPM stack is loaded when it is used
+
+        return getattr(device, name)
+    raise AttributeError(f"module 'hwtrust' has no attribute {name!r}")

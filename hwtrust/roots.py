@@ -1,6 +1,7 @@
 """The rules by which a device accepts a root, an approval, and the time.
 
     RootDelivery ── accept_root ─────▶ AcceptedRoot    what may be imported
+    kept on disk ── reopen_root ─────▶ HeldRoot        what the TPM may be asked for
     Approval     ── accept_approval ─▶ Authorize       what may be run and kept
     Envelope     ── accept_time ─────▶ UTC in ms       what the TPM clock may be set to
 
@@ -107,13 +108,18 @@ class AcceptedRoot:
             raise TypeError("roots are accepted by hwtrust.roots.accept_root alone")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldRoot:
-    """A root on disk that is still what the backend signed."""
+    """A root on disk that is still what the backend signed; only `reopen_root` makes them."""
 
     metadata: RootMetadata
     public: Public
     authorization: Authorize
+    accepted: InitVar[object]
+
+    def __post_init__(self, accepted: object) -> None:
+        if accepted is not _ACCEPTED:
+            raise TypeError("kept roots are checked by hwtrust.roots.reopen_root alone")
 
 
 def accept_root(
@@ -164,17 +170,8 @@ def accept_root(
             not_after=metadata.not_after,
             now=now_ms,
         )
-    # (6): name.
-    public = Public.decode_sized(delivery.public)
-    if not compare_digest(metadata.object_name, public.name):
-        raise RootNameError("the sealed object is not the one that the root's metadata names")
-    # (7): object.
-    _require_sealed(public)
-    # (8): policy.
-    if not compare_digest(
-        public.auth_policy, fold(root_policy(policy_key, device, metadata.epoch))
-    ):
-        raise RootObjectError("the sealed object has another policy than the root of its epoch")
+    # (6) to (8): name, object, policy.
+    public = _sealed_object(delivery.public, metadata, policy_key=policy_key)
     # (9) and (10): approval, expiry.
     statement = accept_approval(
         delivery.approval,
@@ -223,20 +220,11 @@ def reopen_root(
     # (2): device.
     if not compare_digest(known.device, device):
         raise RootDeviceError("the root was made for another device")
-    area = Public.decode_sized(public)
-    # (6): name.
-    if not compare_digest(known.object_name, area.name):
-        raise RootNameError("the sealed object is not the one that the root's metadata names")
-    # (7): object.
-    _require_sealed(area)
-    # (8): policy.
-    if not compare_digest(area.auth_policy, fold(root_policy(policy_key, device, known.epoch))):
-        raise RootObjectError("the sealed object has another policy than the root of its epoch")
+    # (6) to (8): name, object, policy.
+    area = _sealed_object(public, known, policy_key=policy_key)
     # (9): approval.
-    if approval.epoch != known.epoch:
-        raise RootApprovalError("the approval is for another epoch", epoch=approval.epoch)
-    statement = authorization(approval, root_ref(device, known.epoch), policy_key=policy_key)
-    return HeldRoot(metadata=known, public=area, authorization=statement)
+    statement = _approved(approval, policy_key=policy_key, device=device, epoch=known.epoch)
+    return HeldRoot(metadata=known, public=area, authorization=statement, accepted=_ACCEPTED)
 
 
 def accept_approval(
@@ -249,14 +237,8 @@ def accept_approval(
         RootExpiredError: the TPM would not open anything by it any more.
         WireError: it is no recipe.
     """
-    # (9): approval. The reference holds the device, so the signature tells it.
-    if approval.epoch != epoch:
-        raise RootApprovalError(
-            f"the approval is for epoch {approval.epoch}, the root's is {epoch}",
-            expected=epoch,
-            found=approval.epoch,
-        )
-    statement = authorization(approval, root_ref(device, epoch), policy_key=policy_key)
+    # (9): approval.
+    statement = _approved(approval, policy_key=policy_key, device=device, epoch=epoch)
     # (10): expiry.
     if clock_ms >= approval.not_after:
         raise RootExpiredError(
@@ -315,7 +297,12 @@ def _require_epoch(
         )
 
 
-def _require_sealed(public: Public) -> None:
+def _sealed_object(area: bytes, metadata: RootMetadata, *, policy_key: Public) -> Public:
+    # (6): name.
+    public = Public.decode_sized(area)
+    if not compare_digest(metadata.object_name, public.name):
+        raise RootNameError("the sealed object is not the one that the root's metadata names")
+    # (7): object.
     sealed_data = public.params == KeyedHashParams() and public.name_alg is Alg.SHA256
     if not sealed_data or public.attributes not in SEALED_ATTRIBUTES:
         raise RootObjectError(
@@ -323,6 +310,22 @@ def _require_sealed(public: Public) -> None:
             type=int(public.type),
             attributes=int(public.attributes),
         )
+    # (8): policy.
+    policy = fold(root_policy(policy_key, metadata.device, metadata.epoch))
+    if not compare_digest(public.auth_policy, policy):
+        raise RootObjectError("the sealed object has another policy than the root of its epoch")
+    return public
+
+
+def _approved(approval: Approval, *, policy_key: Public, device: bytes, epoch: int) -> Authorize:
+    # The reference holds the device, so the signature tells it.
+    if approval.epoch != epoch:
+        raise RootApprovalError(
+            f"the approval is for epoch {approval.epoch}, the root's is {epoch}",
+            expected=epoch,
+            found=approval.epoch,
+        )
+    return authorization(approval, root_ref(device, epoch), policy_key=policy_key)
 
 
 def _accept_increment(

@@ -205,13 +205,13 @@ class Device:
         context = self._context
         with context.step("attest"):
             answered, accepted = attest_once(context)
-        rotated_to = None
+        rotated_to, waits = None, accepted is not None and context.keystore is None
         if accepted is not None and context.keystore is not None:
             rotated_to = rotate(context, accepted)
             with context.step("attest", "to confirm the new epoch"):
                 answered, _ = attest_once(context)
         reply = answered.reply
-        return AttestResult(reply.standing, reply.findings, rotated_to)
+        return AttestResult(reply.standing, reply.findings, rotated_to, waits)
 
     @contextlib.contextmanager
     def _watched(self, on_step: Callable[[Step], None]) -> Iterator[None]:

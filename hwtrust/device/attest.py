@@ -22,7 +22,6 @@ from hwtrust.attest.tpm import gather
 from hwtrust.channel import AttestedKey
 from hwtrust.errors import (
     ChannelTlsError,
-    RefusedError,
     RootStateError,
     TpmOwnerAuthError,
 )
@@ -68,12 +67,14 @@ class Answered:
 class AttestResult:
     """What the backend made of the evidence.
 
-    `rotated_to` is the new epoch, where the root was rotated on the way.
+    `rotated_to` is the new epoch, where the root was rotated on the way;
+    `root_waits` that one is offered, and can be taken once the device has booted.
     """
 
     standing: Standing
     findings: tuple[Finding, ...]
     rotated_to: int | None = None
+    root_waits: bool = False
 
 
 def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
@@ -83,12 +84,10 @@ def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
         ChannelError: the backend is away, or refuses.
         RootError: what it sends is not for this device.
     """
-    answered = _ask(device, Purpose.ATTEST)
+    answered = _ask(device)
     if _follow_clock(device, answered):
-        answered = _ask(device, Purpose.ATTEST)
+        answered = _ask(device)
     reply = answered.reply
-    if reply.certificate:
-        _take_certificate(device, reply.certificate)
     roots = device.state.roots()
     held = roots.get(answered.counter)
     if reply.approval is not None and held is not None:
@@ -160,46 +159,37 @@ def bound_evidence(device: DeviceContext, *, purpose: Purpose, nonce: bytes, key
     )
 
 
-def connect(device: DeviceContext) -> ClientKey:
-    """A channel with a client certificate, and the key that is behind it.
+def _ask(device: DeviceContext) -> Answered:
+    """Attest over a channel that both sides trust; make that channel first where it is missing.
 
-    Raises:
-        TlsKeyError: the TPM's TLS key cannot be used on this machine.
-        ChannelError: the backend is away, or refuses.
+    A device that has failed gets no certificate; then the answer to its session
+    is the answer.
     """
     key = device.client_key
     if key is None:
         key = device.client_key = _client_key(device)
     if not device.channel.authenticated:
-        certificate = device.state.certificate() if isinstance(key, TpmTlsKey) else ""
-        if certificate:
-            device.channel.authenticate(key, certificate)
+        kept = device.state.certificate() if isinstance(key, TpmTlsKey) else ""
+        if kept:
+            device.channel.authenticate(key, kept)
         else:
-            _start_session(device, key)
-    return key
-
-
-def _ask(device: DeviceContext, purpose: Purpose) -> Answered:
-    key = connect(device)
+            return _session_first(device, key)
     try:
-        return _exchange(device, purpose, key)
+        return _exchange(device, Purpose.ATTEST, key)
     except ChannelTlsError:
         # The certificate has expired, or the CA is a new one: prove the key again.
-        _start_session(device, key)
-        return _exchange(device, purpose, key)
+        return _session_first(device, key)
 
 
-def _start_session(device: DeviceContext, key: ClientKey) -> None:
+def _session_first(device: DeviceContext, key: ClientKey) -> Answered:
     device.channel.anonymous()
     device.challenge = b""
-    answered = _exchange(device, Purpose.SESSION, key)
+    with device.step("open session", "a certificate for the TLS key"):
+        answered = _exchange(device, Purpose.SESSION, key)
     if not answered.reply.certificate:
-        reasons = [finding.message for finding in answered.reply.findings]
-        message = "the backend gives this device no certificate"
-        raise RefusedError(f"{message}: {reasons[0]}" if reasons else message)
-    device.channel.authenticate(key, answered.reply.certificate)
-    if isinstance(key, TpmTlsKey):
-        device.state.save_certificate(answered.reply.certificate)
+        return answered
+    _take_certificate(device, key, answered.reply.certificate)
+    return _exchange(device, Purpose.ATTEST, key)
 
 
 def _exchange(device: DeviceContext, purpose: Purpose, key: ClientKey) -> Answered:
@@ -235,9 +225,7 @@ def _follow_clock(device: DeviceContext, answered: Answered) -> bool:
     return True
 
 
-def _take_certificate(device: DeviceContext, certificate: str) -> None:
-    key = device.client_key
-    assert key is not None  # noqa: S101 - the certificate is for the key that asked
+def _take_certificate(device: DeviceContext, key: ClientKey, certificate: str) -> None:
     device.channel.authenticate(key, certificate)
     if isinstance(key, TpmTlsKey):
         device.state.save_certificate(certificate)

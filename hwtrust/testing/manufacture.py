@@ -270,7 +270,7 @@ def _builder(
     )
 
 
-def _ca(  # noqa: PLR0913  # a certificate has that many fields
+def _ca(
     subject: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     *,

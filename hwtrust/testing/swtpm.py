@@ -103,7 +103,7 @@ def _spawn(arguments: list[str], *, directory: Path) -> tuple[subprocess.Popen[b
     process = None
     try:
         with (directory / _LOG).open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603  # arguments are made here, no shell
+            process = subprocess.Popen(
                 arguments,
                 cwd=directory,
                 stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ How an exception in a callback comes out of ESAPI (tpm2-pytss 3.0, tss2 3.2):
 - `TCTI_RC_TRY_AGAIN` makes a blocking ESAPI call ask again without end, so a
   TCTI must return it only where the caller's timeout has passed.
 - RC_RETRY, RC_TESTING and RC_YIELDED are resubmitted by ESAPI, which sends the
-  command six times at most: each submission is an exchange of its own.
+  command five times at most: each submission is an exchange of its own.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class RelayTcti(PyTCTI):  # type: ignore[misc]  # tpm2-pytss has no type hints
         """Get the response; `timeout` in milliseconds, negative to wait without end."""
         return bytes(self.inner.receive(timeout=timeout))
 
-    def _guarded(self, step: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401
+    def _guarded(self, step: Callable[..., _T], *arguments: Any) -> _T:
         """Run `step` so that whatever it raises can cross C."""
         try:
             return step(*arguments)
@@ -228,7 +228,7 @@ class RelayTcti(PyTCTI):  # type: ignore[misc]  # tpm2-pytss has no type hints
         """Called by C to choose the locality of the commands that follow."""
         self._guarded(lambda: self.inner.set_locality(locality))
 
-    def do_make_sticky(self, handle: Any, is_sticky: bool) -> None:  # noqa: ANN401, FBT001
+    def do_make_sticky(self, handle: Any, is_sticky: bool) -> None:  # noqa: FBT001
         """Called by C to keep a resource manager from flushing a handle.
 
         `handle` is a C pointer, through which the new handle goes back.

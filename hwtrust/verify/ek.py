@@ -16,38 +16,32 @@ Rules:
    operator's; CA certificates that a device sends only help to find the way.
 4. What real TPMs do is accepted: padding behind the DER, a critical
    subjectAltName with an empty subject, encodings that are almost DER.
-5. A CA file that cannot be used is reported (`EkTrust.refused`) and costs only
-   itself. A revocation list that cannot be used is an error: it may be the one
-   that matters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from hwtrust.errors import (
-    EkKeyError,
-    EkMalformedError,
-    EkTrustError,
-    EkUsageError,
-    MalformedError,
-)
+from hwtrust.errors import EkKeyError, EkMalformedError, EkUsageError, MalformedError
 from hwtrust.verify import der
-from hwtrust.verify.certificates import Certificate, Crl, pem_blocks, read_certificate, read_crl
+from hwtrust.verify.certificates import Certificate, read_certificate
 from hwtrust.verify.ek_chain import EK_CERTIFICATE, find_chain
+from hwtrust.verify.ek_trust import EkTrust, RefusedCa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from hwtrust.wire.structures import Public
 
+__all__ = ["EkCertificate", "EkTrust", "RefusedCa", "verify_ek_certificate"]
+
 MAX_CERTIFICATE: Final = 16 * 1024
-"""Bytes; an NV index holds 2 KiB on most TPMs."""
+"""Bytes, padding included; most TPMs hold 2 KiB in an NV index at most."""
 
 MAX_INTERMEDIATES: Final = 16
-"""CA certificates that a device may send along."""
+"""CA certificates of a device that are looked at."""
 
 _MANUFACTURER: Final = "2.23.133.2.1"
 _MODEL: Final = "2.23.133.2.2"
@@ -81,58 +75,97 @@ class EkCertificate:
     chain_not_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedCa:
-    """A certificate in the operator's files that is not used, and why."""
+def verify_ek_certificate(
+    certificate: bytes,
+    ek: Public,
+    *,
+    trust: EkTrust,
+    now: datetime,
+    intermediates: Sequence[bytes] = (),
+) -> EkCertificate:
+    """Verify the EK certificate of a TPM, as read from its NV index (DER, maybe padded).
 
-    sha256: str
-    reason: str
+    `now` has a time zone. `intermediates` are CA certificates that the device
+    offers, each DER, or several behind one another as in the NV indices from
+    0x01C00100; unreadable ones are passed over.
 
-
-@dataclass(frozen=True, slots=True)
-class EkTrust:
-    """The TPM vendors that an operator accepts: `load` makes one.
-
-    Attributes:
-        roots: the trust anchors.
-        intermediates: further CAs, which count only below a root.
-        crls: revocation lists.
-        refused: what was in the files, and is not used.
+    Raises:
+        EkMalformedError: the certificate cannot be read.
+        EkKeyError: it is for another key.
+        EkUsageError: it was not issued for an EK.
+        EkChainError: it does not chain to a trusted vendor.
+        EkExpiredError: it, or a CA of its chain, is expired or not valid yet.
+        EkRevokedError: it, or a CA of its chain, is revoked.
+        WeakKeyError: the EK is a key that hwtrust would not use.
     """
+    leaf = _read(certificate)
+    if leaf.key.public_numbers() != ek.key().public_numbers():
+        raise EkKeyError("the EK certificate is for another key", sha256=leaf.sha256)
+    fault = _usage_fault(leaf)
+    if fault:
+        raise EkUsageError(f"the certificate {fault}", sha256=leaf.sha256)
+    chain = find_chain(
+        leaf,
+        anchors=trust.roots,
+        intermediates=[*trust.intermediates, *_offered(intermediates)],
+        crls=trust.crls,
+        now=now,
+    )
+    return EkCertificate(
+        manufacturer=leaf.directory.get(_MANUFACTURER),
+        model=leaf.directory.get(_MODEL),
+        version=leaf.directory.get(_VERSION),
+        serial=f"{leaf.serial:x}",
+        sha256=leaf.sha256,
+        issuers=tuple(ca.subject_text for ca in chain[1:]),
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+        chain_not_after=min(member.not_after for member in chain),
+    )
 
-    roots: tuple[Certificate, ...]
-    intermediates: tuple[Certificate, ...]
-    crls: tuple[Crl, ...]
-    refused: tuple[RefusedCa, ...]
 
-    @classmethod
-    def load(
-        cls,
-        files: Iterable[bytes],
-        crls: Iterable[bytes] = (),
-        *,
-        anchors: Iterable[bytes] = (),
-    ) -> Self:
-        """Sort the certificates of `files` into roots and intermediates.
+def _read(certificate: bytes) -> Certificate:
+    if len(certificate) > MAX_CERTIFICATE:
+        raise EkMalformedError(
+            f"an EK certificate of {len(certificate)} bytes; {MAX_CERTIFICATE} are accepted",
+            size=len(certificate),
+        )
+    try:
+        found = der.split(certificate)
+        if len(found) != 1:
+            raise EkMalformedError(
+                f"{len(found)} certificates are where the EK certificate should be"
+            )
+        return read_certificate(found[0])
+    except MalformedError as error:
+        raise EkMalformedError(f"the EK certificate cannot be used: {error.message}") from error
 
-        Each file holds certificates (or lists, in `crls`) as PEM or DER. A root
-        is a CA certificate that has signed itself. `anchors` is for CAs that are
-        trusted though they have not: some vendors publish no self-signed root.
 
-        Raises:
-            EkTrustError: a file holds no certificate, or a revocation list
-                cannot be read or is not signed by the CA that it names.
-        """
-        roots: list[Certificate] = []
-        intermediates: list[Certificate] = []
-        refused: list[RefusedCa] = []
-        for group, trusted in ((files, False), (anchors, True)):
-            for file in group:
-                for element in _elements(file, b"CERTIFICATE"):
-                    try:
-                        certificate = read_certificate(element)
-                    except MalformedError as error:
-                        refused.append(RefusedCa(sha256(element).hexdigest(), error.message))
-                        continue
-                    ...
-        return cls(tuple(roots), tuple(intermediates), tuple(lists), tuple(refused))
+def _usage_fault(leaf: Certificate) -> str | None:
+    """Why this is not the certificate of an EK (rule 2)."""
+    usage, extended = leaf.key_usage or frozenset(), leaf.extended_key_usage
+    if leaf.ca or usage & _FOR_CAS:
+        return "is that of a CA"
+    if extended is not None and EK_CERTIFICATE not in extended:
+        return "was issued for something else, says its extended key usage"
+    if not usage & _FOR_SECRETS:
+        return "is for a key that neither deciphers nor agrees on keys"
+    if extended is None and not usage <= _FOR_SECRETS:
+        return "does not say that it is for an EK, and allows its key to sign"
+    return None
+
+
+def _offered(intermediates: Sequence[bytes]) -> Iterator[Certificate]:
+    """The CA certificates that a device sent, as far as they can be read."""
+    left = MAX_INTERMEDIATES
+    for data in intermediates[:MAX_INTERMEDIATES]:
+        try:
+            elements = der.split(data[: MAX_INTERMEDIATES * MAX_CERTIFICATE])
+        except MalformedError:
+            continue
+        for element in elements[:left]:
+            left -= 1
+            try:
+                yield read_certificate(element)
+            except MalformedError:
+                continue

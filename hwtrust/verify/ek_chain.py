@@ -125,9 +125,7 @@ def _check(chain: Chain, crls: Sequence[Crl], now: datetime) -> None:
     issuers = (*chain[1:], chain[-1])
     for below, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
         if _is_revoked(certificate, issuer, crls):
-            raise EkRevokedError(
-                f"{_called(certificate)} is revoked", sha256=certificate.sha256
-            )
+            raise EkRevokedError(f"{_called(certificate)} is revoked", sha256=certificate.sha256)
         if not certificate.not_before <= now <= certificate.not_after:
             raise EkExpiredError(
                 f"{_called(certificate)} is valid from {certificate.not_before} "

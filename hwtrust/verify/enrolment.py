@@ -194,7 +194,7 @@ def _requested_key(csr: bytes) -> PublicKey:
     try:
         request = x509.load_der_x509_csr(csr)
         key, valid = request.public_key(), request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise CsrError(f"this is no PKCS #10 certificate request: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise CsrError("a TLS key is an EC key on P-256 or P-384, or an RSA key")

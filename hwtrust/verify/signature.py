@@ -128,8 +128,11 @@ def _verify_rsa(
     if signature.alg is Alg.RSASSA:
         key.verify(signature.value, message, padding.PKCS1v15(), hash_)
         return
+    # As numbers: cryptography takes PSS.MAX_LENGTH for any length when verifying.
+    encoded = (key.key_size - 1 + 7) // 8
+    as_digest, longest = hash_.digest_size, encoded - hash_.digest_size - 2
     mask = padding.MGF1(hash_)
     try:
-        key.verify(signature.value, message, padding.PSS(mask, padding.PSS.DIGEST_LENGTH), hash_)
+        key.verify(signature.value, message, padding.PSS(mask, as_digest), hash_)
     except InvalidSignature:
-        key.verify(signature.value, message, padding.PSS(mask, padding.PSS.MAX_LENGTH), hash_)
+        key.verify(signature.value, message, padding.PSS(mask, longest), hash_)

@@ -14,7 +14,8 @@ Rules:
    loses nothing.
 2. Digests are recalculated from the content when a log is decoded; one that
    disagrees is an error, not a finding.
-3. Decoding then encoding gives the same bytes, or decoding fails.
+3. There is one way to write a record, so decoding then encoding gives the same
+   bytes, or decoding fails.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from hwtrust.errors import LogError, MalformedError
+from hwtrust.errors import LogError, MalformedError, WireError
 from hwtrust.wire.algorithms import Alg, digest_size, new_hash, to_hash_alg
 from hwtrust.wire.codec import Reader, u8, u32, u64
 
@@ -141,7 +142,7 @@ class EventLog:
         """Read a log and check every digest in it.
 
         Raises:
-            MalformedError: not a log of ours, too long, or not canonical.
+            MalformedError: not a log of ours, or too long.
             UnsupportedError: a digest of a hash that hwtrust does not know.
             LogError: a digest is not the hash of its content; a record is
                 missing, repeated or out of order.
@@ -152,10 +153,7 @@ class EventLog:
         records: list[Record] = []
         while reader.remaining:
             records.append(_decode_record(reader, len(records)))
-        log = cls(tuple(records))
-        if log.encode() != data:
-            raise MalformedError("the event log is not in canonical form", structure="CEL")
-        return log
+        return cls(tuple(records))
 
     @classmethod
     def recover(cls, data: bytes) -> EventLog:
@@ -165,7 +163,7 @@ class EventLog:
         while reader.remaining:
             try:
                 records.append(_decode_record(reader, len(records)))
-            except (MalformedError, LogError):
+            except (WireError, LogError):
                 break
         return cls(tuple(records))
 

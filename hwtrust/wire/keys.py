@@ -40,9 +40,9 @@ _DEFAULT_EXPONENT: Final = 65537
 _MAX_UNIQUE: Final = _MAX_RSA_BITS // 8
 _MAX_ECC: Final = 128
 
-_CURVES: Final[dict[Curve, ec.EllipticCurve]] = {
-    Curve.P256: ec.SECP256R1(),
-    Curve.P384: ec.SECP384R1(),
+_CURVES: Final[dict[Curve, tuple[ec.EllipticCurve, int]]] = {
+    Curve.P256: (ec.SECP256R1(), 2**256 - 2**224 + 2**192 + 2**96 - 1),
+    Curve.P384: (ec.SECP384R1(), 2**384 - 2**128 - 2**96 + 2**32 - 1),
 }
 _ACCEPTED_CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 
@@ -221,12 +221,15 @@ def _ecc_key(curve: Curve, point: EccPoint) -> PublicKey:
             curve=int(curve),
         )
     x, y = int.from_bytes(point.x, "big"), int.from_bytes(point.y, "big")
+    on, prime = _CURVES[curve]
+    refused = WeakKeyError(f"the key is no point on the curve {curve.name}", curve=int(curve))
+    # OpenSSL would reduce what is too large, and so give one key many Names.
+    if max(x, y) >= prime:
+        raise refused
     try:
-        return ec.EllipticCurvePublicNumbers(x, y, _CURVES[curve]).public_key()
+        return ec.EllipticCurvePublicNumbers(x, y, on).public_key()
     except ValueError:
-        raise WeakKeyError(
-            f"the key is no point on the curve {curve.name}", curve=int(curve)
-        ) from None
+        raise refused from None
 
 
 def _rsa_key(params: RsaParams, modulus: bytes) -> PublicKey:

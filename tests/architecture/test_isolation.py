@@ -64,13 +64,17 @@ def test_a_unix_socket_works(tmp_path: Path) -> None:
         client.connect(path)
 
 
+@pytest.fixture
+def swtpm(tmp_path: Path) -> Path:
+    """A program that the guard takes for a software TPM, by its name; it only sleeps."""
+    sleep = shutil.which("sleep")
+    assert sleep
+    return Path(shutil.copy(sleep, tmp_path / "swtpm"))
+
+
 def run_pytest(directory: Path, body: str) -> subprocess.CompletedProcess[str]:
     """Run one test under the guards of conftest.py, in a session of its own."""
     (directory / "test_inner.py").write_text(body)
-    # The guard knows a TPM by the name of its process; this one sleeps.
-    sleep = shutil.which("sleep")
-    assert sleep
-    shutil.copy(sleep, directory / "swtpm")
     options = ["-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(directory)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--confcutdir", str(directory), str(directory)],
@@ -81,30 +85,34 @@ def run_pytest(directory: Path, body: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_tpm_that_outlives_the_tests_fails_them_and_is_ended(tmp_path: Path) -> None:
+def test_a_tpm_that_outlives_the_tests_fails_them_and_is_ended(swtpm: Path, tmp_path: Path) -> None:
     """Neither its parent's end nor a session of its own hides it."""
     result = run_pytest(
         tmp_path,
         "import subprocess\n"
         "def test_leaves_a_daemon():\n"
-        f"    line = '{tmp_path}/swtpm 60 </dev/null >/dev/null 2>&1 & echo $!'\n"
+        f"    line = '{swtpm} 60 </dev/null >/dev/null 2>&1 & echo $!'\n"
         "    said = subprocess.check_output(['setsid', 'sh', '-c', line])\n"
         f"    open('{tmp_path}/pid', 'wb').write(said)\n",
     )
     assert result.returncode == 1, result.stdout
     assert "1 passed, 1 error" in result.stdout
-    assert f"{tmp_path}/swtpm 60" in result.stdout
+    assert f"{swtpm} 60" in result.stdout
     status = Path("/proc") / (tmp_path / "pid").read_text().strip() / "status"
     assert not status.exists() or "\nState:\tZ" in status.read_text()
 
 
-def test_a_tpm_that_is_ended_by_its_test_is_fine(tmp_path: Path) -> None:
-    """Only what is left behind counts."""
-    result = run_pytest(
-        tmp_path,
-        "import subprocess\n"
-        "def test_cleans_up():\n"
-        f"    with subprocess.Popen(['{tmp_path}/swtpm', '60']) as process:\n"
-        "        process.terminate()\n",
-    )
+def test_only_what_the_tests_left_behind_counts(swtpm: Path, tmp_path: Path) -> None:
+    """A TPM that its test ended is fine, and somebody else's is left alone."""
+    with subprocess.Popen([swtpm, "60"]) as foreign:
+        result = run_pytest(
+            tmp_path,
+            "import subprocess\n"
+            "def test_cleans_up():\n"
+            f"    with subprocess.Popen(['{swtpm}', '60']) as process:\n"
+            "        process.terminate()\n",
+        )
+        untouched = foreign.poll() is None
+        foreign.terminate()
     assert result.returncode == 0, result.stdout
+    assert untouched

@@ -54,10 +54,10 @@ def _byte_sequence(value: bytes) -> bytes:
     """A byte sequence of RFC 8941: base64 between colons."""
     text = value.strip()
     colons = text[:1] == text[-1:] == b":"
+    message = "the proxy's Client-Cert header is no byte sequence (RFC 9440)"
+    if not colons or len(text) > _HEADER_LIMIT:
+        raise IdentityCertificateError(message)
     try:
-        if not colons or len(text) > _HEADER_LIMIT:
-            raise ValueError
         return base64.b64decode(text[1:-1], validate=True)
     except (ValueError, binascii.Error) as error:
-        message = "the proxy's Client-Cert header is no byte sequence (RFC 9440)"
         raise IdentityCertificateError(message) from error

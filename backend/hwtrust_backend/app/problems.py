@@ -88,15 +88,32 @@ def on_error(_: Request[Any, Any, Any], error: errors.HwTrustError) -> Response[
 
 
 def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Answer what the framework refuses: no such path, another method, a body that is no request."""
+    """Answer what the framework refuses: no such path or method, a body that is no request."""
     status = HTTPStatus(error.status_code)
     code = "request:invalid"
     if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         code = errors.RequestTooLargeError.code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return answer(Problem(title=status.phrase, status=status.value))
-    detail = str(error.detail)[:_DETAIL_LIMIT]
+    detail = "; ".join([str(error.detail), *_particulars(error)])[:_DETAIL_LIMIT]
     return answer(Problem(title=status.phrase, status=status.value, code=code, detail=detail))
+
+
+def _particulars(error: HTTPException) -> list[str]:
+    """Which field of a body is wrong, as the validation of the framework says it."""
+    extra = error.extra
+    if not isinstance(extra, list):
+        return []
+    return [str(item["message"]) for item in extra if isinstance(item, dict) and "message" in item]
+
+
+def on_timeout(_: Request[Any, Any, Any], __: TimeoutError) -> Response[bytes]:
+    """Answer a request whose body did not arrive in time."""
+    status = HTTPStatus.REQUEST_TIMEOUT
+    detail = "the request's body did not arrive in time"
+    return answer(
+        Problem(title=status.phrase, status=status.value, code="request:timeout", detail=detail)
+    )
 
 
 def on_anything(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, Final
+from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -19,7 +19,7 @@ FIRST_REQUEST_SECONDS: Final = 10.0
 class TlsHttpProtocol(HttpToolsProtocol):
     """One connection; `scope["extensions"]["tls"]` is there where it is a TLS connection."""
 
-    _tls: dict[str, Any] | None = None
+    _extensions: dict[str, dict[object, object]] | None = None
     _deadline: asyncio.TimerHandle | None = None
     _header_size: int = 0
 
@@ -29,7 +29,7 @@ class TlsHttpProtocol(HttpToolsProtocol):
         """Take over a connection whose handshake is done."""
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
-            self._tls = tls_extension(secured)
+            self._extensions = {"tls": tls_extension(secured)}
         self._deadline = self.loop.call_later(FIRST_REQUEST_SECONDS, transport.abort)
         super().connection_made(transport)
 
@@ -42,8 +42,8 @@ class TlsHttpProtocol(HttpToolsProtocol):
         """Begin a request: its scope says what the handshake has shown."""
         super().on_message_begin()
         self._header_size = 0
-        if self._tls is not None:
-            self.scope["extensions"] = {"tls": self._tls}
+        if self._extensions is not None:
+            self.scope["extensions"] = self._extensions
 
     def on_url(self, url: bytes) -> None:
         """Count the request target as a header."""
@@ -71,7 +71,7 @@ class TlsHttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
-def tls_extension(secured: ssl.SSLObject) -> dict[str, Any]:
+def tls_extension(secured: ssl.SSLObject) -> dict[object, object]:
     """The ASGI TLS extension of a connection, with the client's certificate in DER besides."""
     der = secured.getpeercert(binary_form=True)
     cipher = secured.cipher()

@@ -120,7 +120,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.listen.startswith("unix:"):
             return Path(self.listen.removeprefix("unix:"))
         host, colon, port = self.listen.rpartition(":")
-        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > _LAST_PORT:
+        if (
+            not colon
+            or not host
+            or not (port.isascii() and port.isdigit())
+            or int(port) > _LAST_PORT
+        ):
             raise ConfigError(f"listen is HOST:PORT or unix:PATH, not {self.listen!r}")
         return host.strip("[]"), int(port)
 

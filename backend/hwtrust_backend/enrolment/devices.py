@@ -13,6 +13,8 @@ from hwtrust.wire.messages import Finding, Standing
 from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.enrolment.models import Device
 
+LAST_EPOCH = 2**63 - 1
+"""What a BIGINT holds; no real counter comes near it."""
 _SHOWN = 20
 
 
@@ -83,6 +85,6 @@ def note_verdict(device: Device, verdict: Verdict, *, now: int) -> None:
     device.findings = msgspec.json.encode(verdict.findings)
     device.attested_at = now
     device.release = claims.binding.release
-    device.counter = claims.counter
+    device.counter = min(claims.counter, LAST_EPOCH)
     if verdict.standing is not Standing.FAILED:
         device.history = msgspec.json.encode(History.of(claims, observed_ms=now))

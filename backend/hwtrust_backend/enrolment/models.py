@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from hwtrust.wire.messages import Standing, TlsKeyKind
 from sqlalchemy import BigInteger, Boolean, Enum, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from hwtrust.wire.messages import Standing, TlsKeyKind
 from hwtrust_backend.db import Base, EpochNumber, Millis
 
 NAME_DIGITS = 140
 """Hexadecimal digits of a TPM Name: 2 bytes and a digest, 66 bytes at most."""
 
 
-def by_value(cls: type[Standing] | type[TlsKeyKind]) -> Enum:
+def by_value(cls: type[Standing | TlsKeyKind]) -> Enum:
     """An enumeration stored by value, in a column that any database has."""
     return Enum(
         cls,
@@ -71,7 +71,9 @@ class Enrolment(Base):
     ek_public: Mapped[bytes] = mapped_column(LargeBinary)
     ek_source: Mapped[str] = mapped_column(Text)
     nonce: Mapped[bytes] = mapped_column(LargeBinary)
-    token: Mapped[bytes | None] = mapped_column(LargeBinary(32), ForeignKey("enrolment_tokens.digest"))
+    token: Mapped[bytes | None] = mapped_column(
+        LargeBinary(32), ForeignKey("enrolment_tokens.digest")
+    )
     expires_at: Mapped[Millis]
     ak_public: Mapped[bytes | None] = mapped_column(LargeBinary)
     secret_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))

@@ -44,21 +44,28 @@ from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.envelope import Envelope, seal
 from hwtrust.wire.messages import (
-    Enrolled,
     EnrolBegin,
     EnrolChallenge,
     EnrolCredential,
     EnrolFinish,
     EnrolKey,
+    Enrolled,
     Release,
     SignedTime,
     Standing,
 )
 from hwtrust.wire.protect import make_credential
-from hwtrust.wire.root import Increment, RootDelivery, increment_ref, policy_key_public, sign_approval
+from hwtrust.wire.root import (
+    Increment,
+    RootDelivery,
+    increment_ref,
+    policy_key_public,
+    sign_approval,
+)
 from hwtrust.wire.structures import Public
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Settings
+from hwtrust_backend.enrolment.devices import LAST_EPOCH
 from hwtrust_backend.enrolment.models import Device, Enrolment
 from hwtrust_backend.enrolment.tokens import find_token, use_token
 from hwtrust_backend.enrolment.trust import EkAuthorities, trust_ek
@@ -205,10 +212,12 @@ class Enrolments:
         )
         if found.tls_kind not in self.settings.tls_keys:
             raise TlsKeyRefusedError(f"TLS keys of kind {found.tls_kind} are not accepted here")
+        if found.base_epoch >= LAST_EPOCH:
+            raise EnrolmentEpochError("the epoch counter is at its end")
         verdict = self._appraised(session, found, now)
         if row.token is not None:
             use_token(session, row.token, device=row.device, now=now)
-        reply = self._enrolled(session, row, request, found, verdict, now)
+        reply = self._enrolled(session, row, request, found, verdict, now=now)
         row.finish_digest, row.reply = asked, msgspec.json.encode(reply)
         return reply
 
@@ -233,15 +242,14 @@ class Enrolments:
         request: EnrolFinish,
         found: EnrolledDevice,
         verdict: Verdict,
+        *,
         now: int,
     ) -> Enrolled:
-        device = self._stored(session, row, found, verdict, now)
-        issued = self._certificate(session, device, request.csr, found, now)
+        device = self._stored(session, row, found, verdict, now=now)
+        issued = self._certificate(session, device, request.csr, found, now=now)
         release = self.releases(session).releases[found.claims.binding.release]
         try:
-            root = self.first_root(
-                session, device, claims=found.claims, release=release, now=now
-            )
+            root = self.first_root(session, device, claims=found.claims, release=release, now=now)
         except RootEpochError as error:
             raise EnrolmentEpochError(error.message, **error.data) from error
         reason = f"{row.ek_source}; TLS key {found.tls_kind}; epoch {found.base_epoch}"
@@ -265,6 +273,7 @@ class Enrolments:
         row: Enrolment,
         found: EnrolledDevice,
         verdict: Verdict,
+        *,
         now: int,
     ) -> Device:
         device = session.get(Device, row.device, with_for_update=True)
@@ -289,7 +298,7 @@ class Enrolments:
         return device
 
     def _certificate(
-        self, session: Session, device: Device, csr: bytes, found: EnrolledDevice, now: int
+        self, session: Session, device: Device, csr: bytes, found: EnrolledDevice, *, now: int
     ) -> Issued:
         issued = issue_device_certificate(
             csr,

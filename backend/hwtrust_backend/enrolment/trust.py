@@ -11,16 +11,15 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import ConfigError, EkUnknownError, MalformedError
+from hwtrust.errors import ConfigError, EkTrustError, EkUnknownError, MalformedError
 from hwtrust.verify.ek import EkTrust, verify_ek_certificate
 from hwtrust.wire.messages import EnrolBegin
 from hwtrust.wire.structures import Public
@@ -31,6 +30,9 @@ from hwtrust_backend.enrolment.models import AllowedEk
 
 CERTIFICATES = frozenset({".pem", ".crt", ".cer", ".der"})
 REVOCATIONS = frozenset({".crl"})
+_FILE_DIGITS = 32
+_NAME_SIZES = {b"\x00\x0b": 34, b"\x00\x0c": 50, b"\x00\x0d": 66}
+"""SHA-256, SHA-384, SHA-512: two bytes of algorithm and the digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class EkAuthorities:
 
         Raises:
             ConfigError: the directory cannot be read.
-            EkCertificateError, WireError: a file in it is not what its name says.
+            EkTrustError: a file in it is not what its name says.
         """
         with self._lock:
             files = self._files()
@@ -112,30 +114,28 @@ def trust_ek(
         now=utc_datetime(now),
         intermediates=request.ek_intermediates,
     )
-    return TrustedEk(f"certificate: {certificate}", allow_listed=False)
+    vendor = certificate.manufacturer or "unnamed"
+    issuer = certificate.issuers[0] if certificate.issuers else "itself"
+    return TrustedEk(f"certificate: vendor {vendor}, issued by {issuer}", allow_listed=False)
 
 
-def add_authority(directory: Path, content: bytes) -> str:
-    """Put a vendor's CA certificate (PEM or DER) into the directory; gives the file's name.
+def add_authority(directory: Path, content: bytes) -> tuple[str, EkTrust]:
+    """Put a vendor's CA certificates (PEM or DER, one or a bundle) into the directory.
+
+    Gives the file's name, and what was found in it.
 
     Raises:
-        MalformedError: no certificate, or not one of a CA.
+        EkTrustError: no certificate of a CA is in it.
         ConfigError: it is there already, or cannot be written.
     """
-    try:
-        pem = b"-----BEGIN" in content
-        load = x509.load_pem_x509_certificate if pem else x509.load_der_x509_certificate
-        certificate = load(content)
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-    except (ValueError, x509.ExtensionNotFound) as error:
-        raise MalformedError("the file is no CA certificate", structure="X.509") from error
-    if not constraints.value.ca:
-        raise MalformedError("the certificate is not one of a CA", structure="X.509")
-    name = certificate.fingerprint(hashes.SHA256()).hex()[:32] + ".pem"
+    found = EkTrust.load([content])
+    if not found.roots and not found.intermediates:
+        raise EkTrustError("the file holds no certificate of a CA")
+    suffix = ".pem" if b"-----BEGIN " in content else ".der"
+    name = hashlib.sha256(content).hexdigest()[:_FILE_DIGITS] + suffix
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    body = certificate.public_bytes(serialization.Encoding.PEM)
-    write_file(directory / name, body, mode=0o600, replace=False)
-    return name
+    write_file(directory / name, content, mode=0o600, replace=False)
+    return name, found
 
 
 def allow_ek(session: Session, name: str, *, label: str, now: int) -> None:
@@ -174,7 +174,3 @@ def remove_ek(session: Session, name: str, *, now: int) -> None:
 def list_eks(session: Session) -> list[AllowedEk]:
     """The allow-list, by name."""
     return list(session.scalars(select(AllowedEk).order_by(AllowedEk.name)))
-
-
-_NAME_SIZES = {b"\x00\x0b": 34, b"\x00\x0c": 50, b"\x00\x0d": 66}
-"""SHA-256, SHA-384, SHA-512: two bytes of algorithm and the digest."""

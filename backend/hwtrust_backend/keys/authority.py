@@ -26,9 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hwtrust.errors import (
+    CsrError,
     IdentityCertificateError,
     IdentityKeyError,
-    MalformedError,
     WeakKeyError,
 )
 from hwtrust.wire.structures import require_strong
@@ -101,7 +101,7 @@ def issue_device_certificate(
     `csr` is PKCS#10 in DER. Nothing of it is used but its key.
 
     Raises:
-        MalformedError: no CSR, or not signed by its own key.
+        CsrError: no CSR, or not signed by its own key.
         IdentityKeyError: the CSR is for another key.
         WeakKeyError: a kind or size of key that is not accepted.
     """
@@ -119,9 +119,7 @@ def issue_device_certificate(
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URN + device.hex())]),
             critical=False,
         )
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True)
     )
     return _issue(builder, key, signer=signer, authority=authority, now=now, lifetime=lifetime_ms)
 
@@ -141,18 +139,14 @@ def issue_server_certificate(
         .add_extension(
             x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False
         )
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )
     return _issue(
         builder, key, signer=signer, authority=authority, now=now, lifetime=SERVER_LIFETIME
     )
 
 
-def device_of_certificate(
-    der: bytes, *, authority: x509.Certificate, now: int
-) -> DeviceIdentity:
+def device_of_certificate(der: bytes, *, authority: x509.Certificate, now: int) -> DeviceIdentity:
     """Recognise a client certificate that `authority` issued to a device and that is in force.
 
     That the connection holds its key is for TLS, or for the trusted proxy.
@@ -221,10 +215,10 @@ def _key_of_csr(csr: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
         signed, key = request.is_signature_valid, request.public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         message = "the certificate request is no PKCS#10 request in DER"
-        raise MalformedError(message, structure="CSR") from error
+        raise CsrError(message) from error
     if not signed:
         message = "the certificate request is not signed by its own key"
-        raise MalformedError(message, structure="CSR")
+        raise CsrError(message)
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise WeakKeyError("TLS keys are ECDSA or RSA keys")
     require_strong(key)

@@ -129,7 +129,9 @@ class IssuingKey(ec.EllipticCurvePrivateKey):
         return self._signer.public_key
 
     def sign(
-        self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm  # noqa: ANN401
+        self,
+        data: Any,  # noqa: ANN401 - bytes, or what has their buffer
+        signature_algorithm: ec.EllipticCurveSignatureAlgorithm,
     ) -> bytes:
         """Sign what a builder has put together; ECDSA over SHA-256 and nothing else."""
         if not isinstance(signature_algorithm.algorithm, hashes.SHA256):

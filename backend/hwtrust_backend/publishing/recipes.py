@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 from hwtrust.verify.evidence import Claims
-from hwtrust.wire.codec import tpm2b
+from hwtrust.wire.codec import U64_MAX, tpm2b
 from hwtrust.wire.envelope import Envelope, seal
 from hwtrust.wire.messages import Release
 from hwtrust.wire.policy import fold
@@ -48,9 +48,7 @@ class MadeRoot:
     seed: bytes
 
 
-def make_root(
-    *, device: bytes, epoch: int, storage_key: Public, policy_key: Signer
-) -> MadeRoot:
+def make_root(*, device: bytes, epoch: int, storage_key: Public, policy_key: Signer) -> MadeRoot:
     """Draw a root and seal it for `storage_key` under the policy of `epoch`."""
     policy = root_policy(policy_key_public(policy_key.public_key), device, epoch)
     made = seal_for(storage_key, os.urandom(ROOT_SIZE), auth_policy=fold(policy))
@@ -74,7 +72,7 @@ def approve(
             release, selection=device.selection, values=claims.pcrs, pcr=device.pcr
         ),
         counter_name=device.counter_name,
-        not_after=claims.clock.clock + left_ms,
+        not_after=min(claims.clock.clock + left_ms, U64_MAX),
     )
     ref = root_ref(device.name, epoch)
     return sign_approval(recipe, ref, sign_digest=policy_key.sign_digest)

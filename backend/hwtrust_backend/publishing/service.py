@@ -70,7 +70,7 @@ class Publisher:
                 message = f"the device has had a root of epoch {earlier.epoch} before"
                 raise RootEpochError(message, epoch=earlier.epoch)
             self._retire(session, earlier, now=now)
-        root, made = self._make(session, device, device.base_epoch, release, "enrolment", now)
+        root, made = self._make(session, device, device.base_epoch, release, "enrolment", now=now)
         root.state, root.confirmed_at = RootState.ACTIVE, now
         # Enrolling stores its reply; after that nobody needs the parts again.
         root.public = root.duplicate = root.seed = None
@@ -110,14 +110,14 @@ class Publisher:
             reason = self._due(device, active, now)
             if reason:
                 epoch = active.epoch + 1
-                offered, _ = self._make(session, device, epoch, release, reason, now)
+                offered, _ = self._make(session, device, epoch, release, reason, now=now)
                 device.rotation_asked_at = None
         elif self._outdated(offered, release, now):
             self._redate(session, device, offered, release, now)
-        approval = self._active_approval(session, claims, active, offered, release, now)
+        approval = self._active_approval(session, claims, active, offered, release, now=now)
         if offered is None:
             return approval, None
-        return approval, self._delivery(claims, active, offered, release, now)
+        return approval, self._delivery(claims, active, offered, release, now=now)
 
     def _live(
         self, session: Session, device: Device
@@ -143,6 +143,7 @@ class Publisher:
         epoch: int,
         release: Release,
         reason: str,
+        *,
         now: int,
     ) -> tuple[StoredRoot, MadeRoot]:
         storage_key = Public.decode_sized(device.storage_public)
@@ -210,9 +211,7 @@ class Publisher:
     def _left(self, root: StoredRoot, now: int) -> int:
         return min(root.not_after - now, self.offline_grace_ms)
 
-    def _approval(
-        self, claims: Claims, root: StoredRoot, release: Release, now: int
-    ) -> Approval:
+    def _approval(self, claims: Claims, root: StoredRoot, release: Release, now: int) -> Approval:
         return approve(
             claims,
             release,
@@ -228,6 +227,7 @@ class Publisher:
         active: StoredRoot,
         offered: StoredRoot | None,
         release: Release,
+        *,
         now: int,
     ) -> Approval | None:
         if self._left(active, now) > 0:
@@ -245,7 +245,7 @@ class Publisher:
         )
 
     def _delivery(
-        self, claims: Claims, active: StoredRoot, offered: StoredRoot, release: Release, now: int
+        self, claims: Claims, active: StoredRoot, offered: StoredRoot, release: Release, *, now: int
     ) -> RootDelivery | None:
         if offered.public is None or offered.duplicate is None or offered.seed is None:
             return None

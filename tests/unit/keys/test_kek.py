@@ -9,11 +9,11 @@ import pickle
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.keys.stores import DEVICE, kek, root
 
 from hwtrust.errors import KeyStoreDamagedError, KeyStoreLockedError, MalformedError
 from hwtrust.keys import Kek, derive_kek
 from hwtrust.keys.kek import DataKey, Sealed, Secret, encode
+from unit.keys.stores import DEVICE, kek, root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +30,9 @@ def hkdf(key: bytes, info: bytes) -> bytes:
 def test_a_kek_is_hkdf_of_the_root_with_purpose_device_and_epoch() -> None:
     """The derivation never changes: a store must open after an update of hwtrust."""
     purpose = b"hwtrust key store kek v1"
-    info = b"".join(
-        [len(purpose).to_bytes(4, "big"), purpose]
-        + [len(DEVICE).to_bytes(4, "big"), DEVICE]
-        + [(7).to_bytes(8, "big")]
-    )
+    info = len(purpose).to_bytes(4, "big") + purpose
+    info += len(DEVICE).to_bytes(4, "big") + DEVICE
+    info += (7).to_bytes(8, "big")
     derived = derive_kek(root(7), device=DEVICE, epoch=7)
     assert derived._secret.reveal() == hkdf(root(7), info)
     assert derived.epoch == 7

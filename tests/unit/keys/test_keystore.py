@@ -13,7 +13,6 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened
 
 from hwtrust.errors import (
     EntryNameError,
@@ -24,6 +23,7 @@ from hwtrust.errors import (
     MalformedError,
 )
 from hwtrust.keys import Entry, KeyStore
+from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,10 @@ def test_creating_succeeds_after_an_earlier_try_was_killed(tmp_path: Path) -> No
 def test_opening_what_is_not_there_is_its_own_error(tmp_path: Path) -> None:
     """A device that has no store yet is told so, and nothing is made."""
     for where in (tmp_path / "keys.db", tmp_path / "no directory" / "keys.db"):
-        for attempt in (lambda where=where: opened(where, 1), lambda where=where: KeyStore.epochs(where)):
+        for attempt in (
+            lambda where=where: opened(where, 1),
+            lambda where=where: KeyStore.epochs(where),
+        ):
             with pytest.raises(KeyStoreMissingError) as refused:
                 attempt()
             assert refused.value.code == "keystore:missing"
@@ -226,7 +229,9 @@ USES: dict[str, Callable[[KeyStore], object]] = {
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_a_closed_store_does_nothing_any_more(path: Path, use: Callable[[KeyStore], object]) -> None:
+def test_a_closed_store_does_nothing_any_more(
+    path: Path, use: Callable[[KeyStore], object]
+) -> None:
     """Closing forgets the keys: whoever still has the object has nothing."""
     store = opened(path, 1)
     held = store._contents
@@ -256,10 +261,11 @@ def test_an_erased_kek_opens_and_makes_nothing(path: Path) -> None:
     """A store is not wrapped under an empty key."""
     key = kek(1)
     key.erase()
-    for attempt in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: KeyStore.open(path, key, device=DEVICE),
         lambda: KeyStore.create(path.with_name("other.db"), key, device=DEVICE),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(KeyStoreLockedError) as refused:
             attempt()
         assert refused.value.code == "keystore:locked"
@@ -269,10 +275,11 @@ def test_an_erased_kek_opens_and_makes_nothing(path: Path) -> None:
 
 def test_a_store_belongs_to_a_device(path: Path) -> None:
     """No device, no store."""
-    for attempt in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: KeyStore.open(path, kek(1), device=b""),
         lambda: KeyStore.create(path.with_name("other.db"), kek(1), device=b""),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(MalformedError) as refused:
             attempt()
         assert refused.value.code == "wire:malformed"

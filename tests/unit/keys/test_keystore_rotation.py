@@ -7,10 +7,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened
 
 from hwtrust.errors import KeyStoreDamagedError, KeyStoreEpochError, KeyStoreLockedError
 from hwtrust.keys import KeyStore
+from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened
 
 if TYPE_CHECKING:
     from pathlib import Path

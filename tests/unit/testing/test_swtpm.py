@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_NT, TPM2B_NV_PUBLIC, TPM2B_SENSITIVE_CREATE, TPMA_NV
+from tpm2_pytss import (
+    ESAPI,
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_CAP,
+    TPM2_NT,
+    TPM2B_NV_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMA_NV,
+)
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 from tpm2_pytss.types import TPMS_NV_PUBLIC
 
@@ -96,7 +105,7 @@ def alive(pid: int) -> bool:
 
 def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own."""
-    return subprocess.run(  # noqa: S603  # the interpreter and code from here
+    return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
@@ -144,11 +153,11 @@ def test_a_tpm_without_a_directory_leaves_no_file(
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """Start, reboot and stop give back every descriptor that they open."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with Swtpm.start(tmp_path) as tpm:
             tpm.reboot()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 START_AND_WAIT = """
@@ -162,8 +171,8 @@ sys.stdin.read()
 
 
 def test_swtpm_ends_when_its_user_is_killed(tmp_path: Path) -> None:
-    """kill -9 of the test run leaves no swtpm behind."""
-    with subprocess.Popen(  # noqa: S603  # the interpreter and code from here
+    """A kill -9 of the test run leaves no swtpm behind."""
+    with subprocess.Popen(
         [sys.executable, "-c", START_AND_WAIT, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -316,9 +325,7 @@ def test_the_banks_are_those_that_were_asked_for(tmp_path: Path, banks: tuple[st
         pytest.param(("sha256", "sm3"), id="one of two unknown"),
     ],
 )
-def test_a_bank_that_the_tpm_cannot_have_is_refused(
-    tmp_path: Path, banks: tuple[str, ...]
-) -> None:
+def test_a_bank_that_the_tpm_cannot_have_is_refused(tmp_path: Path, banks: tuple[str, ...]) -> None:
     """A wrong `banks` is an error, not a TPM with other banks, and leaves no process."""
     with pytest.raises(SoftwareTpmError) as caught:
         Swtpm.start(tmp_path, banks=banks)

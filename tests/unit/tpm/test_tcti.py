@@ -6,7 +6,8 @@ import gc
 import subprocess
 import sys
 import weakref
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tpm2_pytss import (
@@ -20,7 +21,7 @@ from tpm2_pytss import (
     TPML_PCR_SELECTION,
     TPMT_SYM_DEF,
 )
-from tpm2_pytss.TCTI import PyTCTI
+from tpm2_pytss.TCTI import PollData, PyTCTI
 from tpm2_pytss.TCTILdr import TCTILdr
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
@@ -275,7 +276,8 @@ def test_an_exception_in_a_callback_is_kept(
         with pytest.raises(TSS2_Exception) as caught:
             esapi.get_random(4)
         assert caught.value.rc == GENERAL_FAILURE
-        assert tcti.failure is error
+        kept = tcti.failure
+        assert kept is error
         with pytest.raises(type(error)) as given_back:
             tcti.raise_failure()
         assert given_back.value is error
@@ -393,7 +395,7 @@ print("end", flush=True)
 
 def test_no_order_of_closing_crashes(swtpm: Swtpm) -> None:
     """Contexts and TCTIs may go in any order, at the interpreter's end too."""
-    done = subprocess.run(  # noqa: S603  # the interpreter and code from here
+    done = subprocess.run(
         [sys.executable, "-c", FINALISE_IN_ANY_ORDER, swtpm.tcti],
         capture_output=True,
         text=True,
@@ -412,10 +414,37 @@ def test_what_the_inner_tcti_lacks_the_wrapper_lacks(swtpm: Swtpm) -> None:
     not_implemented = 0x000A_0002
     with RelayTcti(swtpm.tcti) as tcti:
         tcti.set_locality(0)
-        for call in (tcti.cancel, tcti.get_poll_handles, lambda: tcti.make_sticky(1, sticky=True)):
+        sticky = partial(tcti.make_sticky, 1, sticky=True)
+        for call in (tcti.cancel, tcti.get_poll_handles, sticky):
             with pytest.raises(TSS2_Exception) as caught:
                 call()
             assert caught.value.rc == not_implemented
+
+
+def test_locality_and_handles_reach_the_inner_tcti() -> None:
+    """What is not a command is handed on with its values, and its result comes back."""
+    calls: list[tuple[str, int]] = []
+
+    class Capable(ScriptedTcti):
+        def do_set_locality(self, locality: int) -> None:
+            calls.append(("locality", locality))
+
+        def do_cancel(self) -> None:
+            calls.append(("cancel", 0))
+
+        def do_make_sticky(self, handle: Any, is_sticky: bool) -> None:  # noqa: ANN401
+            calls.append(("sticky", handle[0] if is_sticky else 0))
+            handle[0] = 0x8100_0001
+
+        def do_get_poll_handles(self) -> tuple[PollData, ...]:
+            return (PollData(fd=7, events=1),)
+
+    with RelayTcti(RelayTcti(Capable())) as tcti:
+        tcti.set_locality(3)
+        tcti.cancel()
+        assert tcti.make_sticky(0x8000_0001, sticky=True) == 0x8100_0001
+        assert [(polled.fd, polled.events) for polled in tcti.get_poll_handles()] == [(7, 1)]
+    assert calls == [("locality", 3), ("cancel", 0), ("sticky", 0x8000_0001)]
 
 
 def test_a_tcti_that_cannot_be_opened_is_a_transport_error(tmp_path: Path) -> None:
@@ -466,7 +495,9 @@ def test_exchange_first_fetches_what_nobody_fetched(swtpm: Swtpm, *, wrapped: bo
     tcti = ObservedTcti(swtpm.tcti, made.append) if wrapped else open_tcti(swtpm.tcti)
     with tcti:
         tcti.transmit(GET_RANDOM)
-        response = exchange(tcti, bytes.fromhex("8001 00000016 0000017a 00000006 00000100 00000001"))
+        response = exchange(
+            tcti, bytes.fromhex("8001 00000016 0000017a 00000006 00000100 00000001")
+        )
     assert response_code(response) == 0
     assert b"2.0\x00" in response
     if wrapped:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulators.strategies import attests
 
 from hwtrust.errors import (
     AttestTypeError,
@@ -25,6 +24,7 @@ from hwtrust.wire.structures import (
     PcrSelection,
     QuoteInfo,
 )
+from simulators.strategies import attests
 
 GOOD = Attest.build(
     qualified_signer=b"\x00\x0b" + bytes(32),

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulators.software_tpm import counter_public
-from simulators.strategies import nv_publics
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.structures import NvAttributes, NvPublic, NvType
+from simulators.software_tpm import counter_public
+from simulators.strategies import nv_publics
 
 COUNTER = counter_public(bytes(32))
 

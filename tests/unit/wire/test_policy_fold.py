@@ -106,15 +106,18 @@ class Session:
         return bytes(self._esapi.policy_get_digest(self.handle))
 
     def pcr(self, statement: Pcr) -> None:
+        """TPM2_PolicyPCR."""
         selection, _ = TPML_PCR_SELECTION.unmarshal(statement.selection.encode())
         self._esapi.policy_pcr(self.handle, statement.digest, selection)
 
     def any_of(self, statement: AnyOf) -> None:
+        """The first or the chosen branch, then TPM2_PolicyOR."""
         apply(statement.branches[statement.taken or 0], self)
         digests = TPML_DIGEST([TPM2B_DIGEST(digest) for digest in statement.digests()])
         self._esapi.policy_or(self.handle, digests)
 
     def nv(self, statement: Nv) -> None:
+        """TPM2_PolicyNV, authorised by the index itself."""
         operation = TPM2_EO(statement.operation)
         self._esapi.policy_nv(
             self._index,
@@ -126,18 +129,22 @@ class Session:
         )
 
     def counter_timer(self, statement: CounterTimer) -> None:
+        """TPM2_PolicyCounterTimer."""
         operation = TPM2_EO(statement.operation)
         self._esapi.policy_counter_timer(
             self.handle, statement.operand, operation, offset=statement.offset
         )
 
     def command_code(self, statement: CommandCode) -> None:
+        """TPM2_PolicyCommandCode."""
         self._esapi.policy_command_code(self.handle, TPM2_CC(statement.code))
 
     def nv_written(self, statement: NvWritten) -> None:
+        """TPM2_PolicyNvWritten."""
         self._esapi.policy_nv_written(self.handle, statement.written)
 
     def authorize(self, statement: Authorize) -> None:
+        """TPM2_PolicyAuthorize, with a ticket in a real session."""
         self._esapi.policy_authorize(
             self.handle,
             statement.approved,
@@ -248,6 +255,17 @@ ONE = PcrSelection.parse("sha256:12")
 TWO_BANKS = PcrSelection.parse("sha256:0,23+sha1:10")
 UNTIL = CounterTimer(u64(FAR), CLOCK_OFFSET, Comparison.UNSIGNED_LT)
 
+
+def counter_compares(operation: Comparison) -> Callable[[Bench], Policy]:
+    """The counter against 7."""
+    return lambda bench: (Nv(bench.counter_name, u64(7), operation),)
+
+
+def clock_compares(operation: Comparison) -> Callable[[Bench], Policy]:
+    """The clock against a time that is far away."""
+    return lambda _: (CounterTimer(u64(FAR), CLOCK_OFFSET, operation),)
+
+
 POLICIES: dict[str, Callable[[Bench], Policy]] = {
     "nothing at all": lambda _: (),
     "one PCR": lambda _: (Pcr(ONE, A),),
@@ -264,20 +282,13 @@ POLICIES: dict[str, Callable[[Bench], Policy]] = {
         AnyOf(((AnyOf(((Pcr(ONE, A),), (Pcr(ONE, B),))), UNTIL), (Pcr(ONE, C),))),
     ),
     **{
-        f"the counter {operation.name} a value": lambda bench, operation=operation: (
-            Nv(bench.counter_name, u64(7), operation),
-        )
+        f"the counter {operation.name} a value": counter_compares(operation)
         for operation in Comparison
     },
     "a part of the counter": lambda bench: (
         Nv(bench.counter_name, b"\x01", Comparison.EQ, offset=7),
     ),
-    **{
-        f"the clock {operation.name} a time": lambda _, operation=operation: (
-            CounterTimer(u64(FAR), CLOCK_OFFSET, operation),
-        )
-        for operation in Comparison
-    },
+    **{f"the clock {operation.name} a time": clock_compares(operation) for operation in Comparison},
     "the time since the reset": lambda _: (CounterTimer(u64(FAR), 0, Comparison.UNSIGNED_LT),),
     "one command only": lambda _: (CommandCode(NV_INCREMENT),),
     "an index that was written": lambda _: (NvWritten(written=True),),
@@ -417,10 +428,3 @@ def test_a_choice_is_refused_that_has(case: str) -> None:
     with pytest.raises(MalformedError) as caught:
         fold(WRONG_CHOICES[case])
     assert caught.value.code == "wire:malformed"
-
-
-@pytest.fixture
-def tpm() -> Iterator[SoftwareTpm]:
-    from hwtrust.testing.swtpm import Swtpm
-    with Swtpm.start() as t:
-        yield t

@@ -8,8 +8,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
-from simulators.software_tpm import SoftwareTpm, rsa_public
-from simulators.strategies import publics
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError, WeakKeyError
 from hwtrust.wire.algorithms import Alg, Curve
@@ -19,10 +17,13 @@ from hwtrust.wire.structures import (
     EccPoint,
     KeyedHashParams,
     ObjectAttributes,
+    Params,
     Public,
     RsaParams,
     require_strong,
 )
+from simulators.software_tpm import SoftwareTpm, rsa_public
+from simulators.strategies import publics
 
 AK = SoftwareTpm(seed=b"test_public").ak
 ECC_PARAMS = EccParams(NO_SYMMETRIC, Alg.ECDSA, Alg.SHA256, Curve.P256)
@@ -95,18 +96,18 @@ def test_a_public_area_cut_at_every_byte_or_followed_by_one_is_refused(public: P
 UNSUPPORTED = {
     "a type that is none": "0006",
     "a type that is unknown": "7fff",
-    "a Name with a cipher": "00230006" "00050072" "0000" "0010" "0010" "0003" "0010" "00000000",
-    "a scheme of RSA in an ECC key": "0023000b" "00050072" "0000" "0010" "0014000b",
-    "a scheme of ECC in an RSA key": "0001000b" "00050072" "0000" "0010" "0018000b",
-    "an unknown scheme": "0023000b" "00050072" "0000" "0010" "7fff",
-    "a scheme with a hash that is none": "0023000b" "00050072" "0000" "0010" "00180010",
-    "anonymous signatures": "0023000b" "00050072" "0000" "0010" "001a000b0000",
-    "an unknown curve": "0023000b" "00050072" "0000" "0010" "0018000b" "7fff",
-    "an unknown key derivation": "0023000b" "00050072" "0000" "0010" "0018000b" "0003" "0006",
-    "a hash as cipher": "0023000b" "00050072" "0000" "000b",
-    "a cipher in a mode that is none": "0023000b" "00050072" "0000" "00060080000b",
-    "a keyed hash that signs": "0008000b" "00050072" "0000" "0018",
-    "an XOR key without derivation": "0008000b" "00050072" "0000" "000a000b0010",
+    "a Name with a cipher": "00230006 00050072 0000 0010 0010 0003 0010 00000000",
+    "a scheme of RSA in an ECC key": "0023000b 00050072 0000 0010 0014000b",
+    "a scheme of ECC in an RSA key": "0001000b 00050072 0000 0010 0018000b",
+    "an unknown scheme": "0023000b 00050072 0000 0010 7fff",
+    "a scheme with a hash that is none": "0023000b 00050072 0000 0010 00180010",
+    "anonymous signatures": "0023000b 00050072 0000 0010 001a000b0000",
+    "an unknown curve": "0023000b 00050072 0000 0010 0018000b 7fff",
+    "an unknown key derivation": "0023000b 00050072 0000 0010 0018000b 0003 0006",
+    "a hash as cipher": "0023000b 00050072 0000 000b",
+    "a cipher in a mode that is none": "0023000b 00050072 0000 00060080000b",
+    "a keyed hash that signs": "0008000b 00050072 0000 0018",
+    "an XOR key without derivation": "0008000b 00050072 0000 000a000b0010",
 }
 
 
@@ -124,13 +125,13 @@ def test_an_algorithm_out_of_place_is_refused(raw: str) -> None:
 )
 def test_type_and_unique_field_must_belong_together(type_: Alg, unique: bytes | EccPoint) -> None:
     """No object is made that could not be decoded."""
-    params = {
+    params: dict[Alg, Params] = {
         Alg.RSA: RsaParams(NO_SYMMETRIC, Alg.NULL, None, 2048),
         Alg.ECC: ECC_PARAMS,
         Alg.KEYEDHASH: KeyedHashParams(),
-    }[type_]
+    }
     with pytest.raises(MalformedError) as refused:
-        Public(type_, Alg.SHA256, AK.attributes, b"", params, unique)
+        Public(type_, Alg.SHA256, AK.attributes, b"", params[type_], unique)
     assert refused.value.code == "wire:malformed"
 
 

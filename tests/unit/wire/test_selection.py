@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulators.strategies import selections
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import Reader
 from hwtrust.wire.structures import PcrSelection
+from simulators.strategies import selections
 
 
 def decode(raw: bytes) -> PcrSelection:
@@ -38,13 +38,13 @@ def test_a_selection_is_parsed_as_it_is_spelled(selection: PcrSelection) -> None
 def test_bitmaps_are_those_of_tpm2_tools() -> None:
     """Bit 0 of byte 0 is PCR 0; 3 bytes a bank."""
     selection = PcrSelection.parse("sha256:0,9,23+sha1:none")
-    assert selection.encode().hex() == "00000002" "000b03010280" "000403000000"
+    assert selection.encode() == bytes.fromhex("00000002 000b03010280 000403000000")
     assert str(selection) == "sha256:0,9,23+sha1:none"
 
 
 def test_numbers_above_23_widen_the_bitmap() -> None:
     """A TPM with 32 PCRs can be asked for all of them."""
-    assert PcrSelection(((Alg.SHA256, (31,)),)).encode().hex() == "00000001" "000b0400000080"
+    assert PcrSelection(((Alg.SHA256, (31,)),)).encode() == bytes.fromhex("00000001 000b0400000080")
 
 
 def test_all_means_the_24_pcrs_of_a_pc() -> None:
@@ -68,22 +68,22 @@ def test_an_empty_selection_says_so() -> None:
 
 def test_a_width_says_nothing_about_what_is_selected() -> None:
     """The same PCRs in a wider bitmap are the same selection."""
-    wide = decode(bytes.fromhex("00000001" "000b0401000000"))
+    wide = decode(bytes.fromhex("00000001 000b0401000000"))
     assert wide == PcrSelection.parse("sha256:0")
-    assert wide.encode().hex() == "00000001" "000b0401000000"
+    assert wide.encode() == bytes.fromhex("00000001 000b0401000000")
 
 
 MALFORMED = {
-    "adversary 6: a bank twice": "00000002" "000b03010000" "000b03020000",
-    "adversary 6: a bank twice, once empty": "00000002" "000b03010000" "000b03000000",
-    "adversary 7: a bitmap of 5 bytes": "00000001" "000b050100000000",
-    "adversary 7: a bitmap of 255 bytes": "00000001" "000bff" + "00" * 255,
-    "a bitmap of no bytes": "00000001" "000b00",
+    "adversary 6: a bank twice": "00000002 000b03010000 000b03020000",
+    "adversary 6: a bank twice, once empty": "00000002 000b03010000 000b03000000",
+    "adversary 7: a bitmap of 5 bytes": "00000001 000b050100000000",
+    "adversary 7: a bitmap of 255 bytes": "00000001 000bff" + "00" * 255,
+    "a bitmap of no bytes": "00000001 000b00",
     "17 banks": "00000011" + "000b03010000" * 17,
-    "4 billion banks": "ffffffff" "000b03010000",
-    "a bank less than announced": "00000002" "000b03010000",
-    "adversary 4: a byte too many": "00000001" "000b03010000" "00",
-    "a bitmap cut short": "00000001" "000b030100",
+    "4 billion banks": "ffffffff 000b03010000",
+    "a bank less than announced": "00000002 000b03010000",
+    "adversary 4: a byte too many": "00000001 000b03010000 00",
+    "a bitmap cut short": "00000001 000b030100",
 }
 
 

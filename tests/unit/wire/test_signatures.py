@@ -6,11 +6,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
-from simulators.strategies import signatures
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.structures import Signature
+from simulators.strategies import signatures
 
 scalars = st.integers(1, 2**256 - 1)
 
@@ -120,9 +120,7 @@ def test_a_huge_field_is_refused_although_its_bytes_are_there(raw: str) -> None:
     ("alg", "value"),
     [(Alg.ECDSA, b""), (Alg.ECDSA, (-1, 1)), (Alg.RSASSA, (1, 1)), (Alg.RSAPSS, (1, 1))],
 )
-def test_a_value_of_another_algorithm_is_refused(
-    alg: Alg, value: bytes | tuple[int, int]
-) -> None:
+def test_a_value_of_another_algorithm_is_refused(alg: Alg, value: bytes | tuple[int, int]) -> None:
     """RSA signatures are bytes, ECDSA signatures numbers that are not negative."""
     with pytest.raises(MalformedError) as refused:
         Signature(alg, Alg.SHA256, value)

@@ -1,0 +1,98 @@
+"""Installing a backend in a data directory, and opening one.
+
+DATA/config.toml      settings
+DATA/keys.vault       all private keys, encrypted, 0600
+DATA/backend.sqlite   devices, roots, audit trail
+DATA/ek-ca/           certificates of TPM vendors
+DATA/trust.json       what devices are given before they ever connect
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+
+from hwtrust.errors import VaultExistsError
+from hwtrust.wire.messages import TrustAnchor
+from hwtrust_backend.app.backend import VAULT_NAME, Backend, make_backend
+from hwtrust_backend.app.tls import trust_anchor_pem
+from hwtrust_backend.config import (
+    CONFIG_NAME,
+    Clock,
+    Settings,
+    make_private_directory,
+    settings_text,
+    write_file,
+)
+from hwtrust_backend.db import Database, migrate
+from hwtrust_backend.keys import FileVault, KeyRole, KeyVault, Passphrase
+
+TRUST_NAME: Final = "trust.json"
+
+
+def install(settings: Settings, *, passphrase: Passphrase, clock: Clock, cost: int) -> Path:
+    """Make directory, keys, database and the trust file; gives the trust file's path.
+
+    What was interrupted can be called again; existing keys are never replaced.
+
+    Raises:
+        VaultExistsError: this is a complete backend already.
+        ConfigError: a file or directory cannot be made.
+        DatabaseError: the database cannot be made.
+    """
+    directory = settings.directory
+    make_private_directory(directory)
+    trust, vault_file = directory / TRUST_NAME, directory / VAULT_NAME
+    if trust.exists():
+        raise VaultExistsError(f"{directory} holds a backend already", path=str(directory))
+    make_private_directory(settings.ek_authorities)
+    config = directory / CONFIG_NAME
+    if not config.exists():
+        write_file(config, settings_text(settings).encode(), mode=0o600, replace=False)
+    vault: KeyVault
+    if vault_file.exists():
+        vault = FileVault.open(vault_file, passphrase=passphrase)
+    else:
+        vault = FileVault.create(vault_file, passphrase=passphrase, now=clock(), cost=cost)
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+    # Last: it is what says that the rest is there.
+    anchor = msgspec.json.format(msgspec.json.encode(trust_anchor(settings, vault)), indent=2)
+    write_file(trust, anchor + b"\n", mode=0o644, replace=False)
+    return trust
+
+
+def open_backend(settings: Settings, *, passphrase: Passphrase, clock: Clock) -> Backend:
+    """Open keys and database, bring the database up to date, and put the services together.
+
+    Raises:
+        VaultError: the keys cannot be opened.
+        DatabaseError: the database cannot be used.
+    """
+    vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
+    database = Database(settings.database_url)
+    migrate(database)
+    return make_backend(settings, database=database, vault=vault, clock=clock)
+
+
+def trust_anchor(settings: Settings, vault: KeyVault) -> TrustAnchor:
+    """What a device needs to know of this backend before it ever connects."""
+    return TrustAnchor(
+        url=settings.url,
+        tls_ca=trust_anchor_pem(settings, vault),
+        policy_key=_pem(vault, KeyRole.POLICY),
+        metadata_key=_pem(vault, KeyRole.METADATA),
+    )
+
+
+def _pem(vault: KeyVault, role: KeyRole) -> str:
+    key = vault.signer(role).public_key
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode()

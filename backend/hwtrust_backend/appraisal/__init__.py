@@ -1,0 +1,7 @@
+"""Evidence in, verdict stored, and what follows from it out."""
+
+from __future__ import annotations
+
+from hwtrust_backend.appraisal.service import Attestations, Rotation
+
+__all__ = ["Attestations", "Rotation"]

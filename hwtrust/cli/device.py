@@ -1,0 +1,192 @@
+"""`hwtrust enrol`, `boot`, `attest`, `status` and `eventlog`: a device's life."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hwtrust.cli.output import (
+    config_option,
+    echo_json,
+    echo_table,
+    json_option,
+    opened_device,
+    step_printer,
+    trace_option,
+    utc,
+)
+from hwtrust.wire.messages import Finding, Standing
+
+if TYPE_CHECKING:
+    from hwtrust.device import AttestResult
+
+UNTRUSTED = 3
+
+
+@click.command()
+@click.option("--token-file", type=click.File("r"), help="File with the token; - for stdin.")
+@config_option
+@trace_option
+@json_option
+def enrol(
+    *,
+    token_file: click.utils.LazyFile | None,
+    config_path: Path | None,
+    trace: bool,
+    as_json: bool,
+) -> None:
+    """Join the backend with an enrolment token, or by an allow-listed EK.
+
+    \b
+    Example:
+      hwtrust enrol --token-file token
+    """
+    token = token_file.read().strip() if token_file else ""
+    with opened_device(config_path, trace=trace) as device:
+        identity = device.enrol(token=token, on_step=step_printer(quiet=as_json))
+    if as_json:
+        echo_json({"device": identity.device, "tls_key": identity.tls_kind})
+        return
+    click.echo(f"enrolled as {identity.device.hex()}, TLS key: {identity.tls_kind}")
+    click.echo("next: hwtrust boot")
+
+
+@click.command()
+@click.option("--attest/--no-attest", "then_attest", default=True, help="Attest afterwards.")
+@config_option
+@trace_option
+@json_option
+def boot(*, then_attest: bool, config_path: Path | None, trace: bool, as_json: bool) -> int:
+    """Measure the layers, have the TPM open the root, open the key store, attest."""
+    with opened_device(config_path, trace=trace) as device:
+        store = device.boot(on_step=step_printer(quiet=as_json))
+        epoch, entries = store.epoch, len(store)
+        result = device.attest(on_step=step_printer(quiet=as_json)) if then_attest else None
+    if as_json:
+        document: dict[str, object] = {"epoch": epoch, "entries": entries}
+        echo_json(document | ({"attestation": _document(result)} if result else {}))
+    else:
+        click.echo(f"booted: root of epoch {epoch}, key store with {entries} entries")
+        if result:
+            _show(result)
+    return UNTRUSTED if result and result.standing is Standing.FAILED else 0
+
+
+@click.command()
+@config_option
+@trace_option
+@json_option
+def attest(*, config_path: Path | None, trace: bool, as_json: bool) -> int:
+    """Prove the device's state to the backend; rotate the root where it is due."""
+    with opened_device(config_path, trace=trace) as device:
+        steps = step_printer(quiet=as_json)
+        result = device.attest(on_step=steps)
+        if result.root_waits:
+            device.boot(on_step=steps)
+            result = device.attest(on_step=steps)
+    if as_json:
+        echo_json(_document(result))
+    else:
+        _show(result)
+    return UNTRUSTED if result.standing is Standing.FAILED else 0
+
+
+@click.command()
+@config_option
+@json_option
+def status(*, config_path: Path | None, as_json: bool) -> None:
+    """Show what the device knows of itself; the backend is not asked."""
+    with opened_device(config_path) as device:
+        known = device.status()
+    left = known.not_after - known.clock.clock
+    if as_json:
+        echo_json(
+            {
+                "device": known.device,
+                "manufacturer": known.tpm.manufacturer,
+                "epoch": known.epoch,
+                "counter": known.counter,
+                "release": known.release,
+                "clock_ms": known.clock.clock,
+                "clock_safe": known.clock.safe,
+                "not_after_ms": known.not_after,
+                "expires_in_ms": left,
+                "events": len(known.log.records),
+                "tls_key": known.tls_kind,
+            }
+        )
+        return
+    revoked = "" if known.counter <= known.epoch else " (revoked: attest to get the next)"
+    expiry = f"in {left / 3_600_000:.1f} h" if left > 0 else "EXPIRED: attest to renew"
+    echo_table(
+        [
+            ("device", known.device.hex()),
+            ("TPM", f"{known.tpm.manufacturer} ({known.tpm.vendor})"),
+            ("release", known.release),
+            ("root", f"epoch {known.epoch}, counter {known.counter}{revoked}"),
+            ("TPM clock", utc(known.clock.clock) + ("" if known.clock.safe else ", not safe")),
+            ("root opens until", f"{utc(known.not_after)}, {expiry}"),
+            ("measured", f"{len(known.log.records)} events" if known.measured else "nothing yet"),
+            ("TLS key", known.tls_kind),
+        ]
+    )
+
+
+@click.command()
+@config_option
+@json_option
+def eventlog(*, config_path: Path | None, as_json: bool) -> None:
+    """Show what was measured since the reset, held against the PCR."""
+    with opened_device(config_path) as device:
+        log = device.event_log()
+    if as_json:
+        echo_json(
+            [
+                {
+                    "record": record.number,
+                    "pcr": record.pcr,
+                    "event": record.event.kind.name.lower(),
+                    "name": record.event.name,
+                    "version": record.event.version,
+                    "digest": record.event.digest,
+                }
+                for record in log.records
+            ]
+        )
+        return
+    rows = [
+        (
+            str(record.number),
+            str(record.pcr),
+            record.event.kind.name.lower(),
+            f"{record.event.name} {record.event.version}".strip(),
+            record.event.digest.hex(),
+        )
+        for record in log.records
+    ]
+    if not rows:
+        click.echo("nothing has been measured since the reset")
+        return
+    echo_table(rows, header=("#", "PCR", "EVENT", "LAYER", "SHA-256"))
+
+
+def _show(result: AttestResult) -> None:
+    click.echo(f"standing: {result.standing}")
+    for finding in result.findings:
+        click.echo(f"  {finding.severity}: {finding.message} [{finding.code}]")
+    if result.rotated_to is not None:
+        click.echo(f"root rotated: epoch {result.rotated_to}")
+
+
+def _document(result: AttestResult) -> dict[str, object]:
+    return {
+        "standing": result.standing,
+        "findings": [_finding(finding) for finding in result.findings],
+        "rotated_to": result.rotated_to,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, str]:
+    return {"code": finding.code, "severity": finding.severity, "message": finding.message}

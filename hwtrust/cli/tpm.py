@@ -1,0 +1,102 @@
+"""`hwtrust tpm`: which TPMs are there, and what they are."""
+
+from __future__ import annotations
+
+import click
+
+from hwtrust.cli.output import echo_json, echo_table, json_option
+from hwtrust.tpm.discover import discover, identify, open_tpm
+from hwtrust.tpm.provision import active_banks, has_p256
+from hwtrust.wire.algorithms import alg_name
+
+
+@click.group()
+def tpm() -> None:
+    """Find TPMs and look at them. Nothing is changed."""
+
+
+@tpm.command("list")
+@json_option
+def list_(*, as_json: bool) -> None:
+    """List the TPM devices that udev knows, the preferred first.
+
+    \b
+    Example:
+      hwtrust tpm list
+    """
+    found = discover()
+    if as_json:
+        echo_json(
+            [
+                {
+                    "path": item.path,
+                    "tcti": item.tcti,
+                    "resource_managed": item.resource_managed,
+                    "version": item.major_version,
+                    "problem": item.problem.code if item.problem else None,
+                }
+                for item in found
+            ]
+        )
+        return
+    if not found:
+        click.echo("no TPM found: udev knows no device of the subsystems tpm and tpmrm")
+        return
+    rows = [
+        (
+            item.path,
+            f"TPM {item.major_version}.x" if item.major_version else "unknown",
+            "resource-managed" if item.resource_managed else "raw",
+            str(item.problem) if item.problem else "ready",
+        )
+        for item in found
+    ]
+    echo_table(rows, header=("DEVICE", "VERSION", "KIND", "STATE"))
+
+
+@tpm.command()
+@click.option("--tcti", help="TCTI string, such as swtpm:path=SOCKET. Default: discover.")
+@json_option
+def info(*, tcti: str | None, as_json: bool) -> None:
+    """Show manufacturer, firmware, PCR banks and lockout of a TPM.
+
+    \b
+    Example:
+      hwtrust tpm info --tcti device:/dev/tpmrm0
+    """
+    with open_tpm(tcti) as opened:
+        identity = identify(opened)
+        banks = [alg_name(bank) for bank in active_banks(opened)]
+        p256 = has_p256(opened)
+    firmware = f"{identity.firmware_version >> 32:08x}.{identity.firmware_version & 2**32 - 1:08x}"
+    if as_json:
+        echo_json(
+            {
+                "tcti": opened.name,
+                "manufacturer": identity.manufacturer,
+                "vendor": identity.vendor,
+                "specification": identity.revision,
+                "firmware": firmware,
+                "banks": banks,
+                "p256": p256,
+                "owner_auth_set": identity.owner_auth_set,
+                "lockout_auth_set": identity.lockout_auth_set,
+                "in_lockout": identity.in_lockout,
+                "lockout_counter": identity.lockout_counter,
+            }
+        )
+        return
+    lockout = f"{identity.lockout_counter} failed tries"
+    echo_table(
+        [
+            ("TPM", opened.name),
+            ("manufacturer", f"{identity.manufacturer} ({identity.vendor})"),
+            ("specification", f"TPM 2.0 revision {identity.revision}"),
+            ("firmware", firmware),
+            ("PCR banks", ", ".join(banks)),
+            ("P-256", "yes" if p256 else "no: RSA-2048 keys will be used"),
+            ("owner password", "set" if identity.owner_auth_set else "not set"),
+            ("lockout password", "set" if identity.lockout_auth_set else "not set"),
+            ("lockout", "IN LOCKOUT" if identity.in_lockout else lockout),
+        ]
+    )

@@ -1,0 +1,127 @@
+"""How the demonstration tells what happens: for people with colours, or plain for logs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hwtrust.device import Step
+    from hwtrust.tpm.tcti import Exchange
+
+
+@dataclass
+class Chapter:
+    """One step of the story, with what the TPM did in it."""
+
+    title: str
+    exchanges: list[Exchange] = field(default_factory=list)
+    milliseconds: float = 0.0
+    outcome: str = ""
+
+    def commands(self) -> str:
+        """The TPM commands in order of first use, with how often each ran."""
+        counts = Counter(exchange.command.removeprefix("TPM2_") for exchange in self.exchanges)
+        return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+
+    def tpm_milliseconds(self) -> float:
+        """How long the TPM itself took."""
+        return sum(exchange.milliseconds for exchange in self.exchanges)
+
+
+class Story:
+    """Prints chapters as they happen and keeps them for the summary."""
+
+    def __init__(self, *, plain: bool) -> None:
+        self.plain = plain
+        self.console = Console(highlight=False, no_color=plain, width=100 if plain else None)
+        self.chapters: list[Chapter] = []
+        self._current: Chapter | None = None
+
+    @contextmanager
+    def chapter(self, title: str, why: str) -> Iterator[Chapter]:
+        """Tell one step; its time is the time within the `with`."""
+        chapter = Chapter(title)
+        self.chapters.append(chapter)
+        self._current = chapter
+        number = len(self.chapters)
+        if self.plain:
+            self.console.print(f"\n[{number}] {title}\n    {why}", markup=False)
+        else:
+            heading = f"[bold cyan]{number}[/]  [bold]{escape(title)}[/]"
+            self.console.print()
+            self.console.print(Panel(escape(why), title=heading, title_align="left", style="dim"))
+        start = time.perf_counter()
+        try:
+            yield chapter
+        finally:
+            chapter.milliseconds = (time.perf_counter() - start) * 1000
+            self._current = None
+        if chapter.exchanges:
+            self.note(
+                f"TPM: {len(chapter.exchanges)} commands, {chapter.tpm_milliseconds():.0f} ms: "
+                f"{chapter.commands()}"
+            )
+        self._say("green", "done", f"{chapter.outcome} ({chapter.milliseconds:.0f} ms)")
+
+    def on_command(self, exchange: Exchange) -> None:
+        """Take note of a TPM command."""
+        if self._current is not None:
+            self._current.exchanges.append(exchange)
+
+    def on_step(self, step: Step) -> None:
+        """Tell what the device library has just done."""
+        what = f"{step.name} {step.detail}".strip()
+        self._say("white", "    ", f"{what:<52} {step.milliseconds:7.1f} ms")
+
+    def note(self, text: str) -> None:
+        """Tell a fact."""
+        self._say("blue", "    ", text)
+
+    def refused(self, command: str, text: str) -> None:
+        """Tell that something was refused, as it should be."""
+        self._say("yellow", "NO  ", f"{command}: {text}")
+
+    def wrong(self, text: str) -> None:
+        """Tell that something did not happen as it should."""
+        self._say("bold red", "FAIL", text)
+
+    def summary(self) -> None:
+        """The chapters once more, as a table."""
+        table = Table(title="The life of a root", title_justify="left")
+        for heading, justify in (
+            ("#", "right"),
+            ("step", "left"),
+            ("TPM commands", "right"),
+            ("TPM ms", "right"),
+            ("ms", "right"),
+            ("outcome", "left"),
+        ):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for number, chapter in enumerate(self.chapters, 1):
+            table.add_row(
+                str(number),
+                escape(chapter.title),
+                str(len(chapter.exchanges) or ""),
+                f"{chapter.tpm_milliseconds():.0f}" if chapter.exchanges else "",
+                f"{chapter.milliseconds:.0f}",
+                escape(chapter.outcome),
+            )
+        self.console.print()
+        self.console.print(table)
+
+    def _say(self, style: str, tag: str, text: str) -> None:
+        if self.plain:
+            self.console.print(f"    {tag} {text}", markup=False)
+        else:
+            self.console.print(f"  [{style}]{tag} {escape(text)}[/]")
