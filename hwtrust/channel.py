@@ -7,15 +7,18 @@ Rules:
 3. A client key is never a file that another can read: key and certificate reach
    OpenSSL through an anonymous memory file. A `tpm` key is wrapped anyway, and
    loads only where OpenSSL is configured with the tpm2-openssl provider >= 1.2.
-4. An answer is read up to a limit, within a time limit, and decoded strictly by
-   type; a refusal keeps the backend's code.
+4. An answer is read up to a limit, within a time limit that a trickle of bytes
+   does not stretch, and decoded strictly by type; a refusal keeps the backend's
+   code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import ssl
+import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -35,12 +38,16 @@ from hwtrust.errors import (
 from hwtrust.wire.messages import Problem, TlsKeyKind
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
     from hwtrust.wire.messages import Request
 
 REPLY_LIMIT = 1024 * 1024
 TIMEOUT_S = 30.0
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class ClientKey(Protocol):
@@ -99,11 +106,8 @@ class Channel:
         Raises:
             ConfigError: not an https URL, or no CA.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
-            raise ConfigError(f"the backend's URL must be https://host[:port], not {url!r}")
         self.url = url
-        self._host, self._port = parts.hostname, parts.port or 443
+        self._host, self._port = _address(url)
         self._timeout = timeout
         self._tls_ca = tls_ca
         self._context = self._new_context()
@@ -140,9 +144,12 @@ class Channel:
         status, kind, body = self._exchange(path, msgspec.json.encode(request))
         if status >= http.client.BAD_REQUEST:
             raise _refusal(status, kind, body)
+        if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
+            message = f"{self.url}{path} sent the device elsewhere, where it does not go"
+            raise ChannelResponseError(message, status=status)
         try:
             return msgspec.json.decode(body, type=reply)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except _NOT_JSON as error:
             message = f"{self.url}{path} answered something else than {reply.__name__}: {error}"
             raise ChannelResponseError(message, status=status) from error
 
@@ -152,6 +159,9 @@ class Channel:
         )
         headers = {"content-type": "application/json", "accept": "application/json"}
         try:
+            connection.connect()
+            assert isinstance(connection.sock, _Socket)  # noqa: S101 - the context makes them
+            connection.sock.deadline = time.monotonic() + self._timeout
             connection.request("POST", path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(REPLY_LIMIT + 1)
@@ -161,7 +171,7 @@ class Channel:
         except OSError as error:
             message = f"{self.url} cannot be reached: {error.strerror or error}"
             raise ChannelUnreachableError(message) from error
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, UnicodeError) as error:
             message = f"{self.url} does not speak HTTP as it should: {type(error).__name__}"
             raise ChannelResponseError(message) from error
         finally:
@@ -171,12 +181,50 @@ class Channel:
         return response.status, response.headers.get_content_type(), answer
 
     def _new_context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cadata=self._tls_ca)
-        except (ssl.SSLError, ValueError) as error:
-            raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
+        # Not ssl.create_default_context: given no CA it would take the system's.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.sslsocket_class = _Socket
+        try:
+            context.load_verify_locations(cadata=self._tls_ca)
+        except (ssl.SSLError, ValueError, TypeError) as error:
+            raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
         return context
+
+
+class _Socket(ssl.SSLSocket):
+    """A TLS socket whose reads and writes all end before `deadline`, in monotonic seconds."""
+
+    deadline = float("inf")
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
+        """As in `ssl.SSLSocket`, in the time that is left."""
+        self._hurry()
+        return super().recv_into(buffer, nbytes, flags)
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """As in `ssl.SSLSocket`, in the time that is left."""
+        self._hurry()
+        return super().send(data, flags)
+
+    def _hurry(self) -> None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        self.settimeout(left)
+
+
+def _address(url: str) -> tuple[str, int]:
+    refused = ConfigError(f"the backend's URL must be https://host[:port], not {url!r}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise refused from None
+    others = (parts.path.strip("/"), parts.query, parts.fragment, parts.username)
+    if parts.scheme != "https" or not host or any(others):
+        raise refused
+    return host, port or http.client.HTTPS_PORT
 
 
 def load_client_key(context: ssl.SSLContext, key: ClientKey, certificate: str) -> None:
@@ -189,8 +237,9 @@ def load_client_key(context: ssl.SSLContext, key: ClientKey, certificate: str) -
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(certificate.encode() + b"\n" + key.key_pem())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    except (ssl.SSLError, OSError) as error:
+        # With a password given, an encrypted key is an error and no prompt.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
+    except (OSError, ValueError) as error:
         message = f"OpenSSL cannot use the device's TLS key here: {error}"
         raise TlsKeyError(message) from error
     finally:
@@ -200,9 +249,7 @@ def load_client_key(context: ssl.SSLContext, key: ClientKey, certificate: str) -
 def _refusal(status: int, kind: str, body: bytes) -> RefusedError:
     problem = Problem(title=f"HTTP status {status}", status=status)
     if kind in {"application/problem+json", "application/json"}:
-        try:
+        with contextlib.suppress(*_NOT_JSON):
             problem = msgspec.json.decode(body, type=Problem)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            pass
     message = f"the backend refused: {problem.detail or problem.title}"
     return RefusedError(message, problem=problem.code, status=status, hint=problem.hint)

@@ -1,8 +1,10 @@
 """What a layer is: a file, or a tree of files, as one SHA-256 digest.
 
 A file's digest is SHA-256 of its bytes, what `sha256sum` prints. A tree's is
-SHA-256 over its entries, sorted by relative path as bytes:
+SHA-256 over a label, so that no file can stand for a tree, and its entries,
+sorted by relative path as bytes:
 
+    tree  = "hwtrust tree v1" and a zero byte | entries
     entry = path (u16 size) | type (u8) | mode (u32) | size (u64) | content (32)
 
 `content` is the SHA-256 of a file's bytes or of a link's target, and zero for a
@@ -29,6 +31,7 @@ from hwtrust.wire.messages import LayerReference
 
 _FILE, _DIRECTORY, _LINK = 1, 2, 3
 _MODE = 0o7777
+_LABEL = b"hwtrust tree v1\0"
 
 
 def measure(path: Path) -> bytes:
@@ -43,7 +46,7 @@ def measure(path: Path) -> bytes:
         if stat.S_ISDIR(real.stat().st_mode):
             return _tree(os.fsencode(real))
         return _file(os.fsencode(real))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"layer {path} cannot be measured: {reason}"
         raise LayerUnreadableError(message, path=str(path)) from error
@@ -55,7 +58,7 @@ def reference(name: str, version: str, path: Path) -> LayerReference:
 
 
 def _file(path: bytes, *, dir_fd: int | None = None) -> bytes:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     descriptor = os.open(path, flags, dir_fd=dir_fd)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -64,19 +67,26 @@ def _file(path: bytes, *, dir_fd: int | None = None) -> bytes:
 
 
 def _tree(top: bytes) -> bytes:
+    # os.fwalk passes over what it cannot look at; here that must be an error.
     entries: list[tuple[bytes, bytes]] = []
+    folders = [b""]
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    while folders:
+        folder = folders.pop()
+        descriptor = os.open(top + b"/" + folder, flags)
+        try:
+            for name in map(os.fsencode, os.listdir(descriptor)):  # noqa: PTH208 - not by path
+                path = folder + name
+                kind, entry = _entry(path, name, descriptor)
+                entries.append((path, entry))
+                if kind == _DIRECTORY:
+                    folders.append(path + b"/")
+        finally:
+            os.close(descriptor)
+    return hashlib.sha256(_LABEL + b"".join(entry for _, entry in sorted(entries))).digest()
 
-    def fail(error: OSError) -> None:
-        raise error
 
-    for folder, folders, files, dir_fd in os.fwalk(top, onerror=fail):
-        for name in (*folders, *files):
-            path = os.path.relpath(os.path.join(folder, name), top)  # noqa: PTH118 - bytes
-            entries.append((path, _entry(path, name, dir_fd)))
-    return hashlib.sha256(b"".join(entry for _, entry in sorted(entries))).digest()
-
-
-def _entry(path: bytes, name: bytes, dir_fd: int) -> bytes:
+def _entry(path: bytes, name: bytes, dir_fd: int) -> tuple[int, bytes]:
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if stat.S_ISREG(status.st_mode):
         kind, size, content = _FILE, status.st_size, _file(name, dir_fd=dir_fd)
@@ -87,4 +97,4 @@ def _entry(path: bytes, name: bytes, dir_fd: int) -> bytes:
         kind, size, content = _DIRECTORY, 0, bytes(32)
     else:
         raise OSError(0, f"{os.fsdecode(path)} is not a file, directory or link")
-    return tpm2b(path) + u8(kind) + u32(status.st_mode & _MODE) + u64(size) + content
+    return kind, tpm2b(path) + u8(kind) + u32(status.st_mode & _MODE) + u64(size) + content

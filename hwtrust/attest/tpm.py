@@ -31,16 +31,17 @@ def gather(
     measured: MeasuredLog,
     binding: Binding,
 ) -> Evidence:
-    """Have the TPM sign its state for `binding`. TPM2_Quote and TPM2_NV_Certify."""
+    """Have the TPM sign its state for `binding`. TPM2_Quote and TPM2_NV_Certify.
+
+    `binding` was made over the log as `measured` holds it, settled.
+    """
     qualifying = binding.digest()
     values = {measured.pcr: measured.log.value()}
     platform = platform_part(selection, measured.pcr)
     if platform is not None:
         values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
     quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
-    certified = commands.nv_certify(
-        tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE
-    )
+    certified = commands.nv_certify(tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE)
     return Evidence(
         binding=binding,
         quote=signed(quote),

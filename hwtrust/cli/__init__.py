@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
+    # The TSS writes refusals to standard error by itself; ours say more.
+    os.environ.setdefault("TSS2_LOG", "all+none")
     try:
         result = cli.main(args=arguments, prog_name="hwtrust", standalone_mode=False)
     except HwTrustError as error:

@@ -17,6 +17,7 @@ from typing import Final
 import click
 import msgspec
 
+from hwtrust.cli.output import echo_json, json_option
 from hwtrust.errors import MalformedError, UnextendedBankError, WireError
 from hwtrust.verify.attestation import Nonce, Signer
 from hwtrust.verify.quote import (
@@ -136,7 +137,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.option(
     "--unsafe-allow-sha1", is_flag=True, help="Accept signatures over SHA-1, and SHA-1 banks."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def verify_quote(
     *,
     message_file: Path,
@@ -155,7 +156,8 @@ def verify_quote(
 ) -> None:
     """Check a TPM quote: who signed it, that it is fresh, and which PCR values it proves.
 
-    The exit code is 0 if all that was asked for holds, and 3 if the quote is refused.
+    The exit code is 0 if all that was asked for holds, 3 if the quote is refused, and
+    1 if one of the files is not what it should be.
     """
     nonce = _nonce(nonce_text, nonce_file, unsafe_no_nonce=unsafe_no_nonce)
     selection = _selection(selection_text, unsafe_any_selection=unsafe_any_selection)
@@ -184,7 +186,7 @@ def verify_quote(
         has_attributes=isinstance(key, Public),
     )
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        echo_json(report)
     else:
         click.echo(_spell(report))
 

@@ -16,7 +16,9 @@
 
 Rules:
 1. Unknown keys are refused: a misspelt option is not a default.
-2. PCRs 16 and 23 can be reset by any program and are refused, unless
+2. Handles lie in the ranges that the TCG's registry gives to owners, so that no
+   slip of the pen removes what a vendor has put into the TPM.
+3. PCRs 16 and 23 can be reset by any program and are refused, unless
    `unsafe_resettable_pcr = true` spells it out.
 """
 
@@ -39,6 +41,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 CONFIG_LIMIT = 1024 * 1024
 APPLICATION_PCRS = range(8, 16)
 RESETTABLE_PCRS = (16, 23)
+OWNER_OBJECTS = range(0x81000000, 0x81800000)
+OWNER_INDICES = range(0x01800000, 0x01C00000)
 
 
 class TlsKeyChoice(enum.StrEnum):
@@ -49,12 +53,15 @@ class TlsKeyChoice(enum.StrEnum):
     ATTESTED = "attested"
 
 
+_DEFAULT = Handles()
+
+
 class HandleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TPM handles, where the defaults are taken."""
 
-    ak: int = Handles.ak
-    storage_key: int = Handles.storage_key
-    counter: int = Handles.counter
+    ak: int = _DEFAULT.ak
+    storage_key: int = _DEFAULT.storage_key
+    counter: int = _DEFAULT.counter
 
 
 class TpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,7 +96,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         path = Path(path).absolute()
         try:
             config = msgspec.toml.decode(_read(path), type=cls)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}", path=str(path)) from error
         config.check()
         here = path.parent
@@ -113,7 +120,20 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ConfigError(message, pcr=pcr)
         if not set(self.tpm.platform_pcrs) <= {*range(8), 11} - {pcr}:
             raise ConfigError("tpm.platform_pcrs may hold 0 to 7 and 11, not the application PCR")
+        if self.tpm.clock_threshold_s < 0:
+            raise ConfigError("tpm.clock_threshold_s is a number of seconds, 0 or more")
+        self._check_handles()
         self.banks()
+
+    def _check_handles(self) -> None:
+        handles = self.tpm.handles
+        if handles.ak not in OWNER_OBJECTS or handles.storage_key not in OWNER_OBJECTS:
+            message = "tpm.handles: ak and storage_key are persistent handles, 0x81000000 to "
+            raise ConfigError(message + "0x817FFFFF")
+        if handles.ak == handles.storage_key:
+            raise ConfigError("tpm.handles: ak and storage_key are two handles")
+        if handles.counter not in OWNER_INDICES:
+            raise ConfigError("tpm.handles: counter is an NV index, 0x01800000 to 0x01BFFFFF")
 
     def banks(self) -> tuple[Alg, ...]:
         """The TPM's banks.
@@ -154,7 +174,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 def _decode(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(_read(path), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", path=str(path)) from error
 
 
@@ -163,3 +183,5 @@ def _read(path: Path) -> bytes:
         return read_limited(path, limit=CONFIG_LIMIT)
     except StateError as error:
         raise ConfigError(error.message, path=str(path)) from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", path=str(path)) from error

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from hwtrust.errors import NotEnrolledError, StateDamagedError, StateError
-from hwtrust.files import FileLock, private_directory, read_limited, write_atomic
+from hwtrust.errors import NotEnrolledError, StateDamagedError, StateMissingError
+from hwtrust.files import FileLock, private_directory, read_limited, state_error, write_atomic
 from hwtrust.tpm.connection import Pinned
 from hwtrust.tpm.provision import Handles
 from hwtrust.wire.envelope import Envelope
@@ -99,15 +99,16 @@ class DeviceState:
         Raises:
             NotEnrolledError: nobody yet.
         """
-        path = self.directory / "identity.json"
-        if not path.exists():
-            raise NotEnrolledError(f"{self.directory} belongs to no enrolled device")
-        return self._read(path, Identity)
+        try:
+            return self._read(self.directory / "identity.json", Identity)
+        except StateMissingError as error:
+            message = f"{self.directory} belongs to no enrolled device"
+            raise NotEnrolledError(message) from error
 
     @property
     def enrolled(self) -> bool:
         """Whether there is an identity."""
-        return (self.directory / "identity.json").exists()
+        return self._known("identity.json") is not None
 
     def save_identity(self, identity: Identity) -> None:
         """Become that device."""
@@ -115,8 +116,10 @@ class DeviceState:
 
     def claimed_handles(self) -> Handles | None:
         """The handles in the TPM that are this device's, if any."""
-        path = self.directory / "handles.json"
-        return self._read(path, Handles) if path.exists() else None
+        try:
+            return self._read(self.directory / "handles.json", Handles)
+        except StateMissingError:
+            return None
 
     def claim_handles(self, handles: Handles) -> None:
         """Say that these handles are ours, before anything is put there."""
@@ -125,10 +128,19 @@ class DeviceState:
     # roots
 
     def roots(self) -> dict[int, StoredRoot]:
-        """Every root on disk, by epoch, oldest first."""
-        folder = self.directory / "roots"
-        found = [self._read(path, StoredRoot) for path in sorted(folder.glob("*.json"))]
-        return {root.epoch: root for root in sorted(found, key=lambda root: root.epoch)}
+        """Every root on disk, by epoch, oldest first.
+
+        Raises:
+            StateDamagedError: one cannot be read, or is filed under another epoch.
+        """
+        found = {}
+        for path in self._root_files():
+            root = self._read(path, StoredRoot)
+            if path.stem != str(root.epoch):
+                message = f"{path} holds the root of epoch {root.epoch}"
+                raise StateDamagedError(message, path=str(path))
+            found[root.epoch] = root
+        return dict(sorted(found.items()))
 
     def save_root(self, root: StoredRoot) -> None:
         """Keep a root, or replace what is known of it."""
@@ -137,7 +149,7 @@ class DeviceState:
 
     def drop_root(self, epoch: int) -> None:
         """Forget a root; nothing if it is gone."""
-        (self.directory / "roots" / f"{epoch}.json").unlink(missing_ok=True)
+        _unlink(self.directory / "roots" / f"{epoch}.json")
 
     # TLS
 
@@ -151,29 +163,55 @@ class DeviceState:
 
     def certificate(self) -> str:
         """The certificate of the TPM's TLS key, PEM; empty if there is none."""
-        path = self.directory / "tls-certificate.pem"
-        return read_limited(path, limit=FILE_LIMIT).decode() if path.exists() else ""
+        name = "tls-certificate.pem"
+        try:
+            return (self._known(name) or b"").decode("ascii")
+        except UnicodeDecodeError as error:
+            path = self.directory / name
+            raise StateDamagedError(f"{path} is not PEM", path=str(path)) from error
 
     def save_certificate(self, pem: str) -> None:
         """Keep the certificate of the TPM's TLS key."""
         write_atomic(self.directory / "tls-certificate.pem", pem.encode())
 
     def forget(self) -> None:
-        """Forget identity, roots and TLS key, as before a new enrolment. The key store stays."""
-        for epoch in self.roots():
-            self.drop_root(epoch)
+        """Forget identity, roots and TLS key, as before a new enrolment. The key store stays.
+
+        Files are not read for it: a damaged one goes like the others.
+        """
+        for path in self._root_files():
+            _unlink(path)
         for name in ("identity.json", "tls-key.pem", "tls-certificate.pem"):
-            (self.directory / name).unlink(missing_ok=True)
+            _unlink(self.directory / name)
+
+    def _root_files(self) -> list[Path]:
+        try:
+            files = list((self.directory / "roots").iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise state_error(error, self.directory / "roots") from error
+        return [path for path in files if path.suffix == ".json"]
+
+    def _known(self, name: str) -> bytes | None:
+        try:
+            return read_limited(self.directory / name, limit=FILE_LIMIT)
+        except StateMissingError:
+            return None
 
     def _read(self, path: Path, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(read_limited(path, limit=FILE_LIMIT), type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             message = f"{path} is damaged: {error}"
             raise StateDamagedError(message, path=str(path)) from error
 
     def _write(self, path: Path, value: object) -> None:
-        try:
-            write_atomic(path, msgspec.json.format(msgspec.json.encode(value)))
-        except OSError as error:
-            raise StateError(f"{path} cannot be written: {error.strerror}") from error
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(value)))
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise state_error(error, path) from error

@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hwtrust.errors import RootStateError, TpmError, TpmTamperedError, TpmTransportError
+from hwtrust.errors import RootApprovalError, RootStateError, TpmError
 from hwtrust.tpm import commands
 from hwtrust.tpm.policy import TpmPolicySession
 from hwtrust.tpm.response import FMT1_POLICY_FAIL, RC_PCR_CHANGED, base_code
 from hwtrust.tpm.sessions import policy_session
-from hwtrust.wire.policy import apply
+from hwtrust.wire.policy import apply, fold
 
 if TYPE_CHECKING:
     from hwtrust.tpm.connection import Pinned, Tpm
@@ -72,6 +72,8 @@ def unseal_root(tpm: Tpm, anchorage: Anchorage, root: SealedRoot, *, branch: int
         RootApprovalError: the approval is not for this root.
         TpmError: anything else that the TPM refuses.
     """
+    if fold((root.authorization,)) != root.public.auth_policy:
+        raise RootApprovalError("the approval is for another root: epoch, device or policy key")
     loaded = commands.load(tpm, anchorage.storage_key, private=root.private, public=root.public)
     with tpm.flushing(loaded), policy_session(tpm, anchorage.storage_key) as session:
         runner = TpmPolicySession(
@@ -83,11 +85,13 @@ def unseal_root(tpm: Tpm, anchorage: Anchorage, root: SealedRoot, *, branch: int
         apply((*root.approval.policy(branch=branch), root.authorization), runner)
         try:
             secret = commands.unseal(tpm, loaded, session)
-        except (TpmTamperedError, TpmTransportError):
-            raise
         except TpmError as error:
             rc = error.data.get("rc")
-            if isinstance(rc, int) and base_code(rc) in {FMT1_POLICY_FAIL, RC_PCR_CHANGED}:
-                raise RootStateError("the TPM refused: its state changed meanwhile") from error
+            if rc == RC_PCR_CHANGED:
+                message = "the TPM refused: its state changed meanwhile"
+                raise RootStateError(message, rc=rc) from error
+            if isinstance(rc, int) and base_code(rc) == FMT1_POLICY_FAIL:
+                message = "the TPM refused: the policy session is not what the root requires"
+                raise RootApprovalError(message, rc=rc) from error
             raise
     return Unsealed(secret, runner.ticket)

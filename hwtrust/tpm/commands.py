@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tpm2_pytss import ESYS_TR
+from tpm2_pytss import ESYS_TR, TSS2_Exception
 from tpm2_pytss.constants import TPM2_ALG, TPM2_RH
 from tpm2_pytss.types import (
     TPM2B_ENCRYPTED_SECRET,
@@ -33,20 +33,28 @@ from tpm2_pytss.types import (
     TPMU_HA,
 )
 
-from hwtrust.errors import TpmBankError, TpmError, TpmOwnerAuthError
+from hwtrust.errors import (
+    MalformedError,
+    TpmBankError,
+    TpmError,
+    TpmOwnerAuthError,
+    TpmTamperedError,
+)
+from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.response import FMT1_AUTH_FAIL, FMT1_BAD_AUTH, base_code
-from hwtrust.wire.algorithms import Alg, digest_size
+from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import tpm2b
 from hwtrust.wire.structures import ClockInfo, NvPublic, PcrSelection, Public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.tpm.connection import Pinned
     from hwtrust.tpm.sessions import Session
 
 _KEYS_OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
 _PCRS_A_READ = 8
+_NV_BYTES_A_READ = 512  # within TPM_PT_NV_BUFFER_MAX of all TPMs; 1024 is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ def quote(tpm: Tpm, key: Pinned, *, qualifying: bytes, selection: PcrSelection) 
     message, signature = tpm.call(
         "TPM2_Quote", tpm.esapi.quote, tpm.at(key), tpm_selection(selection), qualifying
     )
-    return SignedAttest(bytes(message), signature.marshal())
+    return _signed(message, signature)
 
 
 def certify(tpm: Tpm, obj: ESYS_TR, key: Pinned, *, qualifying: bytes) -> SignedAttest:
@@ -117,7 +125,7 @@ def certify(tpm: Tpm, obj: ESYS_TR, key: Pinned, *, qualifying: bytes) -> Signed
     message, signature = tpm.call(
         "TPM2_Certify", tpm.esapi.certify, obj, tpm.at(key), qualifying, _KEYS_OWN_SCHEME
     )
-    return SignedAttest(bytes(message), signature.marshal())
+    return _signed(message, signature)
 
 
 def nv_certify(
@@ -135,7 +143,7 @@ def nv_certify(
         size,
         auth_handle=handle,
     )
-    return SignedAttest(bytes(message), signature.marshal())
+    return _signed(message, signature)
 
 
 def activate_credential(
@@ -151,9 +159,13 @@ def activate_credential(
 
     `ek_session` is a policy session that satisfies the EK's policy; the secret
     comes back encrypted through it, and the session ends.
+
+    Raises:
+        MalformedError: no credential can be as long as that.
+        TpmError: it was not made for this EK and AK.
     """
-    credential, _ = TPM2B_ID_OBJECT.unmarshal(tpm2b(id_object))
-    secret, _ = TPM2B_ENCRYPTED_SECRET.unmarshal(tpm2b(encrypted_secret))
+    credential = _parsed(TPM2B_ID_OBJECT, tpm2b(id_object))
+    secret = _parsed(TPM2B_ENCRYPTED_SECRET, tpm2b(encrypted_secret))
     recovered = tpm.call(
         "TPM2_ActivateCredential",
         tpm.esapi.activate_credential,
@@ -175,14 +187,15 @@ def create_primary(tpm: Tpm, hierarchy: int, template: Public) -> tuple[ESYS_TR,
 
     The handle is transient: keep it in `tpm.flushing(…)`.
     """
-    parent = tpm.owner() if hierarchy == TPM2_RH.OWNER else ESYS_TR.ENDORSEMENT
-    handle, public, *_ = _with_owner(
+    by_owner = hierarchy == TPM2_RH.OWNER
+    run = _with_owner if by_owner else Tpm.call
+    handle, public, *_ = run(
         tpm,
         "TPM2_CreatePrimary",
         tpm.esapi.create_primary,
         TPM2B_SENSITIVE_CREATE(),
         _public(template),
-        primary_handle=parent,
+        primary_handle=tpm.owner() if by_owner else ESYS_TR.ENDORSEMENT,
     )
     return handle, Public.decode(public.publicArea.marshal())
 
@@ -200,8 +213,13 @@ def create(tpm: Tpm, parent: Pinned, template: Public) -> tuple[bytes, Public]:
 
 
 def load(tpm: Tpm, parent: Pinned, *, private: bytes, public: Public) -> ESYS_TR:
-    """TPM2_Load, Part 3 §12.2. The handle is transient."""
-    wrapped = TPM2B_PRIVATE(private)
+    """TPM2_Load, Part 3 §12.2. The handle is transient.
+
+    Raises:
+        MalformedError: no private part can be as long as that.
+        TpmError: it is not of this parent, or was changed.
+    """
+    wrapped = _parsed(TPM2B_PRIVATE, tpm2b(private))
     return tpm.call("TPM2_Load", tpm.esapi.load, tpm.at(parent), wrapped, _public(public))
 
 
@@ -222,15 +240,20 @@ def import_object(
 
     Import does not authenticate its sender; whoever calls this has checked
     signed metadata first (`hwtrust.roots`).
+
+    Raises:
+        MalformedError: no duplicate or seed can be as long as that.
+        TpmError: it was not made for this parent, or was changed.
     """
-    encrypted_seed, _ = TPM2B_ENCRYPTED_SECRET.unmarshal(tpm2b(seed))
+    encrypted_seed = _parsed(TPM2B_ENCRYPTED_SECRET, tpm2b(seed))
+    wrapped = _parsed(TPM2B_PRIVATE, tpm2b(duplicate))
     private = tpm.call(
         "TPM2_Import",
         tpm.esapi.import_,
         tpm.at(parent),
         b"",
         _public(public),
-        TPM2B_PRIVATE(duplicate),
+        wrapped,
         encrypted_seed,
         TPMT_SYM_DEF_OBJECT(algorithm=TPM2_ALG.NULL),
     )
@@ -262,7 +285,7 @@ def sign(tpm: Tpm, key: ESYS_TR, digest: bytes) -> bytes:
     signature = tpm.call(
         "TPM2_Sign", tpm.esapi.sign, key, digest, _KEYS_OWN_SCHEME, validation=no_ticket
     )
-    return signature.marshal()
+    return bytes(signature.marshal())
 
 
 def verify_signature(tpm: Tpm, key: ESYS_TR, *, digest: bytes, signature: bytes) -> bytes:
@@ -270,18 +293,23 @@ def verify_signature(tpm: Tpm, key: ESYS_TR, *, digest: bytes, signature: bytes)
 
     TPM2_VerifySignature, Part 3 §20.1. A ticket of the owner hierarchy stays
     good until the hierarchy is cleared.
+
+    Raises:
+        MalformedError: not a TPMT_SIGNATURE.
+        TpmError: not the key's signature.
     """
-    parsed, _ = TPMT_SIGNATURE.unmarshal(signature)
-    ticket = tpm.call(
-        "TPM2_VerifySignature", tpm.esapi.verify_signature, key, digest, parsed
-    )
-    return ticket.marshal()
+    parsed = _parsed(TPMT_SIGNATURE, signature)
+    ticket = tpm.call("TPM2_VerifySignature", tpm.esapi.verify_signature, key, digest, parsed)
+    return bytes(ticket.marshal())
 
 
 def ticket_from(data: bytes) -> TPMT_TK_VERIFIED:
-    """A ticket that was kept."""
-    ticket, _ = TPMT_TK_VERIFIED.unmarshal(data)
-    return ticket
+    """A ticket that was kept.
+
+    Raises:
+        MalformedError: not a TPMT_TK_VERIFIED.
+    """
+    return _parsed(TPMT_TK_VERIFIED, data)
 
 
 # --- NV ----------------------------------------------------------------------------
@@ -289,7 +317,7 @@ def ticket_from(data: bytes) -> TPMT_TK_VERIFIED:
 
 def nv_define(tpm: Tpm, public: NvPublic) -> ESYS_TR:
     """TPM2_NV_DefineSpace, Part 3 §31.3, with an empty authValue."""
-    area, _ = TPMS_NV_PUBLIC.unmarshal(public.encode())
+    area = _parsed(TPMS_NV_PUBLIC, public.encode())
     return _with_owner(
         tpm,
         "TPM2_NV_DefineSpace",
@@ -321,17 +349,22 @@ def nv_read_public(tpm: Tpm, index: ESYS_TR) -> NvPublic:
 
 def nv_read(tpm: Tpm, index: ESYS_TR, size: int, *, owner: bool = False) -> bytes:
     """TPM2_NV_Read, Part 3 §31.13, with the index's own empty authValue or as owner."""
-    chunk = 1024
+    run = _with_owner if owner else Tpm.call
     data = b""
     while len(data) < size:
-        part = tpm.call(
+        wanted = min(_NV_BYTES_A_READ, size - len(data))
+        part = run(
+            tpm,
             "TPM2_NV_Read",
             tpm.esapi.nv_read,
             index,
-            min(chunk, size - len(data)),
+            wanted,
             offset=len(data),
             auth_handle=tpm.owner() if owner else index,
         )
+        if len(part) != wanted:
+            # A TPM answers in full or not at all; whoever answers with nothing could go on so.
+            raise TpmTamperedError("TPM2_NV_Read answered with less than was asked for")
         data += bytes(part)
     return data
 
@@ -377,18 +410,32 @@ def _with_owner(tpm: Tpm, command: str, function: Any, *args: Any, **kwargs: Any
         raise
 
 
+def _parsed(kind: Any, data: bytes) -> Any:
+    """`data`, all of it, as the TSS structure `kind`."""
+    try:
+        structure, used = kind.unmarshal(data)
+    except (TSS2_Exception, ValueError, TypeError) as error:
+        raise MalformedError(f"not a {kind.__name__}", structure=kind.__name__) from error
+    if used != len(data):
+        raise MalformedError(f"a {kind.__name__} is followed by something that is none of it")
+    return structure
+
+
 def _public(public: Public) -> TPM2B_PUBLIC:
-    area, _ = TPMT_PUBLIC.unmarshal(public.encode())
-    return TPM2B_PUBLIC(publicArea=area)
+    return TPM2B_PUBLIC(publicArea=_parsed(TPMT_PUBLIC, public.encode()))
+
+
+def _signed(message: Any, signature: Any) -> SignedAttest:
+    return SignedAttest(bytes(message), bytes(signature.marshal()))
 
 
 def tpm_selection(selection: PcrSelection) -> TPML_PCR_SELECTION:
     """A selection as tpm2-pytss takes it."""
-    parsed, _ = TPML_PCR_SELECTION.unmarshal(selection.encode())
-    return parsed
+    return _parsed(TPML_PCR_SELECTION, selection.encode())
 
 
 def _digest(value: bytes) -> TPMU_HA:
+    # The union's members overlap: what counts is how many bytes are written.
     union = TPMU_HA()
     names = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
     setattr(union, names[len(value)], value)

@@ -9,10 +9,12 @@ Rules:
    that turns out to hold another object is an error, and sessions are salted to
    the pinned key, so that nothing on the bus can stand in for it.
 3. After a response that was tampered with, or a broken connection, the ESAPI
-   context is dropped and a new one made; what it had loaded is flushed through
-   the new one.
-4. TPM_RC_RETRY, YIELDED and TESTING are retried by ESAPI, TPM_RC_NV_RATE here;
-   every other refusal is an error of the tree.
+   context is dropped and a new one made. All that was loaded is gone then: a
+   resource manager flushes it with the connection, a bare TPM is swept, for what
+   an unanswered command has loaded has a handle that nobody was told.
+4. TPM_RC_RETRY, YIELDED and TESTING are resubmitted by ESAPI, five times at
+   once; then, and for TPM_RC_NV_RATE, the command waits here and is sent again.
+   Every other refusal is an error of the tree.
 """
 
 from __future__ import annotations
@@ -24,8 +26,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception
 
-from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTamperedError, TpmTransportError
-from hwtrust.tpm.response import RC_NV_RATE, base_code, translate
+from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError
+from hwtrust.tpm.leftovers import sweep
+from hwtrust.tpm.response import (
+    FMT1_HANDLE,
+    RC_NV_RATE,
+    RC_RETRY,
+    RC_TESTING,
+    RC_YIELDED,
+    base_code,
+    breaks_context,
+    translate,
+)
 from hwtrust.tpm.tcti import RelayTcti, exchange, open_tcti
 from hwtrust.wire.codec import u16, u32
 
@@ -38,8 +50,9 @@ T = TypeVar("T")
 
 _ST_NO_SESSIONS = 0x8001
 _CC_FLUSH_CONTEXT = 0x165
-_NV_RATE_TRIES = 5
-_NV_RATE_PAUSE_S = 0.2
+_ASK_AGAIN = frozenset({RC_NV_RATE, RC_RETRY, RC_TESTING, RC_YIELDED})
+_TRIES = 5
+_FIRST_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,14 @@ class Tpm:
         self.name = tcti
         self._wrap = wrap
         self._owner_auth = owner_auth
-        self._live: dict[int, int] = {}
+        self._live: set[int] = set()
         self._pinned: dict[int, ESYS_TR] = {}
         self._tcti: TCTI | None = None
         self._context: ESAPI | None = None
+        self._generation = 0
+        self._replacing = False
+        self._unswept = False
+        self._closed = False
         self._open()
 
     def __enter__(self) -> Self:
@@ -89,68 +106,101 @@ class Tpm:
 
     @property
     def esapi(self) -> ESAPI:
-        """The ESAPI context; a new one after the last had to be dropped."""
+        """The ESAPI context; a new one after the last had to be dropped.
+
+        Raises:
+            TpmTransportError: closed, or the TPM cannot be opened again.
+        """
+        if self._closed:
+            raise TpmTransportError(f"the connection to {self.name} is closed", tcti=self.name)
         if self._context is None:
             self._open()
+        if self._unswept and not self._replacing:
+            self._replace()
         return self._context
 
+    @property
+    def generation(self) -> int:
+        """How many contexts were dropped; what an earlier one had loaded is gone."""
+        return self._generation
+
     def close(self) -> None:
-        """Flush what is still loaded and close the connection."""
-        if self._context is not None:
-            for handle in list(self._live):
-                with contextlib.suppress(TpmError):
-                    self.flush(ESYS_TR(handle))
+        """Flush what is still loaded and close the connection; harmless when repeated."""
+        if self._closed:
+            return
+        with contextlib.suppress(TpmError):
+            # Once more for a TPM that could not be reached when it had to be swept.
+            self.esapi  # noqa: B018
+        for handle in list(self._live):
+            with contextlib.suppress(TpmError):
+                self.flush(ESYS_TR(handle))
+        self._closed = True
         self._drop()
 
     def call(self, command: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run one ESAPI function for the TPM command named `command`.
 
         Raises:
-            TpmError: or the subclass that fits; the context is dropped where
+            TpmError: or the subclass that fits; the context is replaced where
                 the response cannot be believed.
         """
-        for attempt in range(_NV_RATE_TRIES):
+        pause = _FIRST_PAUSE_S
+        for _ in range(_TRIES - 1):
             try:
-                return function(*args, **kwargs)
-            except TSS2_Exception as error:
-                if isinstance(self._tcti, RelayTcti):
-                    self._tcti.raise_failure()
-                last = attempt == _NV_RATE_TRIES - 1
-                if base_code(int(error.rc)) == RC_NV_RATE and not last:
-                    time.sleep(_NV_RATE_PAUSE_S * 2**attempt)
-                    continue
-                failure = translate(error, command)
-                if isinstance(failure, TpmTamperedError | TpmTransportError):
-                    self._drop()
-                raise failure from error
-        raise AssertionError("unreachable")  # pragma: no cover
+                return self._call_once(command, function, *args, **kwargs)
+            except TpmError as error:
+                if error.data.get("rc") not in _ASK_AGAIN:
+                    raise
+            time.sleep(pause)
+            pause *= 2
+        return self._call_once(command, function, *args, **kwargs)
+
+    def _call_once(self, command: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TSS2_Exception as error:
+            rc, tcti = int(error.rc), self._tcti
+            if breaks_context(rc):
+                self._replace()
+            if isinstance(tcti, RelayTcti):
+                tcti.raise_failure()
+            raise translate(error, command) from error
 
     def track(self, handle: ESYS_TR) -> ESYS_TR:
         """Remember a transient object or session until it is flushed."""
-        self._live[int(handle)] = int(self.esapi.tr_get_tpm_handle(handle))
+        self._live.add(int(handle))
         return handle
 
     def forget(self, handle: ESYS_TR) -> None:
         """A session that the TPM has flushed itself, with the last command that used it."""
-        self._live.pop(int(handle), None)
+        self._live.discard(int(handle))
 
     def flush(self, handle: ESYS_TR) -> None:
         """TPM2_FlushContext, Part 3 §28.4; nothing if it is gone already."""
-        if self._live.pop(int(handle), None) is not None and self._context is not None:
-            self.call("TPM2_FlushContext", self._context.flush_context, handle)
+        if int(handle) in self._live:
+            self._live.discard(int(handle))
+            self.call("TPM2_FlushContext", self.esapi.flush_context, handle)
+
+    def flush_handle(self, handle: int) -> None:
+        """Flush what has no ESAPI object, by its TPM handle; one that has gone is as good."""
+        self.esapi  # noqa: B018 - connects, where the last connection was dropped
+        assert self._tcti is not None  # noqa: S101 - as it is connected
+        command = u16(_ST_NO_SESSIONS) + u32(14) + u32(_CC_FLUSH_CONTEXT) + u32(handle)
+        exchange(self._tcti, command)
 
     @contextlib.contextmanager
     def flushing(self, handle: ESYS_TR) -> Iterator[ESYS_TR]:
         """Keep a transient object or session for the length of a `with`."""
         self.track(handle)
+        generation = self._generation
         try:
             yield handle
         except BaseException:
             with contextlib.suppress(TpmError):
-                self.flush(handle)
+                self._flush_of(generation, handle)
             raise
         else:
-            self.flush(handle)
+            self._flush_of(generation, handle)
 
     def at(self, pinned: Pinned) -> ESYS_TR:
         """The ESAPI handle of a pinned object, at no command where its blob is known.
@@ -158,7 +208,7 @@ class Tpm:
         Raises:
             TpmObjectConflictError: the handle holds another object, or none.
         """
-        esapi = self.esapi
+        esapi = self.esapi  # a new one knows nothing of what was pinned
         known = self._pinned.get(pinned.handle)
         if known is None:
             known = self._deserialized(pinned)
@@ -191,9 +241,10 @@ class Tpm:
     def _read_public(self, handle: int) -> ESYS_TR:
         try:
             return self.call("TPM2_ReadPublic", self.esapi.tr_from_tpmpublic, handle)
-        except (TpmTamperedError, TpmTransportError):
-            raise
         except TpmError as error:
+            rc = error.data.get("rc")
+            if not isinstance(rc, int) or base_code(rc) != FMT1_HANDLE:
+                raise
             message = f"handle {handle:#010x} holds nothing"
             raise TpmObjectConflictError(message, handle=handle) from error
 
@@ -203,11 +254,10 @@ class Tpm:
             return None
         try:
             handle = self.esapi.tr_deserialize(pinned.blob)
-            if bytes(self.esapi.tr_get_name(handle)) == pinned.name:
-                return handle
+            at, name = self.esapi.tr_get_tpm_handle(handle), self.esapi.tr_get_name(handle)
         except TSS2_Exception:
-            pass
-        return None
+            return None
+        return handle if int(at) == pinned.handle and bytes(name) == pinned.name else None
 
     def _open(self) -> None:
         try:
@@ -219,15 +269,33 @@ class Tpm:
             raise TpmTransportError(
                 f"the TPM at {self.name} cannot be opened: {error}", tcti=self.name
             ) from error
-        orphans, self._live = list(self._live.values()), {}
-        for handle in orphans:
-            # A handle that went with the connection answers with an error, which is as good.
-            exchange(self._tcti, u16(_ST_NO_SESSIONS) + u32(14) + u32(_CC_FLUSH_CONTEXT) + u32(handle))
+
+    def _replace(self) -> None:
+        """Put a new context in the place of a broken one; a TPM that is away, later."""
+        self._drop()
+        self._unswept = True
+        if self._replacing:
+            return
+        self._replacing = True
+        try:
+            with contextlib.suppress(TpmError):
+                self._open()
+                sweep(self)
+                self._unswept = False
+        finally:
+            self._replacing = False
+
+    def _flush_of(self, generation: int, handle: ESYS_TR) -> None:
+        # A new context may have given the number to something else.
+        if generation == self._generation:
+            self.flush(handle)
 
     def _drop(self) -> None:
         context, tcti = self._context, self._tcti
         self._context = self._tcti = None
         self._pinned.clear()
+        self._live.clear()
+        self._generation += 1
         for part in (context.close if context else None, tcti.finalize if tcti else None):
             if part is not None:
                 with contextlib.suppress(Exception):

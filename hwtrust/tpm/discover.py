@@ -4,7 +4,8 @@
 
 Rules:
 1. The resource-managed device is preferred: it swaps contexts, so that several
-   programs share the TPM. The raw one is used only where it is asked for.
+   programs share the TPM. The raw one is used only where there is no other, or
+   where it is asked for.
 2. Every reason not to work has its own error: none, permission, busy, version,
    failure mode, lockout.
 3. Looking changes nothing: a device file is opened and closed, no command of it
@@ -28,7 +29,8 @@ from hwtrust.errors import (
     TpmVersionError,
 )
 from hwtrust.tpm.connection import Tpm
-from hwtrust.tpm.response import RC_FAILURE, translate_open
+from hwtrust.tpm.leftovers import sweep
+from hwtrust.tpm.response import RC_FAILURE, SYS_GENERAL_FAILURE, translate_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,11 +49,16 @@ class UdevDevice(Protocol):
     """What is read of a pyudev device."""
 
     @property
-    def device_node(self) -> str | None: ...
+    def device_node(self) -> str | None:
+        """Its device file."""
+
     @property
-    def subsystem(self) -> str | None: ...
+    def subsystem(self) -> str | None:
+        """`tpm` or `tpmrm`."""
+
     @property
-    def sys_path(self) -> str: ...
+    def sys_path(self) -> str:
+        """Its directory in sysfs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,9 @@ class Identity:
     lockout_recovery: int
 
 
-def discover(enumerate_devices: Callable[[], Iterable[UdevDevice]] | None = None) -> list[Candidate]:
+def discover(
+    enumerate_devices: Callable[[], Iterable[UdevDevice]] | None = None,
+) -> list[Candidate]:
     """The TPM device files that udev knows, resource-managed ones first."""
     devices = (enumerate_devices or _udev_devices)()
     found = [
@@ -104,7 +113,7 @@ def discover(enumerate_devices: Callable[[], Iterable[UdevDevice]] | None = None
 
 
 def preferred(candidates: Iterable[Candidate]) -> Candidate:
-    """The first resource-managed TPM 2.0 that can be opened.
+    """The first resource-managed TPM 2.0 that can be opened; a raw one where no other is.
 
     Raises:
         TpmNotFoundError: there is none at all.
@@ -117,10 +126,11 @@ def preferred(candidates: Iterable[Candidate]) -> Candidate:
     usable = [item for item in candidates if item.major_version in {2, None}]
     if not usable:
         raise TpmVersionError(f"{candidates[0].path} is a TPM 1.2", path=candidates[0].path)
-    for candidate in usable:
+    managed = [item for item in usable if item.resource_managed] or usable
+    for candidate in managed:
         if candidate.problem is None:
             return candidate
-    problem = usable[0].problem
+    problem = managed[0].problem
     assert problem is not None  # noqa: S101 - every candidate without one was returned
     raise problem
 
@@ -144,6 +154,7 @@ def open_tpm(
     tpm = Tpm(name, owner_auth=owner_auth, wrap=wrap)
     try:
         _require_working(tpm)
+        sweep(tpm)
     except BaseException:
         tpm.close()
         raise
@@ -185,7 +196,13 @@ def require_no_lockout(identity: Identity) -> None:
 
 
 def _require_working(tpm: Tpm) -> None:
-    _, result = tpm.call("TPM2_GetTestResult", tpm.esapi.get_test_result)
+    try:
+        _, result = tpm.call("TPM2_GetTestResult", tpm.esapi.get_test_result)
+    except TpmError as error:
+        if error.data.get("rc") != SYS_GENERAL_FAILURE:
+            raise
+        message = f"{tpm.name} does not answer as a TPM 2.0 does"
+        raise TpmVersionError(message, tcti=tpm.name) from error
     if int(result) == RC_FAILURE:
         raise TpmFailureModeError(f"the TPM at {tpm.name} is in failure mode", tcti=tpm.name)
 

@@ -12,16 +12,22 @@ from tpm2_pytss.constants import TPM2_CC, TPM2_EO
 from tpm2_pytss.types import TPM2B_DIGEST, TPML_DIGEST
 
 from hwtrust.errors import (
+    MalformedError,
     RootApprovalError,
     RootExpiredError,
     RootRevokedError,
     RootStateError,
     TpmError,
-    TpmTamperedError,
-    TpmTransportError,
 )
 from hwtrust.tpm import commands
-from hwtrust.tpm.response import FMT1_VALUE, RC_PCR_CHANGED, RC_POLICY, base_code
+from hwtrust.tpm.response import (
+    FMT1_SIGNATURE,
+    FMT1_TICKET,
+    FMT1_VALUE,
+    RC_PCR_CHANGED,
+    RC_POLICY,
+    base_code,
+)
 from hwtrust.wire.policy import apply, approval_digest
 
 if TYPE_CHECKING:
@@ -43,7 +49,8 @@ if TYPE_CHECKING:
     )
     from hwtrust.wire.structures import Public
 
-_FMT1_TICKET = 0x0A0
+_UNMET = frozenset({RC_POLICY, RC_PCR_CHANGED, FMT1_VALUE})
+_UNAPPROVED = frozenset({FMT1_SIGNATURE, FMT1_TICKET, FMT1_VALUE})
 
 
 class TpmPolicySession:
@@ -80,9 +87,10 @@ class TpmPolicySession:
 
     def any_of(self, statement: AnyOf) -> None:
         """The branch that is taken, then TPM2_PolicyOR, Part 3 §23.6."""
-        if statement.taken is None:
+        taken = statement.taken
+        if taken is None or taken not in range(len(statement.branches)):
             raise RootStateError("no branch of the approval is for this state")
-        apply(statement.branches[statement.taken], self)
+        apply(statement.branches[taken], self)
         digests = TPML_DIGEST([TPM2B_DIGEST(digest) for digest in statement.digests()])
         self._call(
             "TPM2_PolicyOR",
@@ -138,24 +146,32 @@ class TpmPolicySession:
         )
 
     def authorize(self, statement: Authorize) -> None:
-        """TPM2_PolicyAuthorize, Part 3 §23.16, with the kept ticket or a new one."""
-        if self.ticket:
+        """TPM2_PolicyAuthorize, Part 3 §23.16, with the kept ticket or a new one.
+
+        A ticket dies with its hierarchy's proof (TPM2_Clear), and its file is
+        nobody's to trust: one that the TPM does not take is replaced.
+        """
+        kept, self.ticket = self.ticket, b""
+        if kept:
             try:
-                self._authorize(statement, self.ticket)
+                self._authorize(statement, kept)
+            except MalformedError:
+                pass
             except TpmError as error:
-                rc = error.data.get("rc")
-                if not isinstance(rc, int) or base_code(rc) not in {_FMT1_TICKET, FMT1_VALUE}:
+                if not _is(error, _UNAPPROVED):
                     raise
             else:
+                self.ticket = kept
                 return
-        self.ticket = self._verified(statement)
         try:
-            self._authorize(statement, self.ticket)
-        except (TpmTamperedError, TpmTransportError):
-            raise
+            ticket = self._verified(statement)
+            self._authorize(statement, ticket)
         except TpmError as error:
+            if not _is(error, _UNAPPROVED):
+                raise
             message = "what the policy session holds is not what the policy key has approved"
-            raise RootApprovalError(message) from error
+            raise RootApprovalError(message, rc=error.data["rc"]) from error
+        self.ticket = ticket
 
     def _authorize(self, statement: Authorize, ticket: bytes) -> None:
         self._call(
@@ -191,10 +207,13 @@ class TpmPolicySession:
         try:
             self._tpm.call(command, function, *args, **kwargs)
         except TpmError as error:
-            rc = error.data.get("rc")
-            refusals = {RC_POLICY, RC_PCR_CHANGED, FMT1_VALUE}
-            if refused is not None and isinstance(rc, int) and base_code(rc) in refusals:
-                refused.data["rc"] = rc
-                refused.data["command"] = command
-                raise refused from error
-            raise
+            if refused is None or not _is(error, _UNMET):
+                raise
+            refused.data["rc"] = error.data["rc"]
+            refused.data["command"] = command
+            raise refused from error
+
+
+def _is(error: TpmError, codes: frozenset[int]) -> bool:
+    rc = error.data.get("rc")
+    return isinstance(rc, int) and base_code(rc) in codes

@@ -24,9 +24,21 @@ from tpm2_pytss import ESYS_TR
 from tpm2_pytss.constants import TPM2_CAP, TPM2_RH
 from tpm2_pytss.types import TPMT_PUBLIC_PARMS
 
-from hwtrust.errors import TpmBankError, TpmError, TpmObjectConflictError
+from hwtrust.errors import (
+    RootApprovalError,
+    TpmBankError,
+    TpmError,
+    TpmObjectConflictError,
+    TpmTamperedError,
+)
 from hwtrust.tpm import commands
 from hwtrust.tpm.policy import TpmPolicySession
+from hwtrust.tpm.response import (
+    FMT1_POLICY_FAIL,
+    RC_COMMAND_CODE,
+    base_code,
+    is_parameter_refusal,
+)
 from hwtrust.tpm.sessions import hmac_session, policy_session
 from hwtrust.tpm.templates import (
     EK_CHAIN_INDICES,
@@ -78,11 +90,13 @@ class EndorsementKey:
 def find_endorsement_key(tpm: Tpm) -> EndorsementKey:
     """The EK that the vendor certified, or the default one without a certificate."""
     indices = nv_indices(tpm)
-    chain = tuple(_nv_contents(tpm, index) for index in EK_CHAIN_INDICES if index in indices)
+    present = [index for index in EK_CHAIN_INDICES if index in indices]
+    chain = tuple(filter(None, (_nv_contents(tpm, index) for index in present)))
     for template in EK_TEMPLATES:
         if template.certificate_index in indices:
             certificate = _nv_contents(tpm, template.certificate_index)
-            return EndorsementKey(template, certificate, chain)
+            if certificate:
+                return EndorsementKey(template, certificate, chain)
     template = EK_P256 if has_p256(tpm) else EK_RSA2048
     return EndorsementKey(template, b"", chain)
 
@@ -160,12 +174,24 @@ def increment_counter(
     """Count once, as the policy key has approved. Gives the counter's pin, whose Name may change.
 
     The first increment sets TPMA_NV_WRITTEN, which is part of an index's Name.
+
+    Raises:
+        RootRevokedError: the counter does not stand where the leave counts from.
+        RootApprovalError: the leave is for another counter, or has been used.
+        TpmObjectConflictError: the handle holds another index than the pinned one.
     """
     index = tpm.at(counter)
     with policy_session(tpm, salt) as session:
         runner = TpmPolicySession(session, policy_key=policy_key, index=counter)
         apply((*recipe, authorization), runner)
-        commands.nv_increment(tpm, index, session)
+        try:
+            commands.nv_increment(tpm, index, session)
+        except TpmError as error:
+            rc = error.data.get("rc")
+            if not isinstance(rc, int) or base_code(rc) != FMT1_POLICY_FAIL:
+                raise
+            message = "the leave to count is not for this counter as it stands"
+            raise RootApprovalError(message, rc=rc) from error
     return tpm.pin(counter.handle, index)
 
 
@@ -189,11 +215,8 @@ def remove(tpm: Tpm, handles: Handles) -> None:
 def occupied(tpm: Tpm, handles: Handles) -> tuple[int, ...]:
     """Which of the handles hold something."""
     present = {*persistent_handles(tpm), *nv_indices(tpm)}
-    return tuple(
-        handle
-        for handle in (handles.ak, handles.storage_key, handles.counter)
-        if handle in present
-    )
+    ours = (handles.ak, handles.storage_key, handles.counter)
+    return tuple(handle for handle in ours if handle in present)
 
 
 def require_free(tpm: Tpm, handles: Handles) -> None:
@@ -232,9 +255,11 @@ def has_p256(tpm: Tpm) -> bool:
     try:
         tpm.call("TPM2_TestParms", tpm.esapi.test_parms, parsed)
     except TpmError as error:
-        if "rc" not in error.data:
-            raise
-        return False
+        # A TPM that is busy, broken or out of reach has not said that it lacks the curve.
+        rc = error.data.get("rc")
+        if isinstance(rc, int) and (is_parameter_refusal(rc) or rc == RC_COMMAND_CODE):
+            return False
+        raise
     return True
 
 
@@ -262,6 +287,8 @@ def _handles(tpm: Tpm, start: int) -> frozenset[int]:
         batch = [int(handle) for handle in data.data.handles]
         if not batch:
             break
+        if min(batch) < following:
+            raise TpmTamperedError("TPM2_GetCapability answered with handles out of order")
         found.update(batch)
         following = max(batch) + 1
     return frozenset(found)
@@ -271,6 +298,8 @@ def _nv_contents(tpm: Tpm, handle: int) -> bytes:
     index = tpm.call("TPM2_NV_ReadPublic", tpm.esapi.tr_from_tpmpublic, handle)
     try:
         public = commands.nv_read_public(tpm, index)
+        if NvAttributes.WRITTEN not in public.attributes:
+            return b""
         by_owner = NvAttributes.AUTHREAD not in public.attributes
         return commands.nv_read(tpm, index, public.size, owner=by_owner)
     finally:

@@ -7,6 +7,7 @@ others are a `TpmError` whose message names the command and the code.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from hwtrust.errors import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RC_FAILURE = 0x101
 RC_POLICY = 0x126
 RC_PCR_CHANGED = 0x128
+RC_COMMAND_CODE = 0x143
 RC_NV_UNINITIALIZED = 0x14A
 RC_NV_DEFINED = 0x14C
 RC_RETRY, RC_YIELDED, RC_TESTING, RC_NV_RATE = 0x922, 0x908, 0x90A, 0x920
@@ -35,8 +37,10 @@ RC_TPM12_BADTAG = 0x01E
 FMT1_VALUE = 0x084
 FMT1_AUTH_FAIL = 0x08E
 FMT1_HANDLE = 0x08B
-FMT1_INTEGRITY = 0x09F
+FMT1_SIGNATURE = 0x09B
 FMT1_POLICY_FAIL = 0x09D
+FMT1_INTEGRITY = 0x09F
+FMT1_TICKET = 0x0A0
 FMT1_BAD_AUTH = 0x0A2
 
 _LAYER_ESYS, _LAYER_SYS, _LAYER_MU, _LAYER_TCTI = 7, 8, 9, 10
@@ -46,13 +50,27 @@ _TAMPERED = {
     0x01B,  # TSS2_BASE_RC_RSP_AUTH_FAILED
 }
 _RESPONSE_LAYERS = {_LAYER_ESYS, _LAYER_SYS, _LAYER_TCTI}
+_GENERAL_FAILURE, _BAD_SEQUENCE = 0x001, 0x007
+SYS_GENERAL_FAILURE = _LAYER_SYS << 16 | _GENERAL_FAILURE
+"""What the system API makes of the tag of a TPM 1.2's response, among others."""
+_FORMAT_ONE = 0x080
 
 
 def base_code(rc: int) -> int:
     """A TPM response code without the handle, parameter or session that it points to."""
     if rc >> 16:
         return rc
-    return rc & 0x0BF if rc & 0x080 else rc
+    return rc & 0x0BF if rc & _FORMAT_ONE else rc
+
+
+def is_parameter_refusal(rc: int) -> bool:
+    """Whether the TPM says that it does not take a handle, parameter or session."""
+    return not rc >> 16 and bool(rc & _FORMAT_ONE)
+
+
+def breaks_context(rc: int) -> bool:
+    """Whether an ESAPI context is of no use after this code: the TPM did not send it."""
+    return rc >> 16 & 0xFF in {_LAYER_ESYS, _LAYER_SYS, _LAYER_MU, _LAYER_TCTI}
 
 
 def translate(error: TSS2_Exception, command: str) -> TpmError:
@@ -60,7 +78,10 @@ def translate(error: TSS2_Exception, command: str) -> TpmError:
     rc = int(error.rc)
     layer, code = rc >> 16 & 0xFF, rc & 0xFFFF
     message = f"{command} failed: {error}"
-    if layer == _LAYER_MU or (layer in _RESPONSE_LAYERS and code in _TAMPERED):
+    # The system API asks for the response's sessions, and there are none.
+    stripped = layer == _LAYER_SYS and code == _BAD_SEQUENCE
+    altered = layer in _RESPONSE_LAYERS and code in _TAMPERED
+    if stripped or altered or layer == _LAYER_MU:
         tampered = f"{command}: the response was not sent by the TPM as it arrived"
         return TpmTamperedError(tampered, command=command, rc=rc)
     if layer == _LAYER_TCTI:
@@ -78,6 +99,6 @@ def translate_open(error: OSError, path: str, group: str) -> TpmError:
     if isinstance(error, PermissionError):
         message = f"{path} may not be opened by this user: members of group {group} may"
         return TpmPermissionError(message, path=path, group=group)
-    if error.errno == 16:  # EBUSY
+    if error.errno == errno.EBUSY:
         return TpmBusyError(f"{path} is in use by another program", path=path)
     return TpmTransportError(f"{path} cannot be opened: {error.strerror}", path=path)

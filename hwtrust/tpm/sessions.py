@@ -7,16 +7,20 @@ Rules:
    through a `DECRYPT` session is encrypted with AES-128-CFB.
 3. A session ends with its `with`. `ends_with_next` lets the TPM end it with the
    last command that uses it, which saves the flush.
+4. An HMAC session outlives a connection that had to be replaced: it holds no
+   state but its key, so another one takes its place, and what must be extended
+   after a tampered response is extended. A policy session's state is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tpm2_pytss import ESYS_TR
 from tpm2_pytss.constants import TPM2_ALG, TPM2_SE, TPMA_SESSION
+
+from hwtrust.errors import TpmError, TpmTransportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +28,16 @@ if TYPE_CHECKING:
     from hwtrust.tpm.connection import Pinned, Tpm
 
 
-@dataclass(frozen=True, slots=True)
 class Session:
-    """An open session."""
+    """An open session, with an ESAPI `handle` of its own."""
 
-    tpm: Tpm
-    handle: ESYS_TR
+    def __init__(self, tpm: Tpm, salt: Pinned, kind: TPM2_SE) -> None:
+        """Start it. TPM2_StartAuthSession, Part 3 §11.1."""
+        self.tpm = tpm
+        self._salt = salt
+        self._kind = kind
+        self._open = True
+        self._start()
 
     def use(
         self, *, encrypt: bool = False, decrypt: bool = False, ends_with_next: bool = False
@@ -39,7 +47,16 @@ class Session:
         `encrypt`: the TPM encrypts the first parameter of its response.
         `decrypt`: the first parameter that is sent is encrypted.
         `ends_with_next`: the TPM flushes the session once that command succeeds.
+
+        Raises:
+            TpmTransportError: the session has ended, or went with its connection.
         """
+        esapi = self.tpm.esapi
+        if self._generation != self.tpm.generation and self._kind == TPM2_SE.HMAC:
+            self._start()
+            esapi = self.tpm.esapi
+        if not self._open or self._generation != self.tpm.generation:
+            raise TpmTransportError("the session is over: it ended, or went with its connection")
         attributes = TPMA_SESSION(0)
         for wanted, flag in (
             (encrypt, TPMA_SESSION.ENCRYPT),
@@ -48,38 +65,57 @@ class Session:
         ):
             if wanted:
                 attributes |= flag
-        self.tpm.esapi.trsess_set_attributes(self.handle, attributes)
+        esapi.trsess_set_attributes(self.handle, attributes)
         return self.handle
 
     def ended(self) -> None:
         """The TPM has flushed the session with the command that has just succeeded."""
+        self._open = False
         self.tpm.forget(self.handle)
+
+    def end(self) -> None:
+        """Flush the session, if it is still there."""
+        if self._open and self._generation == self.tpm.generation:
+            self.tpm.flush(self.handle)
+        self._open = False
+
+    def _start(self) -> None:
+        tpm = self.tpm
+        salt = tpm.at(self._salt)
+        self.handle = tpm.call(
+            "TPM2_StartAuthSession",
+            tpm.esapi.start_auth_session,
+            tpm_key=salt,
+            bind=ESYS_TR.NONE,
+            session_type=self._kind,
+            symmetric="aes128cfb",
+            auth_hash=TPM2_ALG.SHA256,
+        )
+        self._generation = tpm.generation
+        tpm.track(self.handle)
 
 
 @contextlib.contextmanager
 def hmac_session(tpm: Tpm, salt: Pinned) -> Iterator[Session]:
-    """An HMAC session salted to `salt`. TPM2_StartAuthSession, Part 3 §11.1."""
-    with _session(tpm, salt, TPM2_SE.HMAC) as session:
+    """An HMAC session salted to `salt`, for the length of a `with`."""
+    with _ending(Session(tpm, salt, TPM2_SE.HMAC)) as session:
         yield session
 
 
 @contextlib.contextmanager
 def policy_session(tpm: Tpm, salt: Pinned) -> Iterator[Session]:
-    """A policy session salted to `salt`. TPM2_StartAuthSession, Part 3 §11.1."""
-    with _session(tpm, salt, TPM2_SE.POLICY) as session:
+    """A policy session salted to `salt`, for the length of a `with`."""
+    with _ending(Session(tpm, salt, TPM2_SE.POLICY)) as session:
         yield session
 
 
 @contextlib.contextmanager
-def _session(tpm: Tpm, salt: Pinned, kind: TPM2_SE) -> Iterator[Session]:
-    handle = tpm.call(
-        "TPM2_StartAuthSession",
-        tpm.esapi.start_auth_session,
-        tpm_key=tpm.at(salt),
-        bind=ESYS_TR.NONE,
-        session_type=kind,
-        symmetric="aes128cfb",
-        auth_hash=TPM2_ALG.SHA256,
-    )
-    with tpm.flushing(handle):
-        yield Session(tpm, handle)
+def _ending(session: Session) -> Iterator[Session]:
+    try:
+        yield session
+    except BaseException:
+        with contextlib.suppress(TpmError):
+            session.end()
+        raise
+    else:
+        session.end()

@@ -7,8 +7,9 @@ each signature; the certificate request is signed here, by TPM2_Sign.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,11 +20,14 @@ from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
 
 from hwtrust.errors import TlsKeyError
 from hwtrust.tpm import commands
+from hwtrust.tpm.provision import has_p256
 from hwtrust.tpm.templates import TLS_KEY
 from hwtrust.wire.codec import tpm2b
-from hwtrust.wire.structures import Public, Signature
+from hwtrust.wire.structures import EccPoint, Public, Signature
 
 if TYPE_CHECKING:
+    from tpm2_pytss import ESYS_TR
+
     from hwtrust.tpm.commands import SignedAttest
     from hwtrust.tpm.connection import Pinned, Tpm
 
@@ -39,7 +43,14 @@ class TpmTlsKey:
 
     @classmethod
     def create(cls, tpm: Tpm, storage_key: Pinned) -> TpmTlsKey:
-        """A new key. TPM2_Create, Part 3 §12.1."""
+        """A new key. TPM2_Create, Part 3 §12.1.
+
+        Raises:
+            TlsKeyError: the TPM has no P-256. An RSA key would not do: its scheme is
+                PKCS #1 v1.5, which TLS 1.3 does not sign with.
+        """
+        if not has_p256(tpm):
+            raise TlsKeyError("the TPM has no P-256, on which its TLS key would be")
         private, public = commands.create(tpm, storage_key, TLS_KEY)
         return cls(tpm, storage_key, private=private, public=public)
 
@@ -48,13 +59,16 @@ class TpmTlsKey:
         """The key that `pem` wrapped.
 
         Raises:
-            TlsKeyError: not a TSS2 key.
+            TlsKeyError: not a TSS2 key, or not one that `create` has made.
         """
         try:
             key = TSSPrivKey.from_pem(pem)
             public = Public.decode(key.public.publicArea.marshal())
+            public.key()
         except Exception as error:
             raise TlsKeyError("the TLS key on disk is not a TSS2 private key") from error
+        if replace(public, unique=EccPoint(b"", b"")) != TLS_KEY:
+            raise TlsKeyError("the TLS key on disk is not one of hwtrust's")
         return cls(tpm, storage_key, private=bytes(key.private), public=public)
 
     @property
@@ -106,15 +120,15 @@ class TpmTlsKey:
         with self._tpm.flushing(self._load()) as handle:
             signature = commands.sign(self._tpm, handle, hashlib.sha256(data).digest())
         value = Signature.decode(signature).value
-        assert isinstance(value, tuple)  # noqa: S101 - the template says ECDSA
+        assert isinstance(value, tuple)  # noqa: S101 - every key here follows the template
         return encode_dss_signature(*value)
 
     def _verifying_key(self) -> ec.EllipticCurvePublicKey:
         key = self.public.key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101 - the template says so
+        assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101 - as above
         return key
 
-    def _load(self) -> commands.ESYS_TR:
+    def _load(self) -> ESYS_TR:
         return commands.load(
             self._tpm, self._storage_key, private=self._private, public=self.public
         )
@@ -128,21 +142,52 @@ class _Signer(ec.EllipticCurvePrivateKey):
 
     @property
     def curve(self) -> ec.EllipticCurve:
+        """P-256, as the template says."""
         return ec.SECP256R1()
 
     @property
     def key_size(self) -> int:
+        """In bits."""
         return 256
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public key."""
         return self._key._verifying_key()  # noqa: SLF001 - its own face
 
-    def sign(self, data: bytes, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-        del signature_algorithm  # the template fixes ECDSA with SHA-256
+    def sign(
+        self,
+        data: bytes | bytearray | memoryview,
+        signature_algorithm: ec.EllipticCurveSignatureAlgorithm,
+    ) -> bytes:
+        """Sign by ECDSA with SHA-256, which is what the template fixes."""
+        del signature_algorithm
         return self._key.sign(bytes(data))
 
-    def exchange(self, *_: object) -> NoReturn:
-        raise TlsKeyError("a TPM's TLS key only signs")
+    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:
+        """Not with this key."""
+        del algorithm, peer_public_key
+        raise _only_signs()
 
-    private_numbers = private_bytes = exchange
-    __copy__ = __deepcopy__ = exchange
+    def private_numbers(self) -> NoReturn:
+        """Not out of the TPM."""
+        raise _only_signs()
+
+    def private_bytes(
+        self,
+        encoding: serialization.Encoding,
+        format: serialization.PrivateFormat,  # noqa: A002 - cryptography's name
+        encryption_algorithm: serialization.KeySerializationEncryption,
+    ) -> NoReturn:
+        """Not out of the TPM."""
+        del encoding, format, encryption_algorithm
+        raise _only_signs()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+
+def _only_signs() -> TlsKeyError:
+    return TlsKeyError("a TPM's TLS key only signs, and does not leave the TPM")

@@ -415,7 +415,8 @@ def _of_history(
     ran_on = not was_reset and clock.restart_count == history.restart_count
     yield from _of_drift(
         passed=passed,
-        elapsed=now_ms - history.observed_ms,
+        # Below zero it tells of two replicas' clocks, and nothing of the TPM's.
+        elapsed=max(now_ms - history.observed_ms, 0),
         lag=now_ms - clock.clock,
         ran_on=ran_on,
         rules=rules,
@@ -426,7 +427,7 @@ def _of_drift(
     *, passed: int, elapsed: int, lag: int, ran_on: bool, rules: ClockRules
 ) -> Iterator[Finding]:
     """`passed` by the TPM, `elapsed` by the backend; a clock stands still while it is off."""
-    tolerance = rules.max_drift * max(elapsed, 0) + DRIFT_SLACK_MS
+    tolerance = rules.max_drift * elapsed + DRIFT_SLACK_MS
     # A device that sets its lagging clock by the signed time is doing what it should.
     was_set = -rules.max_ahead_ms <= lag <= rules.max_lag_ms
     if passed - elapsed > tolerance and not was_set:

@@ -168,7 +168,7 @@ def read_certificate(data: bytes) -> Certificate:
     """
     strict = canonical = data
     try:
-        signed, outer, _ = der.children(data)
+        signed, outer, signature = der.children(data)
         inner = next(part for part in der.children(signed)[1:] if part[:1] == b"\x30")
         canonical = der.canonical(data)
         mixed = der.canonical(inner) != der.canonical(outer)
@@ -178,12 +178,12 @@ def read_certificate(data: bytes) -> Certificate:
         raise MalformedError("a certificate names two different signature algorithms")
     with _quiet():
         try:
-            return _read(strict, received=data, signed=signed)
+            return _read(strict, received=data, signed=signed, signature=signature)
         except _PARSER_ERRORS as error:
             reason = error
         if canonical != strict:
             try:
-                return _read(canonical, received=data, signed=signed)
+                return _read(canonical, received=data, signed=signed, signature=signature)
             except _PARSER_ERRORS as error:
                 reason = error
     raise MalformedError(f"a certificate cannot be read: {reason}") from reason
@@ -204,9 +204,11 @@ def read_crl(data: bytes) -> Crl:
             raise MalformedError(f"a revocation list cannot be read: {error}") from error
 
 
-def _read(data: bytes, *, received: bytes, signed: bytes) -> Certificate:
-    """Everything from `data`, but the bytes that count from `received` and `signed`."""
+def _read(data: bytes, *, received: bytes, signed: bytes, signature: bytes) -> Certificate:
+    """Everything from `data`, but the bytes that count as they were received."""
     parsed = x509.load_der_x509_certificate(data)
+    if not signature.endswith(b"\0" + parsed.signature):
+        raise ValueError("the signature is not a whole number of bytes")
     key = parsed.public_key()
     if not isinstance(key, Key):
         raise UnsupportedAlgorithm("neither an RSA nor an elliptic-curve key")

@@ -128,11 +128,11 @@ def read_pcrs(data: bytes, *, selection: PcrSelection) -> PcrValues:
     Raises:
         WireError: none of these; an unknown bank; values do not fit the banks.
     """
-    if data.lstrip().startswith(b"{"):
-        return _read_json(data)
-    # A serialized file is always longer than the bare values that it holds.
-    row = sum(digest_size(bank) * len(numbers) for bank, numbers in selection.banks)
-    return _read_row(data, selection) if len(data) == row else _read_serialized(data)
+    # Serialized files and JSON are always longer than the bare values that they
+    # hold, and bare values may start like anything: so the length decides first.
+    if len(data) == sum(digest_size(bank) * len(numbers) for bank, numbers in selection.banks):
+        return _read_row(data, selection)
+    return _read_json(data) if data.lstrip().startswith(b"{") else _read_serialized(data)
 
 
 def _read_pem(data: bytes) -> PublicKey:

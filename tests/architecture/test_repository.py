@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,31 @@ def test_both_distributions_have_one_version_and_need_each_other_at_it() -> None
     version = project(ROOT)["version"]
     assert project(BACKEND)["version"] == version
     assert f"hwtrust=={version}" in project(BACKEND)["dependencies"]
+
+
+def undeclared(package: str, declared: list[str]) -> set[str]:
+    """What a package imports, beyond itself and the standard library, and does not declare."""
+    names = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in declared}
+    graph = grimp.build_graph(package, include_external_packages=True, cache_dir=None)
+    return {
+        module
+        for module in graph.modules
+        if graph.is_module_squashed(module)
+        and module not in names | sys.stdlib_module_names
+        and any(
+            not importer.startswith(f"{package}.testing")
+            for importer in graph.find_modules_that_directly_import(module)
+        )
+    }
+
+
+def test_a_distribution_declares_what_it_imports() -> None:
+    """Nothing works only because another package happens to need the same."""
+    library, backend = project(ROOT), project(BACKEND)
+    extra = library["optional-dependencies"]["device"]
+    assert undeclared("hwtrust", library["dependencies"]) == {"pyudev", "tpm2_pytss"}
+    assert undeclared("hwtrust", [*library["dependencies"], *extra]) == set()
+    assert undeclared("hwtrust_backend", backend["dependencies"]) == set()
 
 
 @pytest.mark.parametrize(

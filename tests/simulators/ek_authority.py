@@ -8,7 +8,7 @@ a certificate is a keyword, so that a test names its one defect and nothing else
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from hwtrust.tpm.templates import EK_P256, EK_P384_HIGH, EK_RSA2048
+from hwtrust.verify.ek import EkCertificate, EkTrust, verify_ek_certificate
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.structures import AES_128_CFB, EccPoint, Public, RsaParams
 
@@ -282,3 +283,52 @@ class EkAuthority:
     def files(self) -> list[bytes]:
         """What an operator who trusts this vendor has."""
         return [self.root.pem, self.intermediate.der]
+
+
+@dataclass
+class Offer:
+    """What a device sends and an operator trusts; by default all of it is good."""
+
+    certificate: bytes
+    ek: Public
+    files: list[bytes]
+    crls: list[bytes] = field(default_factory=list)
+    intermediates: list[bytes] = field(default_factory=list)
+    now: datetime = NOW
+
+    def verify(self) -> EkCertificate:
+        """Load the trust and verify the certificate."""
+        trust = EkTrust.load(self.files, self.crls)
+        return verify_ek_certificate(
+            self.certificate,
+            self.ek,
+            trust=trust,
+            now=self.now,
+            intermediates=self.intermediates,
+        )
+
+
+def offer(authority: EkAuthority | None = None, **defects: Any) -> Offer:  # noqa: ANN401 - passed on
+    """An EK certificate of that vendor, with the defects that the keywords name."""
+    authority = authority or EkAuthority.new()
+    ek = new_ek()
+    return Offer(authority.issue(ek, **defects), ek, authority.files)
+
+
+def serial_of(certificate: bytes) -> int:
+    """The serial number of a certificate."""
+    return x509.load_der_x509_certificate(certificate).serial_number
+
+
+def revoked(which: str) -> Offer:
+    """A chain of which one certificate stands on a list, and the list is years old."""
+    made = offer(authority := EkAuthority.new())
+    root, intermediate = authority.root, authority.intermediate
+    made.crls = [
+        {
+            "leaf": intermediate.revoke(1, serial_of(made.certificate)),
+            "intermediate": root.revoke(serial_of(intermediate.der)),
+            "root": root.revoke(serial_of(root.der)),
+        }[which]
+    ]
+    return made

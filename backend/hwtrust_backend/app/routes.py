@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Litestar, Request, get, post
+from litestar.enums import RequestEncodingType
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Parameter
+from litestar.params import Body, Parameter
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -48,6 +49,8 @@ from hwtrust_backend.enrolment import Enrolment
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, device_of_certificate
 
 EnrolmentId = Annotated[str, Parameter(max_length=64)]
+
+JSON_BODY: Final = Body(media_type=RequestEncodingType.JSON)
 
 _STATE: Final = "backend"
 
@@ -99,7 +102,7 @@ def create_app(backend: Backend) -> Litestar:
 
 
 @post("/v1/enrolments", status_code=200, sync_to_thread=True)
-def begin_enrolment(request: HttpRequest, data: EnrolBegin) -> EnrolChallenge:
+def begin_enrolment(request: HttpRequest, data: Annotated[EnrolBegin, JSON_BODY]) -> EnrolChallenge:
     """Begin to enrol a device: is its endorsement key believed?"""
     backend = _backend(request)
 
@@ -111,7 +114,9 @@ def begin_enrolment(request: HttpRequest, data: EnrolBegin) -> EnrolChallenge:
 
 
 @post("/v1/enrolments/{enrolment:str}/key", status_code=200, sync_to_thread=True)
-def add_key(request: HttpRequest, enrolment: EnrolmentId, data: EnrolKey) -> EnrolCredential:
+def add_key(
+    request: HttpRequest, enrolment: EnrolmentId, data: Annotated[EnrolKey, JSON_BODY]
+) -> EnrolCredential:
     """Give the attestation key, and get a credential that only its TPM can open."""
     backend = _backend(request)
 
@@ -123,7 +128,9 @@ def add_key(request: HttpRequest, enrolment: EnrolmentId, data: EnrolKey) -> Enr
 
 
 @post("/v1/enrolments/{enrolment:str}/finish", status_code=200, sync_to_thread=True)
-def finish_enrolment(request: HttpRequest, enrolment: EnrolmentId, data: EnrolFinish) -> Enrolled:
+def finish_enrolment(
+    request: HttpRequest, enrolment: EnrolmentId, data: Annotated[EnrolFinish, JSON_BODY]
+) -> Enrolled:
     """Finish an enrolment: the device gets its certificate and its first root."""
     backend = _backend(request)
 
@@ -139,7 +146,9 @@ def finish_enrolment(request: HttpRequest, enrolment: EnrolmentId, data: EnrolFi
 
 
 @post("/v1/challenges", status_code=200, sync_to_thread=True)
-def give_challenge(request: HttpRequest, data: ChallengeRequest) -> ChallengeReply:
+def give_challenge(
+    request: HttpRequest, data: Annotated[ChallengeRequest, JSON_BODY]
+) -> ChallengeReply:
     """Get a nonce to attest with; needed only where no reply has given one."""
     backend = _backend(request)
     with backend.database.reading() as session:
@@ -147,7 +156,7 @@ def give_challenge(request: HttpRequest, data: ChallengeRequest) -> ChallengeRep
 
 
 @post("/v1/attest", status_code=200, sync_to_thread=True)
-def attest(request: HttpRequest, data: AttestRequest) -> AttestReply:
+def attest(request: HttpRequest, data: Annotated[AttestRequest, JSON_BODY]) -> AttestReply:
     """Attest: with a client certificate for leave and roots, without one for a certificate."""
     backend = _backend(request)
 

@@ -33,7 +33,7 @@ from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
 PREFIX: Final = "HWTRUST_BACKEND_"
 CONFIG_NAME: Final = "config.toml"
 
-NOT_SETTINGS: Final = frozenset({"CONFIG", "PASSPHRASE_FILE"})
+NOT_SETTINGS: Final = frozenset({"CONFIG", "DATA_DIR", "PASSPHRASE_FILE"})
 """Variables with the prefix that say where to look, and are no settings."""
 
 Span = Annotated[int, Meta(gt=0)]

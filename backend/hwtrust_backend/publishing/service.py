@@ -32,7 +32,7 @@ from hwtrust.wire.messages import Release
 from hwtrust.wire.root import Approval, RootDelivery, RootMetadata
 from hwtrust.wire.structures import Public
 from hwtrust_backend.audit import Event, record
-from hwtrust_backend.config.clock import HOUR
+from hwtrust_backend.config.clock import HOUR, MINUTE
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.keys import Signer
 from hwtrust_backend.publishing.models import RootState, StoredRoot
@@ -44,6 +44,7 @@ from hwtrust_backend.publishing.recipes import (
     sign_metadata,
 )
 
+BACKDATED_MS: Final = 5 * MINUTE
 MOVE_WINDOW_MS: Final = HOUR
 """How long an expired root may still be opened to move the keys to the next one (rule 5)."""
 
@@ -192,7 +193,8 @@ class Publisher:
             device=device.name,
             epoch=root.epoch,
             release=root.release,
-            not_before=now,
+            # Devices' clocks may be behind ours.
+            not_before=now - BACKDATED_MS,
             not_after=root.not_after,
             object_name=root.object_name,
             storage_key=Public.decode_sized(device.storage_public).name,

@@ -52,6 +52,7 @@ from hwtrust.testing.faults import (
     kill_at,
 )
 from hwtrust.testing.swtpm import Swtpm
+from hwtrust.tpm.tcti import RelayTcti
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from tpm2_pytss.TCTI import TCTI
 
 GENERAL_FAILURE = 0x000A_0001
+TCTI_BAD_CONTEXT = 0x000A_0003
+TCTI_BAD_SEQUENCE = 0x000A_0007
 IO_ERROR = 0x000A_000A
 ESYS_RSP_AUTH_FAILED = 0x0007_001B
 RC_BAD_AUTH_SESSION_1 = 0x9A2
@@ -158,6 +161,40 @@ def test_a_cut_connection_stays_cut(swtpm: Swtpm, fault: Cut, executed: int) -> 
         assert tcti.failure is None
     assert plan.done
     assert pcr_16(swtpm.tcti) == folded(executed)
+
+
+@pytest.mark.parametrize("command_is_sent", [False, True])
+def test_a_cut_shows_where_it_happens(swtpm: Swtpm, *, command_is_sent: bool) -> None:
+    """A command that arrived was sent without an error; its response is what fails."""
+    random = bytes.fromhex("8001 0000000c 0000017b 0004")
+    plan = plan_of(Cut("after" if command_is_sent else "before"), "TPM2_GetRandom")
+    with FaultyTcti(swtpm.tcti, plan) as tcti:
+        if command_is_sent:
+            tcti.transmit(random)
+        with pytest.raises(TSS2_Exception) as caught:
+            tcti.receive() if command_is_sent else tcti.transmit(random)
+    assert caught.value.rc == IO_ERROR
+
+
+def test_a_cut_closes_the_connection_beneath(swtpm: Swtpm) -> None:
+    """A TPM device is closed by the cut, so that its resource manager flushes."""
+    inner = RelayTcti(swtpm.tcti)
+    with FaultyTcti(inner, plan_of(Cut("before"), "TPM2_GetRandom")) as tcti, ESAPI(tcti) as esapi:
+        with pytest.raises(TSS2_Exception):
+            esapi.get_random(4)
+        with pytest.raises(TSS2_Exception) as caught:
+            inner.transmit(bytes.fromhex("8001 0000000c 0000017b 0004"))
+    assert caught.value.rc == TCTI_BAD_CONTEXT
+
+
+def test_a_response_is_given_once(swtpm: Swtpm) -> None:
+    """Whoever asks again, or has not sent anything, is told so as by a native TCTI."""
+    with FaultyTcti(swtpm.tcti, FaultPlan()) as tcti:
+        tcti.transmit(bytes.fromhex("8001 0000000c 0000017b 0004"))
+        assert len(tcti.receive()) == 16
+        with pytest.raises(TSS2_Exception) as caught:
+            tcti.receive()
+    assert caught.value.rc == TCTI_BAD_SEQUENCE
 
 
 def test_a_new_connection_goes_on_with_the_plan(swtpm: Swtpm) -> None:

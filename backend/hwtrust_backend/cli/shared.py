@@ -1,0 +1,127 @@
+"""What the commands share: where the backend is, and how it is opened."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from sqlalchemy.orm import Session
+
+from hwtrust.errors import ConfigError, VaultMissingError
+from hwtrust_backend.app.setup import TRUST_NAME
+from hwtrust_backend.config import Settings, load_settings, parse_span
+from hwtrust_backend.db import Database, migrate
+from hwtrust_backend.keys import Passphrase, find_passphrase
+
+DATA_VARIABLE: Final = "HWTRUST_BACKEND_DATA_DIR"
+CONFIG_VARIABLE: Final = "HWTRUST_BACKEND_CONFIG"
+DEFAULT_DATA: Final = Path("/var/lib/hwtrust-backend")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the backend's data and settings are."""
+
+    data: Path
+    config: Path | None
+
+    @classmethod
+    def from_environment(cls) -> Place:
+        """Where the variables say that it is."""
+        config = os.environ.get(CONFIG_VARIABLE)
+        return cls(
+            Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA), Path(config) if config else None
+        )
+
+    def moved(self, data: Path | None, config: Path | None) -> Place:
+        """The same place, unless an option says another."""
+        return Place(data or self.data, config or self.config)
+
+    def settings(self) -> Settings:
+        """The settings as they are in force."""
+        return load_settings(self.data.absolute(), file=self.config, environ=os.environ)
+
+    @contextmanager
+    def session(self) -> Iterator[tuple[Session, Settings]]:
+        """A unit of work on the database of an installed backend; no key is needed."""
+        settings = self.settings()
+        if not (settings.directory / TRUST_NAME).exists():
+            message = f"there is no backend in {settings.directory}"
+            raise VaultMissingError(message, path=str(settings.directory))
+        database = Database(settings.database_url)
+        try:
+            migrate(database)
+            with database.transaction() as session:
+                yield session, settings
+        finally:
+            database.close()
+
+
+def place_options(function: Function) -> Function:
+    """Add `--data` and `--config`; the group has them, and every command too."""
+    data = click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"The backend's data directory [default: {DATA_VARIABLE}, or {DEFAULT_DATA}].",
+    )
+    config = click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The settings file [default: config.toml in the data directory].",
+    )
+    return data(config(function))
+
+
+def placed(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its `Place`, and let it be said before or after the command's name."""
+
+    def run(*, data: Path | None, config: Path | None, **options: object) -> None:
+        place = click.get_current_context().obj
+        if not isinstance(place, Place):
+            raise TypeError("the command was not called through its group")
+        function(place.moved(data, config), **options)
+
+    return place_options(functools.update_wrapper(run, function))
+
+
+def as_json(function: Function) -> Function:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON.")(function)
+
+
+def passphrase_file(function: Function) -> Function:
+    """Add `--passphrase-file`."""
+    return click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The file that holds the passphrase [default: the systemd credential "
+        "hwtrust-backend-passphrase, else a prompt].",
+    )(function)
+
+
+def ask_passphrase(file: Path | None, *, new: bool) -> Passphrase:
+    """The passphrase, from wherever it comes; a new one is asked for twice."""
+
+    def prompt() -> str:
+        answer: str = click.prompt("passphrase", hide_input=True, confirmation_prompt=new, err=True)
+        return answer
+
+    interactive = sys.stdin.isatty()
+    return find_passphrase(file=file, environ=os.environ, prompt=prompt if interactive else None)
+
+
+def as_span(_: click.Context, __: click.Parameter, value: str) -> int:
+    """An option's callback: 30d, 24h, 15m or 30s in milliseconds."""
+    try:
+        return parse_span(value)
+    except ConfigError as error:
+        raise click.BadParameter(error.message) from error

@@ -1,0 +1,84 @@
+"""A device that works in a process of its own, to be killed at one point of its work.
+
+    died = run_and_kill(config, AtCommand(7, "after"))
+
+The process boots the device and attests, which rotates the root where one is
+offered. It is killed by SIGKILL, as kill -9 or a power cut would: nothing of it
+runs any more.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hwtrust.device import Device, DeviceConfig, Step
+from hwtrust.testing.faults import Fault, FaultPlan, FaultyTcti, kill_at
+
+if TYPE_CHECKING:
+    from tpm2_pytss.TCTI import TCTI
+
+_FOREVER_S = 60
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["simulators.crash"])
+
+
+@dataclass(frozen=True, slots=True)
+class AtCommand:
+    """Die at the `nth` TPM command of the attestation, before it is sent or after it was done."""
+
+    nth: int
+    moment: Literal["before", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class AfterStep:
+    """Die after the `nth` step that the library reports of the attestation."""
+
+    nth: int
+
+
+class _ArmedPlan(FaultPlan):
+    """Counts only once it is armed."""
+
+    armed = False
+
+    def faults_of(self, request: bytes) -> list[Fault]:
+        return super().faults_of(request) if self.armed else []
+
+
+def run_and_kill(config: str, point: AtCommand | AfterStep) -> bool:
+    """Run the device; True if it was killed, False if it finished before that point."""
+    process = _context.Process(target=_work, args=(config, point))
+    process.start()
+    process.join(_FOREVER_S)
+    code = process.exitcode
+    process.close()
+    if code not in {0, -signal.SIGKILL}:
+        raise AssertionError(f"the device's process ended with {code}")
+    return code != 0
+
+
+def _work(config: str, point: AtCommand | AfterStep) -> None:
+    plan = _ArmedPlan(*([kill_at(point.nth, point.moment)] if isinstance(point, AtCommand) else []))
+
+    def wrap(inner: TCTI) -> TCTI:
+        return FaultyTcti(inner, plan)
+
+    steps = 0
+
+    def on_step(_: Step) -> None:
+        nonlocal steps
+        steps += 1
+        if isinstance(point, AfterStep) and steps == point.nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Device.open(DeviceConfig.load(config), wrap_tcti=wrap) as device:
+        device.boot()
+        plan.armed = True
+        device.attest(on_step=on_step)
+        plan.armed = False

@@ -1,0 +1,121 @@
+"""A whole site for a test: a TPM with its vendor, a backend, and a device with layers.
+
+    site = Site(tmp_path, tpm, backend)
+    with site.open() as device:
+        device.enrol(token=site.token())
+
+Everything is real but the TPM's hardware and the time of the backend.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hwtrust_backend.publishing.models import RootState
+from hwtrust_backend.publishing.service import roots_of
+
+from hwtrust.device import Device, DeviceConfig
+from hwtrust.layers import reference
+from hwtrust.wire.messages import Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hwtrust_backend.testing import BackendServer
+    from tpm2_pytss.TCTI import TCTI
+
+    from hwtrust.testing.manufacture import Vendor
+    from hwtrust.testing.swtpm import Swtpm
+    from hwtrust.tpm.tcti import Exchange
+
+LAYERS = ("root-of-trust", "system", "kernel", "frontend")
+APPLICATION_PCR = 8
+
+
+class Site:
+    """One device and its surroundings."""
+
+    def __init__(
+        self,
+        home: Path,
+        tpm: Swtpm,
+        backend: BackendServer,
+        vendor: Vendor,
+        *,
+        layers: tuple[str, ...] = LAYERS,
+        platform_pcrs: tuple[int, ...] = (),
+        tls_key: str = "attested",
+    ) -> None:
+        self.home = home
+        self.tpm = tpm
+        self.backend = backend
+        self.config_path = home / "hwtrust.toml"
+        for name in layers:
+            (home / name).write_bytes(f"layer {name}\n".encode() * 64)
+        self.release = Release(
+            name="1.0", layers=tuple(reference(name, "1.0", home / name) for name in layers)
+        )
+        backend.add_ek_ca(vendor.ca_pem)
+        backend.accept(self.release)
+        (home / "release.json").write_bytes(msgspec.json.encode(self.release))
+        (home / "trust.json").write_bytes(backend.trust_file.read_bytes())
+        lines = [
+            'state_dir = "state"',
+            'trust = "trust.json"',
+            'release = "release.json"',
+            f'tls_key = "{tls_key}"',
+            "[tpm]",
+            f'tcti = "{tpm.tcti}"',
+            f"pcr = {APPLICATION_PCR}",
+            f"platform_pcrs = {list(platform_pcrs)}",
+            'banks = ["sha1", "sha256"]',
+            "[layers]",
+            *(f'"{name}" = "{home / name}"' for name in layers),
+        ]
+        self.config_path.write_text("\n".join(lines))
+
+    @property
+    def config(self) -> DeviceConfig:
+        """The device's configuration."""
+        return DeviceConfig.load(self.config_path)
+
+    def token(self) -> str:
+        """A fresh enrolment token."""
+        return self.backend.token()
+
+    @contextmanager
+    def open(
+        self,
+        *,
+        on_command: Callable[[Exchange], None] | None = None,
+        wrap_tcti: Callable[[TCTI], TCTI] | None = None,
+    ) -> Iterator[Device]:
+        """The device, open."""
+        with Device.open(self.config, on_command=on_command, wrap_tcti=wrap_tcti) as device:
+            yield device
+
+    def enrol(self) -> bytes:
+        """Enrol, boot and attest once; gives the device's name."""
+        with self.open() as device:
+            identity = device.enrol(token=self.token())
+            device.boot()
+            device.attest()
+        return identity.device
+
+    def backend_epoch(self, name: bytes) -> int:
+        """The epoch of the root that the backend holds for active."""
+        with self.backend.session() as session:
+            (active,) = [
+                root for root in roots_of(session, name.hex()) if root.state is RootState.ACTIVE
+            ]
+            return active.epoch
+
+    def change(self, layer: str) -> None:
+        """Change one byte of a layer."""
+        content = bytearray((self.home / layer).read_bytes())
+        content[0] ^= 1
+        (self.home / layer).write_bytes(content)
