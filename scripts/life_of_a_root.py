@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="no colours and boxes, for logs")
     parser.add_argument("--keep", action="store_true", help="leave TPM and backend running")
     arguments = parser.parse_args()
+    os.environ.setdefault("TSS2_LOG", "all+none")  # the story tells refusals itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     story = Story(plain=arguments.plain)
     started = time.perf_counter()
@@ -152,11 +153,14 @@ def start_backend(stage: Stage, stack: ExitStack) -> str:
     """Initialise a backend and run it as a process of its own; gives its URL."""
     home, port = stage.home, free_port()
     url = f"https://127.0.0.1:{port}"
-    stage.backend("init", "--url", url, "--listen", f"127.0.0.1:{port}", "--generate-passphrase")
+    passphrase = str(home / "passphrase")
+    stage.backend(
+        "init", "--url", url, "--listen", f"127.0.0.1:{port}", "--generate-passphrase", passphrase
+    )
     stage.backend("ek-ca", "add", str(home / "vendor-ca.pem"))
     log = stack.enter_context((home / "backend.log").open("wb"))
     server = subprocess.Popen(  # noqa: S603 - our own command
-        [str(BIN / "hwtrust-backend"), "serve"],
+        [str(BIN / "hwtrust-backend"), "serve", "--passphrase-file", passphrase],
         env=backend_environment(home),
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -192,7 +196,7 @@ def prepare_device(stage: Stage) -> None:
         check=True,
     )
     release.write_bytes(measured.stdout)
-    stage.backend("release", "add", str(release))
+    stage.backend("release", "add", str(release), "--accept")
     layers = [word for place in places for word in ("--layer", place)]
     code = hwtrust_command(
         ["init", "--trust", str(home / "backend" / "trust.json"), "--release", str(release)]
@@ -246,9 +250,8 @@ def enrol_and_boot(stage: Stage) -> None:
 def rotate(stage: Stage) -> StoredRoot:
     """Rotate the root; gives the old one, as a thief would have kept it."""
     story = stage.story
-    name = json.loads(stage.backend("devices", "--json"))
-    device_id = name[0]["device"] if isinstance(name, list) else name["devices"][0]["device"]
-    stage.backend("rotate", device_id)
+    (known,) = json.loads(stage.backend("devices", "--json"))
+    stage.backend("rotate", known["device"])
     with story.chapter(
         "Rotate the root",
         "The next answer carries root E+1, wrapped for this TPM alone. The key store is wrapped "
@@ -389,11 +392,11 @@ def try_root(device: Device, root: StoredRoot, *, load: bool = True) -> HwTrustE
 
 def keep(stage: Stage) -> None:
     """Leave everything running until somebody presses Ctrl-C."""
-    passphrase = backend_environment(stage.home)["HWTRUST_BACKEND_DATA_DIR"]
+    data = backend_environment(stage.home)["HWTRUST_BACKEND_DATA_DIR"]
     lines = [
         "TPM and backend keep running. In another terminal, from this directory:",
         f"  export HWTRUST_CONFIG={stage.config}",
-        f"  export HWTRUST_BACKEND_DATA_DIR={passphrase}",
+        f"  export HWTRUST_BACKEND_DATA_DIR={data}",
         "  .venv/bin/hwtrust status",
         "  .venv/bin/hwtrust eventlog",
         f"  .venv/bin/hwtrust keystore get {SECRET_NAME} | xxd",

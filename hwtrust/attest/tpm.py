@@ -16,9 +16,9 @@ from hwtrust.wire.messages import Evidence, Signed
 from hwtrust.wire.structures import PcrSelection
 
 if TYPE_CHECKING:
-    from hwtrust.measure import MeasuredLog
     from hwtrust.tpm.commands import SignedAttest
     from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import Binding
 
 
@@ -28,16 +28,18 @@ def gather(
     ak: Pinned,
     counter: Pinned,
     selection: PcrSelection,
-    measured: MeasuredLog,
+    pcr: int,
+    log: EventLog,
     binding: Binding,
 ) -> Evidence:
     """Have the TPM sign its state for `binding`. TPM2_Quote and TPM2_NV_Certify.
 
-    `binding` was made over the log as `measured` holds it, settled.
+    `log` is what was measured into the application PCR, number `pcr`, and what
+    `binding` was made over.
     """
     qualifying = binding.digest()
-    values = {measured.pcr: measured.log.value()}
-    platform = platform_part(selection, measured.pcr)
+    values = {pcr: log.value()}
+    platform = platform_part(selection, pcr)
     if platform is not None:
         values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
     quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
@@ -46,7 +48,7 @@ def gather(
         binding=binding,
         quote=signed(quote),
         pcrs=dict(sorted(values.items())),
-        log=measured.log.encode(),
+        log=log.encode(),
         counter=signed(certified),
     )
 

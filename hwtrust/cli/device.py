@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -32,7 +32,7 @@ UNTRUSTED = 3
 @json_option
 def enrol(
     *,
-    token_file: click.utils.LazyFile | None,
+    token_file: TextIO | None,
     config_path: Path | None,
     trace: bool,
     as_json: bool,
@@ -128,7 +128,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             ("root", f"epoch {known.epoch}, counter {known.counter}{revoked}"),
             ("TPM clock", utc(known.clock.clock) + ("" if known.clock.safe else ", not safe")),
             ("root opens until", f"{utc(known.not_after)}, {expiry}"),
-            ("measured", f"{len(known.log.records)} events" if known.measured else "nothing yet"),
+            ("measured", f"{len(known.log.records)} events" if known.log.records else "nothing yet"),
             ("TLS key", known.tls_kind),
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -68,7 +68,7 @@ def get(*, name: str, config_path: Path | None) -> None:
     "--file", "source", type=click.File("rb"), default="-", help="Default: standard input."
 )
 @config_option
-def put(*, name: str, source: click.utils.LazyFile, config_path: Path | None) -> None:
+def put(*, name: str, source: BinaryIO, config_path: Path | None) -> None:
     """Store a value, read from standard input or a file.
 
     \b

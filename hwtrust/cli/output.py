@@ -14,7 +14,7 @@ import msgspec
 from hwtrust.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hwtrust.device import Device, Step
 
@@ -37,7 +37,7 @@ def echo_json(value: object) -> None:
     click.echo(text.decode())
 
 
-def echo_table(rows: list[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
+def echo_table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
     """Print rows in aligned columns."""
     lines = [header, *rows] if header else rows
     if not lines:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hwtrust.cli.output import echo_json, echo_table, json_option
-from hwtrust.tpm.discover import discover, identify, open_tpm
+from hwtrust.errors import TpmError
+from hwtrust.tpm.discover import Candidate, discover, identify, open_tpm
 from hwtrust.tpm.provision import active_banks, has_p256
 from hwtrust.wire.algorithms import alg_name
 
@@ -25,6 +26,7 @@ def list_(*, as_json: bool) -> None:
       hwtrust tpm list
     """
     found = discover()
+    makers = [_manufacturer(item) for item in found]
     if as_json:
         echo_json(
             [
@@ -33,9 +35,10 @@ def list_(*, as_json: bool) -> None:
                     "tcti": item.tcti,
                     "resource_managed": item.resource_managed,
                     "version": item.major_version,
+                    "manufacturer": maker,
                     "problem": item.problem.code if item.problem else None,
                 }
-                for item in found
+                for item, maker in zip(found, makers, strict=True)
             ]
         )
         return
@@ -46,12 +49,25 @@ def list_(*, as_json: bool) -> None:
         (
             item.path,
             f"TPM {item.major_version}.x" if item.major_version else "unknown",
+            maker or "unknown",
             "resource-managed" if item.resource_managed else "raw",
             str(item.problem) if item.problem else "ready",
         )
-        for item in found
+        for item, maker in zip(found, makers, strict=True)
     ]
-    echo_table(rows, header=("DEVICE", "VERSION", "KIND", "STATE"))
+    echo_table(rows, header=("DEVICE", "VERSION", "MANUFACTURER", "KIND", "STATE"))
+
+
+def _manufacturer(candidate: Candidate) -> str | None:
+    """Who made a TPM, as it says itself; it must be one that can be opened."""
+    if candidate.problem is not None or candidate.major_version == 1:
+        return None
+    try:
+        with open_tpm(candidate.tcti) as opened:
+            identity = identify(opened)
+    except TpmError:
+        return None
+    return f"{identity.manufacturer} {identity.vendor}".strip()
 
 
 @tpm.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from hwtrust.channel import Channel
 from hwtrust.device.attest import AttestResult, attest_once
-from hwtrust.device.boot import active_root, boot, check_layers, read_pcrs, synchronise
+from hwtrust.device.boot import active_root, boot, check_layers, read_pcrs
 from hwtrust.device.context import DeviceContext, silent, trusted_keys
 from hwtrust.device.enrol import enrol
 from hwtrust.device.rotate import rotate
@@ -24,14 +24,12 @@ from hwtrust.tpm.tcti import ObservedTcti
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tpm2_pytss.TCTI import TCTI
-
     from hwtrust.device.config import DeviceConfig
     from hwtrust.device.context import Step
     from hwtrust.device.state import Identity
     from hwtrust.keys.keystore import KeyStore
     from hwtrust.tpm.discover import Identity as TpmIdentity
-    from hwtrust.tpm.tcti import Exchange
+    from hwtrust.tpm.tcti import TCTI, Exchange
     from hwtrust.wire.cel import EventLog
     from hwtrust.wire.structures import ClockInfo
 
@@ -52,11 +50,9 @@ class DeviceStatus:
     epoch: int
     counter: int
     release: str
-    root_release: str
     clock: ClockInfo
     not_after: int
     log: EventLog
-    measured: bool
     tls_kind: str
 
 
@@ -174,8 +170,7 @@ class Device:
         """What the device knows of itself."""
         context = self._context
         identity = context.known()
-        if not context.synchronised:
-            synchronise(context, read_pcrs(context))
+        context.measured.settle(context.tpm)
         root = active_root(context)
         return DeviceStatus(
             device=identity.device,
@@ -183,11 +178,9 @@ class Device:
             epoch=root.epoch,
             counter=read_counter(context.tpm, identity.counter),
             release=context.release.name,
-            root_release=context.release.name,
             clock=commands.read_clock(context.tpm),
             not_after=root.approval.not_after,
             log=context.measured.log,
-            measured=bool(context.measured.log.records),
             tls_kind=identity.tls_kind,
         )
 
@@ -198,7 +191,7 @@ class Device:
             TpmPcrConflictError: the PCR holds what the log does not explain.
         """
         context = self._context
-        synchronise(context, read_pcrs(context))
+        context.measured.synchronise(read_pcrs(context))
         return context.measured.log
 
     def _attest(self) -> AttestResult:

@@ -28,7 +28,6 @@ from hwtrust.errors import (
 from hwtrust.roots import FIRST, accept_approval, accept_root, accept_time
 from hwtrust.tpm import commands
 from hwtrust.tpm.tls_key import TpmTlsKey
-from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
     AttestReply,
@@ -137,9 +136,7 @@ def renew_approval(device: DeviceContext, root: StoredRoot) -> StoredRoot:
 def bound_evidence(device: DeviceContext, *, purpose: Purpose, nonce: bytes, key: ClientKey) -> Evidence:
     """Evidence over a binding of everything that the backend is to believe."""
     identity = device.known()
-    if not device.synchronised:
-        device.measured.synchronise(commands.pcr_read(device.tpm, device.selection)[Alg.SHA256])
-        device.synchronised = True
+    device.measured.settle(device.tpm)
     roots = device.state.roots()
     binding = Binding(
         purpose=purpose,
@@ -154,7 +151,8 @@ def bound_evidence(device: DeviceContext, *, purpose: Purpose, nonce: bytes, key
         ak=identity.ak,
         counter=identity.counter,
         selection=device.selection,
-        measured=device.measured,
+        pcr=device.measured.pcr,
+        log=device.measured.log,
         binding=binding,
     )
 

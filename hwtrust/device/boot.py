@@ -61,7 +61,7 @@ def boot(device: DeviceContext) -> None:
     """
     device.lock()
     values = read_pcrs(device)
-    cold = synchronise(device, values)
+    cold = device.measured.synchronise(values)
     root = active_root(device)
     branch = _branch(device, root, values, cold=cold)
     if branch is None:
@@ -80,13 +80,6 @@ def boot(device: DeviceContext) -> None:
 def read_pcrs(device: DeviceContext) -> Mapping[int, bytes]:
     """The selected PCRs of the SHA-256 bank."""
     return commands.pcr_read(device.tpm, device.selection)[Alg.SHA256]
-
-
-def synchronise(device: DeviceContext, values: Mapping[int, bytes]) -> bool:
-    """Hold the event log against the PCR; True where nothing was measured since the reset."""
-    cold = device.measured.synchronise(values)
-    device.synchronised = True
-    return cold
 
 
 def active_root(device: DeviceContext) -> StoredRoot:
@@ -161,8 +154,6 @@ def check_layers(device: DeviceContext) -> None:
     Raises:
         LayerMismatchError: a violation has been extended and the key store is locked.
     """
-    if not device.synchronised:
-        synchronise(device, read_pcrs(device))
     for layer in device.release.layers:
         with device.step("measure", f"{layer.name} {layer.version}"):
             found = measure(Path(device.config.layers[layer.name]))

@@ -63,7 +63,6 @@ class DeviceContext:
     client_key: ClientKey | None = field(default=None, repr=False)
     keystore: KeyStore | None = field(default=None, repr=False)
     challenge: bytes = b""
-    synchronised: bool = False
     on_step: Callable[[Step], None] = silent
 
     @property

@@ -21,7 +21,6 @@ import msgspec
 
 from hwtrust.attest.tpm import gather, signed
 from hwtrust.channel import AttestedKey, load_client_key
-from hwtrust.device.boot import read_pcrs, synchronise
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.rotate import store_root
 from hwtrust.device.state import Identity
@@ -29,6 +28,7 @@ from hwtrust.errors import TlsKeyError, TpmOwnerAuthError
 from hwtrust.roots import FIRST, accept_root, accept_time
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.discover import identify, require_no_lockout
+from hwtrust.tpm.leftovers import is_bare
 from hwtrust.tpm.tls_key import TpmTlsKey
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
@@ -120,6 +120,7 @@ def choose_tls_key(device: DeviceContext, storage_key: Pinned) -> ClientKey:
         return AttestedKey()
     key = TpmTlsKey.create(device.tpm, storage_key)
     try:
+        _require_shared(device.tpm.name)
         usable_in_tls(key)
     except TlsKeyError:
         if choice is TlsKeyChoice.TPM:
@@ -137,6 +138,13 @@ def usable_in_tls(key: TpmTlsKey) -> None:
     import ssl  # noqa: PLC0415 - enrolment only
 
     load_client_key(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), key, key.self_signed())
+
+
+def _require_shared(tcti: str) -> None:
+    # OpenSSL talks to the TPM over a connection of its own; without a resource
+    # manager the TPM would keep it waiting for as long as ours is open.
+    if is_bare(tcti):
+        raise TlsKeyError("a TLS key in the TPM needs a resource manager: use /dev/tpmrm0")
 
 
 def _claim_handles(device: DeviceContext) -> provision.Handles:
@@ -200,7 +208,7 @@ def _finish(
     secret: bytes,
 ) -> EnrolFinish:
     tpm, ak = device.tpm, identity.ak
-    synchronise(device, read_pcrs(device))
+    device.measured.settle(tpm)
     csr = key.csr()
     tls_certify = None
     if isinstance(key, TpmTlsKey):
@@ -219,7 +227,8 @@ def _finish(
         ak=ak,
         counter=identity.counter,
         selection=device.selection,
-        measured=device.measured,
+        pcr=device.measured.pcr,
+        log=device.measured.log,
         binding=binding,
     )
     return EnrolFinish(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwtrust.device.boot import load_and_unseal, read_pcrs, synchronise
+from hwtrust.device.boot import load_and_unseal, read_pcrs
 from hwtrust.device.state import StoredRoot
 from hwtrust.errors import RootApprovalError, RootStateError
 from hwtrust.tpm import commands
@@ -61,7 +61,7 @@ def rotate(device: DeviceContext, accepted: AcceptedRoot) -> int:
         raise RootApprovalError("the next root comes without the leave to count to its epoch")
     root = store_root(device, accepted)
     values = read_pcrs(device)
-    synchronise(device, values)
+    device.measured.synchronise(values)
     pcr = device.config.tpm.pcr
     target = live_value(device.release, values[pcr])
     digest = state_digest(device.selection, values, pcr=pcr, value=target)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception
 
-from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError
+from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError, WireError
 from hwtrust.tpm.leftovers import sweep
 from hwtrust.tpm.response import (
     FMT1_HANDLE,
@@ -39,7 +39,8 @@ from hwtrust.tpm.response import (
     translate,
 )
 from hwtrust.tpm.tcti import RelayTcti, exchange, open_tcti
-from hwtrust.wire.codec import u16, u32
+from hwtrust.wire.codec import Reader, u16, u32
+from hwtrust.wire.structures import NvPublic, Public
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 _ST_NO_SESSIONS = 0x8001
 _CC_FLUSH_CONTEXT = 0x165
+_KEY, _NV_INDEX = 1, 2  # IESYSC_KEY_RSRC, IESYSC_NV_RSRC
 _ASK_AGAIN = frozenset({RC_NV_RATE, RC_RETRY, RC_TESTING, RC_YIELDED})
 _TRIES = 5
 _FIRST_PAUSE_S = 0.2
@@ -90,7 +92,7 @@ class Tpm:
         self._tcti: TCTI | None = None
         self._context: ESAPI | None = None
         self._generation = 0
-        self._replacing = False
+        self._renewing = False
         self._unswept = False
         self._closed = False
         self._open()
@@ -113,10 +115,11 @@ class Tpm:
         """
         if self._closed:
             raise TpmTransportError(f"the connection to {self.name} is closed", tcti=self.name)
-        if self._context is None:
-            self._open()
-        if self._unswept and not self._replacing:
-            self._replace()
+        if self._renewing:
+            if self._context is None:
+                self._open()
+        elif self._context is None or self._unswept:
+            self._renew()
         return self._context
 
     @property
@@ -161,7 +164,8 @@ class Tpm:
         except TSS2_Exception as error:
             rc, tcti = int(error.rc), self._tcti
             if breaks_context(rc):
-                self._replace()
+                with contextlib.suppress(TpmError):
+                    self._renew()
             if isinstance(tcti, RelayTcti):
                 tcti.raise_failure()
             raise translate(error, command) from error
@@ -179,7 +183,13 @@ class Tpm:
         """TPM2_FlushContext, Part 3 §28.4; nothing if it is gone already."""
         if int(handle) in self._live:
             self._live.discard(int(handle))
-            self.call("TPM2_FlushContext", self.esapi.flush_context, handle)
+            try:
+                self.call("TPM2_FlushContext", self.esapi.flush_context, handle)
+            except TpmError:
+                # The handle was altered on its way here: what it stood for is still loaded.
+                with contextlib.suppress(TpmError):
+                    self._renew()
+                raise
 
     def flush_handle(self, handle: int) -> None:
         """Flush what has no ESAPI object, by its TPM handle; one that has gone is as good."""
@@ -215,11 +225,21 @@ class Tpm:
             if known is None:
                 known = self._read_public(pinned.handle)
         if bytes(esapi.tr_get_name(known)) != pinned.name:
-            self._pinned.pop(pinned.handle, None)
+            self._pinned[pinned.handle] = known
+            self.unpin(pinned.handle)
             message = f"handle {pinned.handle:#010x} does not hold the object that it should"
             raise TpmObjectConflictError(message, handle=pinned.handle)
         self._pinned[pinned.handle] = known
         return known
+
+    def require(self, pinned: Pinned) -> None:
+        """Ask the TPM whether a pinned object is still there, and still the same.
+
+        Raises:
+            TpmObjectConflictError: the handle holds another object, or none.
+        """
+        self.unpin(pinned.handle)
+        self.at(Pinned(pinned.handle, pinned.name))
 
     def pin(self, handle: int, known: ESYS_TR | None = None) -> Pinned:
         """Pin what is at a TPM handle now. The Name is the TPM's word, or the caller's object."""
@@ -230,8 +250,11 @@ class Tpm:
         return Pinned(handle, bytes(esapi.tr_get_name(known)), esapi.tr_serialize(known))
 
     def unpin(self, handle: int) -> None:
-        """Forget a handle, whose object has gone."""
-        self._pinned.pop(handle, None)
+        """Forget a handle, whose object has gone or is in doubt."""
+        known = self._pinned.pop(handle, None)
+        if known is not None:
+            # ESAPI would hold on to what it knew of the handle.
+            self.esapi.tr_close(known)
 
     def owner(self) -> ESYS_TR:
         """The owner hierarchy, with its password set."""
@@ -249,15 +272,13 @@ class Tpm:
             raise TpmObjectConflictError(message, handle=handle) from error
 
     def _deserialized(self, pinned: Pinned) -> ESYS_TR | None:
-        # Another version of the TSS may have written the blob; then the TPM is asked.
-        if not pinned.blob:
+        # Where another version of the TSS has written the blob, the TPM is asked.
+        if not _describes(pinned):
             return None
         try:
-            handle = self.esapi.tr_deserialize(pinned.blob)
-            at, name = self.esapi.tr_get_tpm_handle(handle), self.esapi.tr_get_name(handle)
+            return self.esapi.tr_deserialize(pinned.blob)
         except TSS2_Exception:
             return None
-        return handle if int(at) == pinned.handle and bytes(name) == pinned.name else None
 
     def _open(self) -> None:
         try:
@@ -270,20 +291,23 @@ class Tpm:
                 f"the TPM at {self.name} cannot be opened: {error}", tcti=self.name
             ) from error
 
-    def _replace(self) -> None:
-        """Put a new context in the place of a broken one; a TPM that is away, later."""
+    def _renew(self) -> None:
+        """Put a new context in the place of a broken one, and sweep what that one left.
+
+        Raises:
+            TpmError: the TPM is away; it is tried again when it is next used.
+        """
         self._drop()
         self._unswept = True
-        if self._replacing:
+        if self._renewing:
             return
-        self._replacing = True
+        self._renewing = True
         try:
-            with contextlib.suppress(TpmError):
-                self._open()
-                sweep(self)
-                self._unswept = False
+            self._open()
+            sweep(self)
+            self._unswept = False
         finally:
-            self._replacing = False
+            self._renewing = False
 
     def _flush_of(self, generation: int, handle: ESYS_TR) -> None:
         # A new context may have given the number to something else.
@@ -296,7 +320,26 @@ class Tpm:
         self._pinned.clear()
         self._live.clear()
         self._generation += 1
-        for part in (context.close if context else None, tcti.finalize if tcti else None):
+        for part in (context.close if context else None, tcti.close if tcti else None):
             if part is not None:
                 with contextlib.suppress(Exception):
                     part()
+
+
+def _describes(pinned: Pinned) -> bool:
+    """Whether a pin's blob is of the pinned object in all its parts.
+
+    ESAPI checks nothing of it, salts to whatever key it holds, and is of no more
+    use for the handle once it has tried to read a damaged one.
+    """
+    try:
+        reader = Reader(pinned.blob, "serialised handle")
+        handle, name, kind = reader.u32(), reader.sized(), reader.u32()
+        public = reader.rest()
+        if kind == _KEY:
+            described = Public.decode_sized(public).name
+        else:
+            described = NvPublic.decode_sized(public).name if kind == _NV_INDEX else b""
+    except WireError:
+        return False
+    return handle == pinned.handle and pinned.name == name == described

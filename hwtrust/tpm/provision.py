@@ -257,7 +257,7 @@ def has_p256(tpm: Tpm) -> bool:
     except TpmError as error:
         # A TPM that is busy, broken or out of reach has not said that it lacks the curve.
         rc = error.data.get("rc")
-        if isinstance(rc, int) and (is_parameter_refusal(rc) or rc == RC_COMMAND_CODE):
+        if is_parameter_refusal(rc) or rc == RC_COMMAND_CODE:
             return False
         raise
     return True

@@ -54,6 +54,7 @@ _GENERAL_FAILURE, _BAD_SEQUENCE = 0x001, 0x007
 SYS_GENERAL_FAILURE = _LAYER_SYS << 16 | _GENERAL_FAILURE
 """What the system API makes of the tag of a TPM 1.2's response, among others."""
 _FORMAT_ONE = 0x080
+_FROM_TPM = {0, 11, 12}  # the TPM itself; a resource manager; the TPM through one
 
 
 def base_code(rc: int) -> int:
@@ -63,14 +64,14 @@ def base_code(rc: int) -> int:
     return rc & 0x0BF if rc & _FORMAT_ONE else rc
 
 
-def is_parameter_refusal(rc: int) -> bool:
-    """Whether the TPM says that it does not take a handle, parameter or session."""
-    return not rc >> 16 and bool(rc & _FORMAT_ONE)
+def is_parameter_refusal(rc: object) -> bool:
+    """Whether `rc` is the TPM's word that it does not take a handle, parameter or session."""
+    return isinstance(rc, int) and not rc >> 16 and bool(rc & _FORMAT_ONE)
 
 
 def breaks_context(rc: int) -> bool:
     """Whether an ESAPI context is of no use after this code: the TPM did not send it."""
-    return rc >> 16 & 0xFF in {_LAYER_ESYS, _LAYER_SYS, _LAYER_MU, _LAYER_TCTI}
+    return rc >> 16 not in _FROM_TPM
 
 
 def translate(error: TSS2_Exception, command: str) -> TpmError:

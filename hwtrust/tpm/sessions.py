@@ -21,6 +21,7 @@ from tpm2_pytss import ESYS_TR
 from tpm2_pytss.constants import TPM2_ALG, TPM2_SE, TPMA_SESSION
 
 from hwtrust.errors import TpmError, TpmTransportError
+from hwtrust.tpm.response import is_parameter_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,17 +81,23 @@ class Session:
         self._open = False
 
     def _start(self) -> None:
-        tpm = self.tpm
-        salt = tpm.at(self._salt)
-        self.handle = tpm.call(
-            "TPM2_StartAuthSession",
-            tpm.esapi.start_auth_session,
-            tpm_key=salt,
-            bind=ESYS_TR.NONE,
-            session_type=self._kind,
-            symmetric="aes128cfb",
-            auth_hash=TPM2_ALG.SHA256,
-        )
+        tpm, salt = self.tpm, self._salt
+        known = tpm.at(salt)
+        try:
+            self.handle = tpm.call(
+                "TPM2_StartAuthSession",
+                tpm.esapi.start_auth_session,
+                tpm_key=known,
+                bind=ESYS_TR.NONE,
+                session_type=self._kind,
+                symmetric="aes128cfb",
+                auth_hash=TPM2_ALG.SHA256,
+            )
+        except TpmError as error:
+            if is_parameter_refusal(error.data.get("rc")):
+                # As after TPM2_Clear: see whether the key is there at all.
+                tpm.require(salt)
+            raise
         self._generation = tpm.generation
         tpm.track(self.handle)
 

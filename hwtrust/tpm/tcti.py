@@ -60,6 +60,19 @@ if TYPE_CHECKING:
 
     from tpm2_pytss.TCTI import PollData
 
+__all__ = [
+    "COMMAND_NAMES",
+    "TCTI",
+    "Exchange",
+    "ObservedTcti",
+    "RelayTcti",
+    "command_code",
+    "command_name",
+    "exchange",
+    "open_tcti",
+    "response_code",
+]
+
 _T = TypeVar("_T")
 
 HEADER_SIZE: Final = 10

@@ -47,7 +47,7 @@ _PADDINGS: Final = (b"\xff", b"\x00", b"\r\n")
 
 
 def split(data: bytes) -> list[bytes]:
-    """The DER elements that stand one behind the other in `data`, without padding behind them.
+    """The SEQUENCEs that stand one behind the other in `data`, without padding behind them.
 
     An NV index is often larger than its certificate, and files end in newlines:
     the rest may be all 0xFF, all zero, or line ends.
@@ -57,10 +57,12 @@ def split(data: bytes) -> list[bytes]:
     """
     found = []
     at = 0
-    while at < len(data) and not any(not data[at:].strip(byte) for byte in _PADDINGS):
+    while at < len(data) and data[at] == _SEQUENCE:
         _, end = _bounds(data, at)
         found.append(data[at:end])
         at = end
+    if all(data[at:].strip(byte) for byte in _PADDINGS):
+        raise MalformedError("something that is no DER structure is where one should be", offset=at)
     return found
 
 

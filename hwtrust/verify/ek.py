@@ -20,6 +20,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -158,14 +159,12 @@ def _usage_fault(leaf: Certificate) -> str | None:
 def _offered(intermediates: Sequence[bytes]) -> Iterator[Certificate]:
     """The CA certificates that a device sent, as far as they can be read."""
     left = MAX_INTERMEDIATES
-    for data in intermediates[:MAX_INTERMEDIATES]:
+    for data in intermediates:
         try:
-            elements = der.split(data[: MAX_INTERMEDIATES * MAX_CERTIFICATE])
+            elements = der.split(data)
         except MalformedError:
             continue
         for element in elements[:left]:
             left -= 1
-            try:
+            with contextlib.suppress(MalformedError):
                 yield read_certificate(element)
-            except MalformedError:
-                continue

@@ -46,7 +46,7 @@ from hwtrust.wire.structures import (
 
 try:
     from cryptography.hazmat.decrepit.ciphers.modes import CFB
-except ImportError:  # where it was before cryptography 47
+except ImportError:  # where older releases of cryptography have it
     from cryptography.hazmat.primitives.ciphers.modes import CFB
 
 IDENTITY: Final = b"IDENTITY"

@@ -17,6 +17,7 @@ import msgspec
 
 from hwtrust_backend.publishing.models import RootState
 from hwtrust_backend.publishing.service import roots_of
+from tpm2_pytss import ESAPI, ESYS_TR
 
 from hwtrust.device import Device, DeviceConfig
 from hwtrust.layers import reference
@@ -77,6 +78,14 @@ class Site:
             *(f'"{name}" = "{home / name}"' for name in layers),
         ]
         self.config_path.write_text("\n".join(lines))
+        self.platform_pcrs = platform_pcrs
+        self.start_firmware()
+
+    def start_firmware(self) -> None:
+        """Measure something into each platform PCR, as firmware does after a reset."""
+        for pcr in self.platform_pcrs:
+            with ESAPI(self.tpm.tcti) as esapi:
+                esapi.pcr_event(ESYS_TR(pcr), b"firmware")
 
     @property
     def config(self) -> DeviceConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def serve(place: Place, *, passphrase_file: Path | None, log_level: str) -> None
     The database is brought up to date first. Under systemd the passphrase is
     best a credential: LoadCredential=hwtrust-backend-passphrase:FILE.
     """
+    _log_to_standard_error(log_level)
     settings = place.settings()
     passphrase = ask_passphrase(passphrase_file, new=False)
     backend = open_backend(settings, passphrase=passphrase, clock=system_clock)
@@ -89,6 +91,15 @@ def serve(place: Place, *, passphrase_file: Path | None, log_level: str) -> None
             asyncio.run(server.serve(sockets=[listener]))
     finally:
         backend.database.close()
+
+
+def _log_to_standard_error(level: str) -> None:
+    """Refusals and defects go where uvicorn's own messages go."""
+    logger = logging.getLogger("hwtrust_backend")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
 
 
 def _chosen(place: Place, url: str | None, listen: str | None) -> Settings:

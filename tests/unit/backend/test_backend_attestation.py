@@ -110,7 +110,8 @@ def test_a_good_device_gets_a_longer_approval(
     assert reply.root is None
     assert reply.approval is not None
     ref = root_ref(device.name, device.counter)
-    assert authorization(reply.approval, ref, policy_key=device.policy_public)
+    opened = authorization(reply.approval, ref, policy_key=device.policy_public)
+    assert opened.ref == ref
     expected = approved_states(
         make_release(), selection=device.selection, values=device.values, pcr=device.pcr
     )
@@ -273,9 +274,7 @@ def test_an_attestation_without_a_certificate_is_refused(
     assert caught.value.code == "identity:missing"
 
 
-def test_a_session_gives_a_certificate_and_no_root(
-    backend: Backend, device: BackendDevice
-) -> None:
+def test_a_session_gives_a_certificate_and_no_root(backend: Backend, device: BackendDevice) -> None:
     """Without a certificate a device gets one, its standing and the time, nothing else."""
     ask_for_rotation(backend, device)
     reply = device.session(DirectApi(backend))
@@ -363,9 +362,7 @@ def test_a_failed_device_gets_its_findings_and_nothing_else(
         assert len(roots_of(session, device.name.hex())) == 1
 
 
-def test_a_reset_count_that_fell_stays_a_finding(
-    device: BackendDevice, api: DirectApi
-) -> None:
+def test_a_reset_count_that_fell_stays_a_finding(device: BackendDevice, api: DirectApi) -> None:
     """What a failed device says does not become what the next appraisal compares with (54)."""
     device.tpm.reset()
     device.tpm.reset()
@@ -420,7 +417,8 @@ def test_a_root_is_rotated_when_two_thirds_of_its_life_are_over(
     assert root is not None
     assert root.increment is not None
     ref = increment_ref(device.name)
-    assert authorization(root.increment, ref, policy_key=device.policy_public)
+    allowed = authorization(root.increment, ref, policy_key=device.policy_public)
+    assert allowed.ref == ref
     metadata_key = backend.vault.signer(KeyRole.METADATA).public_key
     metadata = unseal(root.metadata, RootMetadata, key=metadata_key)
     assert metadata.epoch == device.counter + 1

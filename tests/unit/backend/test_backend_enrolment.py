@@ -83,7 +83,8 @@ def test_an_allow_listed_ek_enrols_without_a_token(backend: Backend) -> None:
     time = unseal(enrolled.time, SignedTime, key=metadata_key)
     assert time.device == device.name
     ref = root_ref(device.name, device.counter)
-    assert authorization(enrolled.root.approval, ref, policy_key=device.policy_public)
+    opened = authorization(enrolled.root.approval, ref, policy_key=device.policy_public)
+    assert opened.key_name == device.policy_public.name
     with backend.database.reading() as session:
         stored = session.get(Device, device.name.hex())
         assert stored is not None

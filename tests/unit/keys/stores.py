@@ -7,6 +7,9 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
+from hwtrust.errors import KeyStoreError
 from hwtrust.keys import Kek, KeyStore, derive_kek
 
 if TYPE_CHECKING:
@@ -54,3 +57,10 @@ def tamper(path: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
+
+
+def refusal(path: Path, epoch: int = 1) -> KeyStoreError:
+    """The error that opening the store at `path` ends in."""
+    with pytest.raises(KeyStoreError) as refused:
+        opened(path, epoch)
+    return refused.value

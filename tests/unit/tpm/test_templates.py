@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tpm2_pytss import (
     TPMT_PUBLIC,
 )
 
+from hwtrust.errors import EkChainError
 from hwtrust.testing.swtpm import Swtpm, installed
 from hwtrust.tpm import templates
 from hwtrust.tpm.templates import (
@@ -36,6 +38,7 @@ from hwtrust.tpm.templates import (
     ak_template,
     ak_template_rsa,
 )
+from hwtrust.verify.ek import EkTrust, verify_ek_certificate
 from hwtrust.wire.algorithms import Alg, digest_size, new_hash
 from hwtrust.wire.codec import tpm2b, u16, u32
 from hwtrust.wire.structures import EccPoint, ObjectAttributes, Public
@@ -195,17 +198,26 @@ def test_the_low_range_eks_are_those_that_tpm2_createek_makes(
 @needs("swtpm_setup")
 @pytest.mark.parametrize("template", [EK_P384_HIGH, EK_RSA2048], ids=["H-3", "L-1"])
 def test_the_eks_are_those_that_swtpm_setup_certifies(tmp_path: Path, template: EkTemplate) -> None:
-    """The certificate that the TPM's manufacturer stored is for the key of the template."""
-    certify(tmp_path)
+    """The certificate that the TPM's manufacturer stored is for the key of the template.
+
+    It also verifies, under the manufacturer's CA and under no other.
+    """
+    cas = certify(tmp_path)
     with Swtpm.start(tmp_path / "tpm") as software, ESAPI(software.tcti) as esapi:
         tpm = SoftTpm(esapi, software.tcti)
-        certificate = x509.load_der_x509_certificate(tpm.nv_read(template.certificate_index))
+        stored = tpm.nv_read(template.certificate_index)
         _, ek = tpm.create_primary(ESYS_TR.ENDORSEMENT, template.public)
+    certificate = x509.load_der_x509_certificate(stored)
     assert certificate.public_key() == ek.key()
+    now = certificate.not_valid_before_utc + timedelta(days=1)
+    found = verify_ek_certificate(stored, ek, trust=EkTrust.load(cas), now=now)
+    assert found.model == "swtpm"
+    with pytest.raises(EkChainError):
+        verify_ek_certificate(stored, ek, trust=EkTrust.load([]), now=now)
 
 
-def certify(directory: Path) -> None:
-    """Manufacture a software TPM with EK certificates in `directory`/tpm."""
+def certify(directory: Path) -> list[bytes]:
+    """Manufacture a software TPM with EK certificates in `directory`/tpm; gives the CAs."""
     (directory / "tpm").mkdir()
     authority = directory / "ca"
     authority.mkdir()
@@ -224,6 +236,10 @@ def certify(directory: Path) -> None:
     command = ["swtpm_setup", "--tpm2", "--config", str(directory / "setup.conf")]
     command += ["--tpmstate", str(directory / "tpm"), "--create-ek-cert", "--lock-nvram"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return [
+        (authority / "ca.pem").read_bytes(),
+        *(p.read_bytes() for p in authority.glob("*cert*")),
+    ]
 
 
 # --- our own keys -----------------------------------------------------------------

@@ -213,19 +213,20 @@ def mixed_algorithms() -> bytes:
     )
 
 
-def ed25519() -> bytes:
-    """A certificate for a key of a kind that no TPM has."""
-    key = Ed25519PrivateKey.generate()
+def with_ed25519(*, signed: bool) -> bytes:
+    """A certificate for a key of a kind that no TPM has, or signed by one."""
+    odd, usual = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()
         .subject_name(common_name("EK"))
-        .issuer_name(common_name("EK"))
-        .public_key(key.public_key())
+        .issuer_name(common_name("CA"))
+        .public_key(usual.public_key() if signed else odd.public_key())
         .serial_number(1)
         .not_valid_before(START)
         .not_valid_after(END)
     )
-    return builder.sign(key, None).public_bytes(serialization.Encoding.DER)
+    made = builder.sign(odd, None) if signed else builder.sign(usual, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.DER)
 
 
 MALFORMED: dict[str, Callable[[], bytes]] = {
@@ -242,7 +243,8 @@ MALFORMED: dict[str, Callable[[], bytes]] = {
     "deep nesting": lambda: b"\x30\x80" * 2000,
     "a revocation list": lambda: Ca.root().revoke(1),
     "two signature algorithms": mixed_algorithms,
-    "a key of another kind": ed25519,
+    "a key of another kind": lambda: with_ed25519(signed=False),
+    "a signature of another kind": lambda: with_ed25519(signed=True),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from hwtrust.errors import EkChainError, EkRevokedError, EkTrustError
 from hwtrust.verify.ek import EkTrust
@@ -36,6 +37,15 @@ def test_a_ca_that_names_itself_without_signing_is_no_root() -> None:
     ek = new_ek()
     with pytest.raises(EkChainError):
         Offer(fake.issue(ek), ek, [fake.pem, genuine.pem]).verify()
+
+
+def test_a_ca_that_signs_under_another_name_is_no_root() -> None:
+    """A root names itself as its issuer; a name that leads elsewhere is followed there."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    renamed = Ca.root("Old Name", key=key).issue_ca("New Name", key=key)
+    trust = EkTrust.load([renamed.pem])
+    assert trust.roots == ()
+    assert len(trust.intermediates) == 1
 
 
 def test_what_cannot_be_used_among_an_operators_files_is_reported() -> None:

