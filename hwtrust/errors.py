@@ -675,6 +675,13 @@ class NotEnrolledError(StateError):
     hint = "hwtrust enrol --token TOKEN"
 
 
+class AlreadyEnrolledError(StateError):
+    """The device is enrolled; enrolling it anew would cost it its key store."""
+
+    code = "state:enrolled"
+    hint = "hwtrust enrol --again makes a new identity; nothing opens the old key store any more"
+
+
 class ConfigError(HwTrustError):
     """The configuration is wrong."""
 

@@ -2,8 +2,8 @@
 
 Rules of what it prints:
 1. Results go to standard output, in words, or as one JSON document with `--json`.
-2. An error is one line on standard error, `hwtrust: message`, lower case and
-   without a full stop, and a `hint:` line where there is something to do.
+2. An error is one line on standard error, `hwtrust: message [code]`, lower case
+   and without a full stop, and a `hint:` line where there is something to do.
 3. The exit code says what kind of thing went wrong; `EXIT_CODES` is the table.
 4. A secret is printed only by `keystore get`, and taken only from standard
    input or a file, never from the command line.
@@ -33,6 +33,8 @@ from hwtrust.errors import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FAILED, USAGE = 1, 2
+
 EXIT_CODES: dict[type[HwTrustError], tuple[int, str]] = {
     EvidenceError: (3, "evidence is not authentic, or not accepted"),
     TpmError: (4, "the TPM is missing, busy, locked out or refuses"),
@@ -43,6 +45,14 @@ EXIT_CODES: dict[type[HwTrustError], tuple[int, str]] = {
     ConfigError: (9, "the configuration is wrong"),
     StateError: (10, "the device is not enrolled, or its state is busy or damaged"),
 }
+
+_PLAIN_EXIT_CODES = (
+    (0, "done"),
+    (FAILED, "failed in another way"),
+    (USAGE, "the command line is wrong"),
+)
+
+_TPM_STACK = frozenset({"tpm2_pytss", "pyudev"})
 
 _COMMANDS = {
     "attest": "hwtrust.cli.device:attest",
@@ -68,31 +78,22 @@ class LazyGroup(click.Group):
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command of that name."""
+        """Import the command of that name; the TPM stack is loaded only when it runs."""
         del ctx
         place = _COMMANDS.get(cmd_name)
         if place is None:
             return None
         module, attribute = place.split(":")
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if error.name not in {"tpm2_pytss", "pyudev"}:
-                raise
-            return _needs_device_extra(cmd_name)
+        command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 
-
-def _needs_device_extra(name: str) -> click.Command:
-    @click.command(name, help="Needs the TPM stack: pip install 'hwtrust[device]'.")
-    @click.argument("ignored", nargs=-1, type=click.UNPROCESSED)
-    def missing(ignored: tuple[str, ...]) -> None:
-        del ignored
-        raise ConfigError("this command needs the TPM stack: pip install 'hwtrust[device]'")
-
-    missing.context_settings["ignore_unknown_options"] = True
-    return missing
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of exit codes."""
+        del ctx
+        table = [*_PLAIN_EXIT_CODES, *EXIT_CODES.values()]
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in sorted(table)])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,9 +110,14 @@ def cli() -> None:
       hwtrust attest                                     prove it; rotate when due
 
     \b
-    Exit codes:
-      0 done   1 failed   2 usage   3 evidence   4 TPM   5 backend   6 root
-      7 key store   8 layer   9 configuration   10 device state
+    Words:
+      layer     a file or directory of the application, measured in load order
+      release   the layers as they should be, by name, version and digest
+      root      the secret from the backend that opens the key store; only this
+                TPM releases it, until it expires, and only for the release
+      epoch     the number of a root; the next root revokes it
+      PCR       a register of the TPM that measurements are added to
+      EK        the key by which a TPM proves which one it is
     """
 
 
@@ -138,24 +144,49 @@ def run(arguments: Sequence[str] | None = None) -> int:
         report(error)
         return exit_code(error)
     except click.UsageError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        click.echo(f"hwtrust: {error.format_message()}", err=True)
-        return 1
-    except click.Abort:
-        click.echo("hwtrust: interrupted", err=True)
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _report_usage(error)
+    except (click.ClickException, click.Abort, OSError) as error:
+        # An OSError is standard output's; for everything else there are errors of ours.
+        click.echo(f"hwtrust: {_spell(error)}", err=True)
+        return FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TPM_STACK:
+            raise
+        hint = "pip install 'hwtrust[device]'"
+        report(missing := ConfigError("this command needs the TPM stack", hint=hint))
+        return exit_code(missing)
     return result if isinstance(result, int) else 0
 
 
 def report(error: HwTrustError) -> None:
-    """Print an error as rule 2 says."""
-    message = error.message.rstrip(".")
-    click.echo(f"hwtrust: {message} [{error.code}]", err=True)
+    """Print an error as rule 2 says; what the backend refused for has its own code beside."""
+    codes = [error.code, *filter(None, [error.data.get("problem")])]
+    click.echo(f"hwtrust: {_plain(error.message)} [{', '.join(map(str, codes))}]", err=True)
     hint = error.data.get("hint") or error.hint
     if hint:
         click.echo(f"hint: {hint}", err=True)
+
+
+def _report_usage(error: click.UsageError) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return USAGE
+    click.echo(f"hwtrust: {_plain(error.format_message())} [usage]", err=True)
+    if error.ctx is not None:
+        click.echo(f"hint: {error.ctx.command_path} --help", err=True)
+    return USAGE
+
+
+def _spell(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return f"{_plain(error.format_message())} [failed]"
+    if isinstance(error, click.Abort):
+        return "interrupted [interrupted]"
+    return f"cannot write: {error.strerror or error} [output]"  # type: ignore[attr-defined]
+
+
+def _plain(message: str) -> str:
+    """A message in one line, without a full stop, that begins in lower case if with a word."""
+    text = " ".join(message.split()).rstrip(".")
+    first, _, _ = text.partition(" ")
+    return text[:1].lower() + text[1:] if first[1:].islower() else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -17,34 +17,51 @@ from hwtrust.cli.output import (
     trace_option,
     utc,
 )
+from hwtrust.errors import AlreadyEnrolledError
 from hwtrust.wire.messages import Finding, Standing
 
 if TYPE_CHECKING:
     from hwtrust.device import AttestResult
 
 UNTRUSTED = 3
+TOKEN_LIMIT = 4096
 
 
 @click.command()
-@click.option("--token-file", type=click.File("r"), help="File with the token; - for stdin.")
+@click.option(
+    "--token-file",
+    type=click.File("rb"),
+    help="File with the enrolment token; - for standard input.",
+)
+@click.option("--again", is_flag=True, help="Give up what the device is, and enrol it anew.")
 @config_option
 @trace_option
 @json_option
 def enrol(
     *,
-    token_file: TextIO | None,
+    token_file: BinaryIO | None,
+    again: bool,
     config_path: Path | None,
     trace: bool,
     as_json: bool,
 ) -> None:
-    """Join the backend with an enrolment token, or by an allow-listed EK.
+    """Join the backend with an enrolment token.
+
+    The TPM proves which one it is by its endorsement key (EK), which its vendor
+    has certified; the backend sends the first root. A device whose EK is on the
+    backend's allow-list needs no token.
+
+    Enrolling again makes new keys in the TPM. The old key store is set aside,
+    and nothing opens it any more.
 
     \b
     Example:
       hwtrust enrol --token-file token
     """
-    token = token_file.read().strip() if token_file else ""
+    token = _token(token_file)
     with opened_device(config_path, trace=trace) as device:
+        if device.enrolled and not again:
+            raise AlreadyEnrolledError("this device is enrolled")
         identity = device.enrol(token=token, on_step=step_printer(quiet=as_json))
     if as_json:
         echo_json({"device": identity.device, "tls_key": identity.tls_kind})
@@ -59,7 +76,11 @@ def enrol(
 @trace_option
 @json_option
 def boot(*, then_attest: bool, config_path: Path | None, trace: bool, as_json: bool) -> int:
-    """Measure the layers, have the TPM open the root, open the key store, attest."""
+    """Measure the layers, open the key store, and attest.
+
+    The TPM releases the root, and so the key store's key, only if every layer is
+    what its release says.
+    """
     with opened_device(config_path, trace=trace) as device:
         store = device.boot(on_step=step_printer(quiet=as_json))
         epoch, entries = store.epoch, len(store)
@@ -79,7 +100,10 @@ def boot(*, then_attest: bool, config_path: Path | None, trace: bool, as_json: b
 @trace_option
 @json_option
 def attest(*, config_path: Path | None, trace: bool, as_json: bool) -> int:
-    """Prove the device's state to the backend; rotate the root where it is due."""
+    """Prove the device's state to the backend.
+
+    The root is rotated where that is due; the device boots for it if it has to.
+    """
     with opened_device(config_path, trace=trace) as device:
         steps = step_printer(quiet=as_json)
         result = device.attest(on_step=steps)
@@ -97,7 +121,10 @@ def attest(*, config_path: Path | None, trace: bool, as_json: bool) -> int:
 @config_option
 @json_option
 def status(*, config_path: Path | None, as_json: bool) -> None:
-    """Show what the device knows of itself; the backend is not asked."""
+    """Show what the device knows of itself.
+
+    The backend is not asked.
+    """
     with opened_device(config_path) as device:
         known = device.status()
     left = known.not_after - known.clock.clock
@@ -118,6 +145,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             }
         )
         return
+    events = len(known.log.records)
     revoked = "" if known.counter <= known.epoch else " (revoked: attest to get the next)"
     expiry = f"in {left / 3_600_000:.1f} h" if left > 0 else "EXPIRED: attest to renew"
     echo_table(
@@ -128,7 +156,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             ("root", f"epoch {known.epoch}, counter {known.counter}{revoked}"),
             ("TPM clock", utc(known.clock.clock) + ("" if known.clock.safe else ", not safe")),
             ("root opens until", f"{utc(known.not_after)}, {expiry}"),
-            ("measured", f"{len(known.log.records)} events" if known.log.records else "nothing yet"),
+            ("measured", f"{events} events" if events else "nothing yet"),
             ("TLS key", known.tls_kind),
         ]
     )
@@ -138,7 +166,10 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def eventlog(*, config_path: Path | None, as_json: bool) -> None:
-    """Show what was measured since the reset, held against the PCR."""
+    """Show what was measured since the reset.
+
+    The log is held against the PCR first, the register of the TPM that explains it.
+    """
     with opened_device(config_path) as device:
         log = device.event_log()
     if as_json:
@@ -170,6 +201,15 @@ def eventlog(*, config_path: Path | None, as_json: bool) -> None:
         click.echo("nothing has been measured since the reset")
         return
     echo_table(rows, header=("#", "PCR", "EVENT", "LAYER", "SHA-256"))
+
+
+def _token(file: BinaryIO | None) -> str:
+    if file is None:
+        return ""
+    content = file.read(TOKEN_LIMIT + 1).strip()
+    if len(content) > TOKEN_LIMIT or not content.isascii():
+        raise click.BadParameter("this is no enrolment token", param_hint="--token-file")
+    return content.decode("ascii")
 
 
 def _show(result: AttestResult) -> None:

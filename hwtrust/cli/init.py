@@ -9,16 +9,9 @@ import click
 import msgspec
 
 from hwtrust.cli.output import echo_json, json_option
-from hwtrust.device.config import APPLICATION_PCRS, DeviceConfig
-from hwtrust.errors import ConfigError, TpmBankError, TpmPcrConflictError
+from hwtrust.errors import ConfigError
 from hwtrust.files import write_atomic
-from hwtrust.tpm import commands
-from hwtrust.tpm.connection import Tpm
-from hwtrust.tpm.discover import identify, open_tpm, require_no_lockout
-from hwtrust.tpm.provision import active_banks
-from hwtrust.wire.algorithms import Alg, alg_name
-from hwtrust.wire.cel import RESET_VALUE
-from hwtrust.wire.structures import PcrSelection
+from hwtrust.wire.algorithms import alg_name
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -27,7 +20,11 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--trust", type=EXISTING, required=True, help="The backend's trust.json.")
 @click.option("--release", type=EXISTING, required=True, help="The release's layers, JSON.")
 @click.option(
-    "--layer", "layers", multiple=True, metavar="NAME=PATH", help="Where a layer lies; repeat."
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Where a layer of the release lies; repeat for each.",
 )
 @click.option("--state", type=click.Path(path_type=Path), help="State directory. Default: state.")
 @click.option(
@@ -37,11 +34,26 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="The configuration to write.",
 )
-@click.option("--tcti", default="", help="TCTI string. Default: discover the TPM at each start.")
-@click.option("--pcr", type=int, help="Application PCR. Default: the first free one of 8 to 15.")
-@click.option("--platform-pcrs", default="", metavar="N,N…", help="Platform PCRs to include.")
 @click.option(
-    "--tls-key", type=click.Choice(["auto", "tpm", "attested"]), default="auto", show_default=True
+    "--tcti",
+    default="",
+    help="How to reach the TPM, such as device:/dev/tpmrm0. Default: discover it at each start.",
+)
+@click.option(
+    "--pcr", type=int, help="PCR to measure layers into. Default: the first free one of 8 to 15."
+)
+@click.option(
+    "--platform-pcrs",
+    default="",
+    metavar="N,N…",
+    help="PCRs of the firmware that must keep their values too, such as 0,7.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Choice(["auto", "tpm", "attested"]),
+    default="auto",
+    show_default=True,
+    help="Where the key of the connection lives: in the TPM, or in memory and attested.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing configuration.")
 @json_option
@@ -61,21 +73,22 @@ def init(
 ) -> None:
     """Choose a free PCR and write the device's configuration.
 
-    Nothing in the TPM is changed.
+    A PCR is a register of the TPM that measurements are added to; this device
+    needs one that no other program uses. Nothing in the TPM is changed.
 
     \b
     Example:
       hwtrust init --trust trust.json --release release.json \\
           --layer kernel=/opt/app/kernel --layer frontend=/opt/app/www
     """
+    from hwtrust.device.config import DeviceConfig  # noqa: PLC0415 - the TPM stack loads slowly
+    from hwtrust.device.survey import survey  # noqa: PLC0415 - the TPM stack loads slowly
+
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already", hint="give --force to replace it")
-    places = _places(layers)
-    with open_tpm(tcti or None) as tpm:
-        require_no_lockout(identify(tpm))
-        banks = active_banks(tpm)
-        chosen = pick_pcr(tpm, wanted=pcr)
-        _require_extended_bank(tpm)
+    places, platform = _places(layers), _numbers(platform_pcrs)
+    found = survey(tcti or None, pcr=pcr)
+    banks = [alg_name(bank) for bank in found.banks]
     text = _toml(
         {
             "state_dir": str((state or Path("state")).absolute()),
@@ -83,12 +96,7 @@ def init(
             "release": str(release.absolute()),
             "tls_key": tls_key,
         },
-        {
-            "tcti": tcti,
-            "pcr": chosen,
-            "platform_pcrs": _numbers(platform_pcrs),
-            "banks": [alg_name(bank) for bank in banks],
-        },
+        {"tcti": tcti, "pcr": found.pcr, "platform_pcrs": platform, "banks": banks},
         {name: str(Path(place).absolute()) for name, place in places.items()},
     )
     config = msgspec.toml.decode(text, type=DeviceConfig)
@@ -97,41 +105,10 @@ def init(
     config.read_release()
     write_atomic(output, text.encode(), mode=0o644)
     if as_json:
-        echo_json({"config": str(output), "pcr": chosen, "banks": [alg_name(b) for b in banks]})
+        echo_json({"config": str(output), "pcr": found.pcr, "banks": banks})
         return
-    click.echo(f"wrote {output}: PCR {chosen}, banks {', '.join(alg_name(b) for b in banks)}")
+    click.echo(f"wrote {output}: PCR {found.pcr}, banks {', '.join(banks)}")
     click.echo("next: hwtrust enrol --token-file FILE")
-
-
-def pick_pcr(tpm: Tpm, *, wanted: int | None) -> int:
-    """The wanted PCR, or the first of 8 to 15 that still reads its reset value.
-
-    Raises:
-        TpmPcrConflictError: it has been extended, or all have.
-    """
-    indices = (wanted,) if wanted is not None else tuple(APPLICATION_PCRS)
-    if wanted is not None and wanted not in range(24):
-        raise ConfigError(f"there is no PCR {wanted}", pcr=wanted)
-    values = commands.pcr_read(tpm, PcrSelection(((Alg.SHA256, indices),)))[Alg.SHA256]
-    for index in indices:
-        if values[index] == RESET_VALUE:
-            return index
-    which = f"PCR {wanted}" if wanted is not None else "every PCR of 8 to 15"
-    raise TpmPcrConflictError(f"{which} is in use: something has extended it", pcr=indices[0])
-
-
-def _require_extended_bank(tpm: Tpm) -> None:
-    """Refuse a SHA-256 bank that firmware leaves alone while it extends the SHA-1 bank."""
-    firmware = tuple(range(8))
-    try:
-        values = commands.pcr_read(
-            tpm, PcrSelection(((Alg.SHA1, firmware), (Alg.SHA256, firmware)))
-        )
-    except TpmBankError:
-        return
-    used = any(any(value) for value in values[Alg.SHA1].values())
-    if used and not any(any(value) for value in values[Alg.SHA256].values()):
-        raise TpmBankError("firmware extends the SHA-1 bank and not the SHA-256 bank")
 
 
 def _places(layers: tuple[str, ...]) -> dict[str, str]:
@@ -140,6 +117,8 @@ def _places(layers: tuple[str, ...]) -> dict[str, str]:
         name, separator, place = layer.partition("=")
         if not separator or not name or not place:
             raise click.BadParameter(f"{layer!r} is not NAME=PATH", param_hint="--layer")
+        if name in places:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="--layer")
         places[name] = place
     return places
 
@@ -148,17 +127,23 @@ def _numbers(text: str) -> list[int]:
     try:
         return sorted({int(part) for part in text.split(",") if part})
     except ValueError as error:
-        raise click.BadParameter("numbers, separated by commas") from error
+        message = f"{text!r} is no list of numbers with commas between them"
+        raise click.BadParameter(message, param_hint="--platform-pcrs") from error
 
 
 def _toml(top: dict[str, object], tpm: dict[str, object], layers: dict[str, str]) -> str:
     def lines(table: dict[str, object]) -> list[str]:
-        # A JSON string, number, boolean or list of those is TOML too.
-        return [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items()]
+        return [f"{_value(key)} = {_value(value)}" for key, value in table.items()]
 
-    return "\n".join(
-        ["# A device of hwtrust; see hwtrust init --help.", *lines(top), "", "[tpm]", *lines(tpm)]
-        + ["", "[layers]", *lines(dict(layers)), ""]
-    )
+    comment = "# A device of hwtrust; see hwtrust init --help."
+    parts = [[comment, *lines(top)], ["[tpm]", *lines(tpm)], ["[layers]", *lines(dict(layers))]]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
+def _value(value: object) -> str:
+    # A JSON string, number, boolean or list of those is TOML too, but for surrogate
+    # pairs, which TOML does not have, and DEL, which it wants escaped.
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"a path or name is not UTF-8: {text!r}")
+    return text

@@ -29,6 +29,11 @@ def keystore() -> None:
 
     Each command measures the layers and has the TPM open the root first, as
     `hwtrust boot` does.
+
+    \b
+    Example:
+      openssl rand 32 | hwtrust keystore put payments/transport
+      hwtrust keystore get payments/transport > key
     """
 
 
@@ -55,7 +60,12 @@ def list_(*, config_path: Path | None, as_json: bool) -> None:
 @click.argument("name")
 @config_option
 def get(*, name: str, config_path: Path | None) -> None:
-    """Write an entry's value to standard output, as it is."""
+    """Write an entry's value to standard output, as it is.
+
+    \b
+    Example:
+      hwtrust keystore get payments/transport > key
+    """
     with _opened(config_path) as store:
         value = store[name]
     sys.stdout.buffer.write(value)
@@ -65,11 +75,17 @@ def get(*, name: str, config_path: Path | None) -> None:
 @keystore.command()
 @click.argument("name")
 @click.option(
-    "--file", "source", type=click.File("rb"), default="-", help="Default: standard input."
+    "--file",
+    "source",
+    type=click.File("rb"),
+    default="-",
+    help="File with the value. Default: standard input.",
 )
 @config_option
 def put(*, name: str, source: BinaryIO, config_path: Path | None) -> None:
     """Store a value, read from standard input or a file.
+
+    The value is stored as it is, a newline at its end included.
 
     \b
     Example:
@@ -85,7 +101,12 @@ def put(*, name: str, source: BinaryIO, config_path: Path | None) -> None:
 @click.argument("name")
 @config_option
 def delete(*, name: str, config_path: Path | None) -> None:
-    """Delete an entry."""
+    """Delete an entry.
+
+    \b
+    Example:
+      hwtrust keystore delete payments/transport
+    """
     with _opened(config_path) as store:
         store.delete(name)
     click.echo(f"deleted {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +34,9 @@ trace_option = click.option("--trace", is_flag=True, help="Show each TPM command
 
 def echo_json(value: object) -> None:
     """Print a JSON document; bytes as hexadecimal."""
-    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2)
-    click.echo(text.decode())
+    # msgspec by itself would write bytes as base64.
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain)
+    click.echo(json.dumps(plain, default=bytes.hex, indent=2))
 
 
 def echo_table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
@@ -58,18 +60,18 @@ def utc(milliseconds: int) -> str:
 
 
 def find_config(path: Path | None) -> Path:
-    """The configuration file.
+    """The configuration file: `path`, or the first that is there.
 
     Raises:
         ConfigError: there is none.
     """
-    for place in (path,) if path else CONFIG_PLACES:
-        if place.exists():
-            return place
     if path:
-        raise ConfigError(f"there is no configuration at {path}", path=str(path))
-    error = ConfigError("there is no configuration file", hint="run hwtrust init, or give --config")
-    raise error
+        return path
+    for place in CONFIG_PLACES:
+        # Not Path.exists, which raises where it may not look.
+        if os.path.exists(place):  # noqa: PTH110
+            return place
+    raise ConfigError("there is no configuration file", hint="run hwtrust init, or give --config")
 
 
 @contextlib.contextmanager
@@ -101,8 +103,6 @@ def _trace(exchange: Any) -> None:  # noqa: ANN401 - hwtrust.tpm is not loaded h
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).hex()
     if isinstance(value, Path | os.PathLike):
         return str(value)
     raise NotImplementedError

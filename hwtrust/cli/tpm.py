@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hwtrust.cli.output import echo_json, echo_table, json_option
 from hwtrust.errors import TpmError
-from hwtrust.tpm.discover import Candidate, discover, identify, open_tpm
-from hwtrust.tpm.provision import active_banks, has_p256
 from hwtrust.wire.algorithms import alg_name
+
+if TYPE_CHECKING:
+    from hwtrust.tpm.discover import Candidate
 
 
 @click.group()
@@ -25,7 +28,9 @@ def list_(*, as_json: bool) -> None:
     Example:
       hwtrust tpm list
     """
-    found = discover()
+    from hwtrust.tpm import discover  # noqa: PLC0415 - the TPM stack loads slowly
+
+    found = discover.discover()
     makers = [_manufacturer(item) for item in found]
     if as_json:
         echo_json(
@@ -60,30 +65,36 @@ def list_(*, as_json: bool) -> None:
 
 def _manufacturer(candidate: Candidate) -> str | None:
     """Who made a TPM, as it says itself; it must be one that can be opened."""
+    from hwtrust.tpm import discover  # noqa: PLC0415 - the TPM stack loads slowly
+
     if candidate.problem is not None or candidate.major_version == 1:
         return None
     try:
-        with open_tpm(candidate.tcti) as opened:
-            identity = identify(opened)
+        with discover.open_tpm(candidate.tcti) as opened:
+            identity = discover.identify(opened)
     except TpmError:
         return None
     return f"{identity.manufacturer} {identity.vendor}".strip()
 
 
 @tpm.command()
-@click.option("--tcti", help="TCTI string, such as swtpm:path=SOCKET. Default: discover.")
+@click.option("--tcti", help="How to reach the TPM, such as swtpm:path=SOCKET.")
 @json_option
 def info(*, tcti: str | None, as_json: bool) -> None:
     """Show manufacturer, firmware, PCR banks and lockout of a TPM.
+
+    Without --tcti the TPM is the first that `hwtrust tpm list` shows as ready.
 
     \b
     Example:
       hwtrust tpm info --tcti device:/dev/tpmrm0
     """
-    with open_tpm(tcti) as opened:
-        identity = identify(opened)
-        banks = [alg_name(bank) for bank in active_banks(opened)]
-        p256 = has_p256(opened)
+    from hwtrust.tpm import discover, provision  # noqa: PLC0415 - the TPM stack loads slowly
+
+    with discover.open_tpm(tcti) as opened:
+        identity = discover.identify(opened)
+        banks = [alg_name(bank) for bank in provision.active_banks(opened)]
+        p256 = provision.has_p256(opened)
     firmware = f"{identity.firmware_version >> 32:08x}.{identity.firmware_version & 2**32 - 1:08x}"
     if as_json:
         echo_json(

@@ -15,6 +15,8 @@ from hwtrust.device.context import DeviceContext, silent, trusted_keys
 from hwtrust.device.enrol import enrol
 from hwtrust.device.rotate import rotate
 from hwtrust.device.state import DeviceState
+from hwtrust.errors import ConfigError, StateError, StateMissingError
+from hwtrust.files import read_limited
 from hwtrust.measure import MeasuredLog
 from hwtrust.tpm import commands
 from hwtrust.tpm.discover import identify, open_tpm
@@ -216,12 +218,18 @@ class Device:
 
 
 def owner_auth_credential() -> bytes:
-    """The owner password that systemd hands over, or none."""
+    """The owner password that systemd hands over, or none.
+
+    Raises:
+        ConfigError: the credential cannot be read, or is longer than a TPM's password.
+    """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return b""
+    path = Path(directory) / OWNER_AUTH_CREDENTIAL
     try:
-        with open(Path(directory) / OWNER_AUTH_CREDENTIAL, "rb") as file:
-            return file.read(CREDENTIAL_LIMIT).strip()
-    except FileNotFoundError:
+        return read_limited(path, limit=CREDENTIAL_LIMIT).strip(b"\r\n")
+    except StateMissingError:
         return b""
+    except StateError as error:
+        raise ConfigError(error.message, path=str(path)) from error

@@ -133,7 +133,9 @@ def renew_approval(device: DeviceContext, root: StoredRoot) -> StoredRoot:
     return renewed
 
 
-def bound_evidence(device: DeviceContext, *, purpose: Purpose, nonce: bytes, key: ClientKey) -> Evidence:
+def bound_evidence(
+    device: DeviceContext, *, purpose: Purpose, nonce: bytes, key: ClientKey
+) -> Evidence:
     """Evidence over a binding of everything that the backend is to believe."""
     identity = device.known()
     device.measured.settle(device.tpm)

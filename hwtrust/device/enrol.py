@@ -3,12 +3,14 @@
     EK ─▶ begin ─▶ storage key · AK · counter ─▶ credential ─▶ finish ─▶ root 1
 
 Rules:
-1. Handles are claimed on disk before anything is put there, and only claimed or
+1. Nothing is given up before the backend believes the EK and the token: an
+   enrolled device that is refused there stays what it is.
+2. Handles are claimed on disk before anything is put there, and only claimed or
    free handles are touched: a second try cleans up after a failed first.
-2. The clock is set, from signed time, before the quote: approvals are reckoned
+3. The clock is set, from signed time, before the quote: approvals are reckoned
    in the clock that the quote shows.
-3. The counter's first increment needs the backend's leave, as every other.
-4. A key store of an earlier enrolment is set aside, never overwritten: its root
+4. The counter's first increment needs the backend's leave, as every other.
+5. A key store of an earlier enrolment is set aside, never overwritten: its root
    died with its storage key, but that is not for this function to judge.
 """
 
@@ -24,7 +26,7 @@ from hwtrust.channel import AttestedKey, load_client_key
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.rotate import store_root
 from hwtrust.device.state import Identity
-from hwtrust.errors import TlsKeyError, TpmOwnerAuthError
+from hwtrust.errors import TlsKeyError, TpmObjectConflictError, TpmOwnerAuthError
 from hwtrust.roots import FIRST, accept_root, accept_time
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.discover import identify, require_no_lockout
@@ -64,7 +66,7 @@ def enrol(device: DeviceContext, *, token: str) -> Identity:
     tpm = device.tpm
     require_no_lockout(identify(tpm))
     device.lock()
-    handles = _claim_handles(device)
+    _require_usable(device)
     endorsement = provision.find_endorsement_key(tpm)
     with provision.endorsement_key(tpm, endorsement.template) as (_, ek):
         pass
@@ -74,6 +76,7 @@ def enrol(device: DeviceContext, *, token: str) -> Identity:
     utc_ms = accept_time(
         begun.time, metadata_key=device.metadata_key, device=ek.name, nonce=begun.nonce
     )
+    handles = _claim_handles(device)
     _set_clock(device, utc_ms)
     with device.step("make storage key, AK and epoch counter"):
         storage_key, storage = provision.make_storage_key(tpm, handles.storage_key)
@@ -147,6 +150,20 @@ def _require_shared(tcti: str) -> None:
         raise TlsKeyError("a TLS key in the TPM needs a resource manager: use /dev/tpmrm0")
 
 
+def _require_usable(device: DeviceContext) -> None:
+    """Refuse handles that hold what is not ours; nothing is changed yet."""
+    claimed = device.state.claimed_handles()
+    ours = {claimed.ak, claimed.storage_key, claimed.counter} if claimed else set()
+    for handle in provision.occupied(device.tpm, device.config.handles()):
+        if handle not in ours:
+            message = f"handle {handle:#010x} holds something that this device did not put there"
+            hint = (
+                "an earlier enrolment whose state was deleted? then remove it with tpm2-tools; "
+                "else choose other handles in the configuration"
+            )
+            raise TpmObjectConflictError(message, handle=handle, hint=hint)
+
+
 def _claim_handles(device: DeviceContext) -> provision.Handles:
     handles = device.config.handles()
     claimed = device.state.claimed_handles()
@@ -155,6 +172,8 @@ def _claim_handles(device: DeviceContext) -> provision.Handles:
     provision.require_free(device.tpm, handles)
     device.state.claim_handles(handles)
     device.state.forget()
+    device.identity = device.client_key = None
+    device.challenge = b""
     return handles
 
 

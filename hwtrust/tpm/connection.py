@@ -253,8 +253,9 @@ class Tpm:
         """Forget a handle, whose object has gone or is in doubt."""
         known = self._pinned.pop(handle, None)
         if known is not None:
-            # ESAPI would hold on to what it knew of the handle.
-            self.esapi.tr_close(known)
+            # ESAPI would hold on to what it knew of the handle, unless the object has gone.
+            with contextlib.suppress(TSS2_Exception):
+                self.esapi.tr_close(known)
 
     def owner(self) -> ESYS_TR:
         """The owner hierarchy, with its password set."""

@@ -21,19 +21,20 @@ from hwtrust.errors import (
 )
 from hwtrust.tpm import commands
 from hwtrust.tpm.response import (
+    FMT1_HANDLE,
     FMT1_SIGNATURE,
     FMT1_TICKET,
     FMT1_VALUE,
+    RC_NV_UNINITIALIZED,
     RC_PCR_CHANGED,
     RC_POLICY,
     base_code,
+    is_parameter_refusal,
 )
 from hwtrust.wire.policy import apply, approval_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tpm2_pytss import ESYS_TR
 
     from hwtrust.errors import RootError
     from hwtrust.tpm.connection import Pinned, Tpm
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from hwtrust.wire.structures import Public
 
 _UNMET = frozenset({RC_POLICY, RC_PCR_CHANGED, FMT1_VALUE})
+_NO_COUNTER = frozenset({FMT1_HANDLE, RC_NV_UNINITIALIZED})
 _UNAPPROVED = frozenset({FMT1_SIGNATURE, FMT1_TICKET, FMT1_VALUE})
 
 
@@ -102,18 +104,26 @@ class TpmPolicySession:
 
     def nv(self, statement: Nv) -> None:
         """TPM2_PolicyNV, Part 3 §23.9."""
-        index = self._known_index(statement.index_name)
-        self._call(
-            "TPM2_PolicyNV",
-            self._tpm.esapi.policy_nv,
-            index,
-            index,
-            self._session.handle,
-            statement.operand,
-            TPM2_EO(statement.operation),
-            offset=statement.offset,
-            refused=RootRevokedError("the epoch counter has moved on"),
-        )
+        pinned = self._index
+        if pinned is None or pinned.name != statement.index_name:
+            raise RootApprovalError("the approval speaks of another epoch counter")
+        index = self._tpm.at(pinned)
+        try:
+            self._call(
+                "TPM2_PolicyNV",
+                self._tpm.esapi.policy_nv,
+                index,
+                index,
+                self._session.handle,
+                statement.operand,
+                TPM2_EO(statement.operation),
+                offset=statement.offset,
+                refused=RootRevokedError("the epoch counter has moved on"),
+            )
+        except TpmError as error:
+            if _is(error, _NO_COUNTER):
+                self._tpm.require(pinned)
+            raise
 
     def counter_timer(self, statement: CounterTimer) -> None:
         """TPM2_PolicyCounterTimer, Part 3 §23.10."""
@@ -158,7 +168,7 @@ class TpmPolicySession:
             except MalformedError:
                 pass
             except TpmError as error:
-                if not _is(error, _UNAPPROVED):
+                if not is_parameter_refusal(error.data.get("rc")):
                     raise
             else:
                 self.ticket = kept
@@ -190,11 +200,6 @@ class TpmPolicySession:
             return commands.verify_signature(
                 self._tpm, key, digest=digest, signature=statement.signature
             )
-
-    def _known_index(self, name: bytes) -> ESYS_TR:
-        if self._index is None or self._index.name != name:
-            raise RootApprovalError("the approval speaks of another epoch counter")
-        return self._tpm.at(self._index)
 
     def _call(
         self,

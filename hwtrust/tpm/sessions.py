@@ -52,12 +52,14 @@ class Session:
         Raises:
             TpmTransportError: the session has ended, or went with its connection.
         """
+        if not self._open:
+            raise TpmTransportError("the session has ended")
         esapi = self.tpm.esapi
-        if self._generation != self.tpm.generation and self._kind == TPM2_SE.HMAC:
+        if self._generation != self.tpm.generation:
+            if self._kind != TPM2_SE.HMAC:
+                raise TpmTransportError("the session went with the connection that it was made on")
             self._start()
             esapi = self.tpm.esapi
-        if not self._open or self._generation != self.tpm.generation:
-            raise TpmTransportError("the session is over: it ended, or went with its connection")
         attributes = TPMA_SESSION(0)
         for wanted, flag in (
             (encrypt, TPMA_SESSION.ENCRYPT),

@@ -23,7 +23,7 @@ from hwtrust.tpm import commands
 from hwtrust.tpm.provision import has_p256
 from hwtrust.tpm.templates import TLS_KEY
 from hwtrust.wire.codec import tpm2b
-from hwtrust.wire.structures import EccPoint, Public, Signature
+from hwtrust.wire.structures import Public, Signature
 
 if TYPE_CHECKING:
     from tpm2_pytss import ESYS_TR
@@ -65,9 +65,10 @@ class TpmTlsKey:
             key = TSSPrivKey.from_pem(pem)
             public = Public.decode(key.public.publicArea.marshal())
             public.key()
+            ours = replace(TLS_KEY, unique=public.unique)
         except Exception as error:
             raise TlsKeyError("the TLS key on disk is not a TSS2 private key") from error
-        if replace(public, unique=EccPoint(b"", b"")) != TLS_KEY:
+        if public != ours:
             raise TlsKeyError("the TLS key on disk is not one of hwtrust's")
         return cls(tpm, storage_key, private=bytes(key.private), public=public)
 

@@ -13,17 +13,31 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from litestar import Request
 
 from hwtrust.errors import IdentityCertificateError
+from hwtrust_backend.config import Settings
 from hwtrust_backend.keys import DeviceIdentity
 
 HEADER: Final = b"client-cert"
+UNIX: Final = "unix"
+"""The peer at the other end of a Unix socket."""
 _HEADER_LIMIT: Final = 16384
 
 Recognise = Callable[[bytes], DeviceIdentity]
+
+
+def trusted_peers(settings: Settings) -> frozenset[str]:
+    """The peers whose header is believed.
+
+    `unix` counts only where the backend listens on a Unix socket: a TCP
+    connection that was closed already has no peer's address either.
+    """
+    behind_proxy = isinstance(settings.address, Path)
+    return frozenset(proxy for proxy in settings.trusted_proxies if behind_proxy or proxy != UNIX)
 
 
 def caller(
@@ -36,7 +50,7 @@ def caller(
     """
     scope = request.scope
     client = scope.get("client")
-    peer = client[0] if client else "unix"
+    peer = client[0] if client else UNIX
     if peer in trusted_proxies:
         values = [value for name, value in scope["headers"] if name.lower() == HEADER]
         if not values:

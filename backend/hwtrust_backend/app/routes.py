@@ -13,7 +13,6 @@ is at /schema/openapi.json.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -41,7 +40,7 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.structures import Public
 from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.caller import caller
+from hwtrust_backend.app.caller import caller, trusted_peers
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
 from hwtrust_backend.appraisal.service import evidence_digest
 from hwtrust_backend.audit import Event
@@ -188,17 +187,11 @@ def _backend(request: HttpRequest) -> Backend:
 
 
 def _identity(request: HttpRequest, backend: Backend, now: int) -> DeviceIdentity | None:
-    settings = backend.settings
-    behind_proxy = isinstance(settings.address, Path)
-    trusted = frozenset(
-        proxy for proxy in settings.trusted_proxies if behind_proxy or proxy != "unix"
-    )
-
     def recognise(der: bytes) -> DeviceIdentity:
         authority = backend.vault.authority(KeyRole.DEVICE_CA)
         return device_of_certificate(der, authority=authority, now=now)
 
-    return caller(request, trusted_proxies=trusted, recognise=recognise)
+    return caller(request, trusted_proxies=trusted_peers(backend.settings), recognise=recognise)
 
 
 def _name_of(ek_public: bytes) -> str:

@@ -23,6 +23,7 @@ from hwtrust.errors import (
     IdentityKeyError,
     TlsKeyRefusedError,
 )
+from hwtrust.verify.evidence import verify_evidence
 from hwtrust.wire import challenge
 from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
@@ -35,6 +36,7 @@ from hwtrust_backend.admin import ask_rotation, device_report
 from hwtrust_backend.app.backend import make_backend
 from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.audit import AuditRecord, Event, check_chain
+from hwtrust_backend.enrolment import lock_device
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
@@ -461,6 +463,29 @@ def test_an_old_epoch_is_refused_once_the_new_one_is_confirmed(
     assert reply.standing is Standing.FAILED
     assert "epoch:revoked" in {finding.code for finding in reply.findings}
     assert reply.approval is None
+
+
+def test_the_publisher_gives_nothing_for_a_counter_that_is_not_the_active_root_s(
+    backend: Backend, device: BackendDevice
+) -> None:
+    """Whatever appraisal says: leave and roots follow from the certified counter alone."""
+    device.counter += 2
+    evidence = device.evidence(device.next_nonce)
+    claims = verify_evidence(
+        evidence,
+        device=device.known,
+        nonce=device.next_nonce,
+        purpose=Purpose.ATTEST,
+        tls_key=device.tls_key,
+    )
+    ask_for_rotation(backend, device)
+    with backend.database.transaction() as session:
+        row = lock_device(session, device.name.hex())
+        given = backend.publisher.follow(
+            session, row, claims=claims, release=make_release(), now=backend.clock()
+        )
+        assert given == (None, None)
+        assert len(roots_of(session, row.id)) == 1
 
 
 def test_racing_attestations_make_one_root(

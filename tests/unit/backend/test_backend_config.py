@@ -8,8 +8,10 @@ import pytest
 
 from hwtrust.errors import ConfigError
 from hwtrust.wire.messages import TlsKeyKind
+from hwtrust_backend.app.caller import trusted_peers
 from hwtrust_backend.config import (
     CONFIG_NAME,
+    Settings,
     default_settings,
     load_settings,
     make_private_directory,
@@ -154,3 +156,12 @@ def test_a_directory_that_others_can_enter_is_refused(tmp_path: Path) -> None:
         make_private_directory(path)
     make_private_directory(tmp_path / "new" / "deep")
     assert (tmp_path / "new" / "deep").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_unix_proxy_is_trusted_on_the_unix_socket_alone(tmp_path: Path) -> None:
+    """A TCP peer whose address is not known any more is no proxy."""
+    proxies = ("unix", "127.0.0.1")
+    over_tcp = Settings(data_dir=str(tmp_path), trusted_proxies=proxies)
+    behind = Settings(data_dir=str(tmp_path), trusted_proxies=proxies, listen="unix:/run/b")
+    assert trusted_peers(over_tcp) == {"127.0.0.1"}
+    assert trusted_peers(behind) == set(proxies)

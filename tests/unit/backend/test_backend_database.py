@@ -18,7 +18,8 @@ from hwtrust.errors import (
     ReleaseUnknownError,
     TokenError,
 )
-from hwtrust_backend.audit import AuditRecord, Event, check_chain, record, trail
+from hwtrust_backend.audit import AuditHead, AuditRecord, Event, check_chain, record, trail
+from hwtrust_backend.audit import service as audit_service
 from hwtrust_backend.db import Base, Database, migrate
 from hwtrust_backend.references import (
     accept_release,
@@ -34,6 +35,8 @@ from simulators.attester import make_release
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy.orm import Session
 
 
 @pytest.fixture
@@ -144,6 +147,37 @@ def test_reordered_records_break_the_chain(database: Database) -> None:
         for old, new in ((1, 9), (2, 1), (9, 2)):
             statement = update(AuditRecord).where(AuditRecord.sequence == old)
             session.execute(statement.values(sequence=new))
+    with database.reading() as session, pytest.raises(AuditError):
+        check_chain(session)
+
+
+def forge(session: Session, sequence: int, **changes: object) -> bytes:
+    """Change a record and recalculate its digest, as whoever writes the database can."""
+    row = session.get_one(AuditRecord, sequence)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    row.digest = audit_service._digest(row)
+    session.flush()
+    return row.digest
+
+
+def test_a_forged_record_no_longer_fits_its_successor(database: Database) -> None:
+    """Recalculating one digest is not enough: the next record holds the old one (99)."""
+    write_three(database)
+    with database.transaction() as session:
+        forge(session, 1, reason="forged")
+    with database.reading() as session, pytest.raises(AuditError):
+        check_chain(session)
+
+
+def test_a_dropped_record_leaves_a_gap_in_the_numbers(database: Database) -> None:
+    """Relinking the neighbours hides no drop: the numbers must be in a row (99)."""
+    write_three(database)
+    with database.transaction() as session:
+        first = session.get_one(AuditRecord, 1)
+        session.delete(session.get_one(AuditRecord, 2))
+        digest = forge(session, 3, previous=first.digest)
+        session.execute(update(AuditHead).values(sequence=2, digest=digest))
     with database.reading() as session, pytest.raises(AuditError):
         check_chain(session)
 

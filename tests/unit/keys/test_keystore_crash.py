@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,59 @@ def test_101_a_rotation_killed_at_any_statement_is_simply_repeated(tmp_path: Pat
             store.finish_rotation(2)
         assert KeyStore.epochs(where) == (2,)
         assert contents(where, 2) == VALUES
+
+
+SETTINGS = {
+    "journal_mode": "delete",
+    "synchronous": 3,
+    "secure_delete": 1,
+    "foreign_keys": 1,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "temp_store": 2,
+    "mmap_size": 0,
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_open_store_has_the_settings_that_durability_rests_on(path: Path, setting: str) -> None:
+    """SQLite's defaults differ from build to build, so each one is set."""
+    with opened(path, 1) as store:
+        ((found,),) = store._database._connection.execute(f"PRAGMA {setting}")
+    assert found == SETTINGS[setting]
+
+
+def test_a_new_store_has_its_name_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is synced after the file got its name, before anything relies on it."""
+    done: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(handle: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        real_fsync(handle)
+
+    def replace(source: Path, target: Path) -> Path:
+        done.append(f"rename {source.name}")
+        return real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    make(tmp_path / "state" / "keys.db")
+    assert done == [f"sync {tmp_path.name}", "rename keys.db.new", "sync state"]
+
+
+def test_101_the_journal_of_a_lost_store_is_not_rolled_into_a_new_one(path: Path) -> None:
+    """A crash leaves a journal; when the store itself is gone, a new one starts clean."""
+    journal = path.with_name("keys.db-journal")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE entries SET ciphertext = zeroblob(100000)")
+        left_behind = journal.read_bytes()
+    path.unlink()
+    journal.write_bytes(left_behind)
+    make(path, {"name": b"value"})
+    assert contents(path, 1) == {"name": b"value"}
 
 
 # --- 75: a statement fails ------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from hwtrust.errors import (
 )
 from hwtrust.files import FileLock
 from hwtrust.keys import Kek, KeyStore, database
+from hwtrust.keys.database import Database
 from hwtrust.keys.kek import Secret
 from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened, refusal, tamper
 
@@ -204,6 +207,18 @@ def test_101_two_creations_cannot_run_at_once(tmp_path: Path) -> None:
 # --- 101: what is no key store, or not this one ----------------------------------------
 
 
+def respelt(old: bytes, new: bytes) -> Callable[[Path], None]:
+    """Replace bytes of the file by as many others."""
+
+    def change(path: Path) -> None:
+        whole = path.read_bytes()
+        assert whole.count(old) == 1
+        assert len(old) == len(new)
+        path.write_bytes(whole.replace(old, new))
+
+    return change
+
+
 def planted(statement: str) -> Callable[[Path], None]:
     """Run one SQL statement on the store."""
     return lambda path: tamper(path, statement)
@@ -225,6 +240,15 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a planted view": (planted("CREATE VIEW v AS SELECT 1"), "schema"),
     "a planted index": (planted("CREATE INDEX i ON entries (name)"), "schema"),
     "a planted table": (planted("CREATE TABLE t (x)"), "schema"),
+    "a table by another name": (respelt(b"tablewrapswraps", b"tablewarpswarps"), "corrupt"),
+    "a table whose name is no UTF-8": (
+        respelt(b"tablewrapswraps", b"tablewr\x8cpswraps"),
+        "corrupt",
+    ),
+    "a table whose name is an escape sequence": (
+        respelt(b"tablewrapswraps", b"table\x1b[31mwraps"),
+        "corrupt",
+    ),
     "a table less": (planted("DROP TABLE entries"), "schema"),
     "a column more": (planted("ALTER TABLE entries ADD COLUMN x TEXT"), "schema"),
     "no header": (planted("DELETE FROM store"), "row"),
@@ -239,6 +263,10 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a wrap for another epoch added": (
         planted("INSERT INTO wraps SELECT 2, nonce, ciphertext FROM wraps"),
         "seal",
+    ),
+    "a ciphertext of three mebibytes": (
+        planted("UPDATE entries SET ciphertext = zeroblob(3 << 20)"),
+        "corrupt",
     ),
     "a file of a gibibyte": (lambda path: os.truncate(path, 1 << 30), "size"),
 }
@@ -255,6 +283,36 @@ def test_101_what_hwtrust_did_not_write_is_refused(
     assert error.code == "keystore:damaged"
     assert error.data["reason"] == reason
     assert error.data["path"] == str(path)
+    assert error.message.isprintable()
+
+
+LOOSE = """
+CREATE TABLE store (store_id, generation, floor, seal);
+CREATE TABLE wraps (epoch, nonce, ciphertext);
+CREATE TABLE entries (id, name, version, epoch, nonce, ciphertext);
+INSERT INTO store VALUES (x'00', 'one', 0, x'00');
+INSERT INTO wraps VALUES (NULL, x'00', x'00');
+INSERT INTO entries VALUES (1, 'name', 1, 1, x'00', 'text');
+"""
+READINGS: dict[str, Callable[[Database], object]] = {
+    "the header": Database.header,
+    "the epochs": Database.epochs,
+    "the wraps": Database.wraps,
+    "the entries": lambda place: list(place.entries()),
+    "a ciphertext": lambda place: place.ciphertext(1),
+}
+
+
+@pytest.mark.parametrize("read", READINGS.values(), ids=READINGS)
+def test_101_a_value_of_another_type_is_refused(
+    tmp_path: Path, read: Callable[[Database], object]
+) -> None:
+    """What comes from a row is checked, whatever SQLite lets a column hold."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(LOOSE)
+        with pytest.raises(KeyStoreDamagedError) as refused:
+            read(Database(tmp_path, connection))
+    assert refused.value.data["reason"] == "row"
 
 
 STRUCTURAL = {"application-id", "not-a-database", "version", "schema", "size"}
@@ -270,6 +328,25 @@ def test_101_the_epochs_of_what_is_no_key_store_are_not_read(
     with pytest.raises(KeyStoreDamagedError) as refused:
         KeyStore.epochs(path)
     assert refused.value.data["reason"] == reason
+
+
+def test_101_a_page_that_is_in_use_and_free_is_refused(path: Path) -> None:
+    """Every entry could still be read, but the next change would overwrite some of them."""
+    with opened(path, 1) as store:
+        store.put("large", bytes(100_000))
+        store.delete("large")
+    with closing(sqlite3.connect(path)) as connection:
+        ((in_use,),) = connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'entries'"
+        )
+        ((size,),) = connection.execute("PRAGMA page_size")
+    changed = bytearray(path.read_bytes())
+    free = int.from_bytes(changed[32:36], "big")  # SQLite file format §1.5: first trunk page
+    assert int.from_bytes(changed[36:40], "big") > 10
+    leaf = (free - 1) * size + 8
+    changed[leaf : leaf + 4] = in_use.to_bytes(4, "big")
+    path.write_bytes(changed)
+    assert refusal(path).data["reason"] == "corrupt"
 
 
 def test_101_a_store_left_in_wal_mode_goes_back_to_a_journal(path: Path) -> None:

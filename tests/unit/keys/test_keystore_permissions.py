@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hwtrust.errors import KeyStorePermissionError
-from hwtrust.keys import KeyStore
+from hwtrust.keys import KeyStore, database
 from unit.keys.stores import DEVICE, VALUES, contents, kek, make, opened, refusal
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ def test_102_a_store_of_another_user_is_refused(path: Path) -> None:
     os.chown(path, 0, 0)
     os.chown(path.parent, 65534, 65534)
     assert refusal(path).code == "keystore:permission"
+
+
+def test_102_sqlite_never_makes_the_file_itself(path: Path) -> None:
+    """A file that vanishes between the check and the opening does not come back, open to others."""
+    vanished = path.with_name("vanished.db")
+    with pytest.raises(sqlite3.OperationalError):
+        database._connect(vanished)
+    assert not vanished.exists()
 
 
 def linked(path: Path) -> None:

@@ -196,6 +196,8 @@ UNEXTENDED = {
     "all zero": dict.fromkeys(range(24), ZERO),
     "as after a reset": {n: ONES if 17 <= n <= 22 else ZERO for n in range(24)},
     "PCR 0 with the locality of the start": {0: bytes(31) + b"\3", 1: ZERO},
+    "PCR 0 with the highest locality": {0: bytes(31) + b"\4"},
+    "a PCR of the dynamic launch, not launched": {17: ONES},
     "only others than the firmware's were extended": {0: ZERO, 7: ZERO, 10: good(10)},
     "none of the firmware's is quoted": {10: ZERO, 16: ZERO},
 }
@@ -214,6 +216,7 @@ def test_a_bank_that_was_never_extended_is_refused(values: dict[int, bytes]) -> 
 EXTENDED = {
     "one of the firmware's": {0: ZERO, 7: good(7)},
     "PCR 0, with nearly the value of a reset": {0: bytes(31) + b"\5"},
+    "PCR 0, that only ends like a reset": {0: b"\1" + bytes(30) + b"\3"},
     "PCR 1, with what would be a locality in PCR 0": {1: bytes(31) + b"\3"},
     "the application's alone": {10: good(10), 16: ZERO},
 }
