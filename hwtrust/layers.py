@@ -69,18 +69,19 @@ def _file(path: bytes, *, dir_fd: int | None = None) -> bytes:
 def _tree(top: bytes) -> bytes:
     # os.fwalk passes over what it cannot look at; here that must be an error.
     entries: list[tuple[bytes, bytes]] = []
-    folders = [b""]
+    folders = [top]
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     while folders:
         folder = folders.pop()
-        descriptor = os.open(top + b"/" + folder, flags)
+        descriptor = os.open(folder, flags)
         try:
             for name in map(os.fsencode, os.listdir(descriptor)):  # noqa: PTH208 - not by path
-                path = folder + name
+                place = folder + b"/" + name
+                path = place.removeprefix(top + b"/")
                 kind, entry = _entry(path, name, descriptor)
                 entries.append((path, entry))
                 if kind == _DIRECTORY:
-                    folders.append(path + b"/")
+                    folders.append(place)
         finally:
             os.close(descriptor)
     return hashlib.sha256(_LABEL + b"".join(entry for _, entry in sorted(entries))).digest()

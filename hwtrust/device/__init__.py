@@ -11,9 +11,8 @@ Everything is synchronous, and an open device belongs to one thread and one
 process. Every error is a `hwtrust.errors.HwTrustError` with a code.
 """
 
-from hwtrust.device.api import Device, DeviceStatus
-from hwtrust.device.attest import AttestResult
+from hwtrust.device.api import Device
 from hwtrust.device.config import DeviceConfig
-from hwtrust.device.context import Step
+from hwtrust.device.results import AttestResult, DeviceStatus, Step
 
 __all__ = ["AttestResult", "Device", "DeviceConfig", "DeviceStatus", "Step"]

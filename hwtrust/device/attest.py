@@ -22,6 +22,7 @@ from hwtrust.attest.tpm import gather
 from hwtrust.channel import AttestedKey
 from hwtrust.errors import (
     ChannelTlsError,
+    RefusedError,
     RootStateError,
     TpmOwnerAuthError,
 )
@@ -36,8 +37,6 @@ from hwtrust.wire.messages import (
     ChallengeReply,
     ChallengeRequest,
     Evidence,
-    Finding,
-    Standing,
     TlsKeyKind,
 )
 from hwtrust.wire.structures import Attest, NvCertifyInfo, Public
@@ -47,6 +46,9 @@ if TYPE_CHECKING:
     from hwtrust.device.context import DeviceContext
     from hwtrust.device.state import StoredRoot
     from hwtrust.roots import AcceptedRoot
+
+
+_UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +62,6 @@ class Answered:
     """The TPM's clock as quoted."""
     counter: int
     """The epoch counter as certified."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttestResult:
-    """What the backend made of the evidence.
-
-    `rotated_to` is the new epoch, where the root was rotated on the way;
-    `root_waits` that one is offered, and can be taken once the device has booted.
-    """
-
-    standing: Standing
-    findings: tuple[Finding, ...]
-    rotated_to: int | None = None
-    root_waits: bool = False
 
 
 def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
@@ -176,7 +164,9 @@ def _ask(device: DeviceContext) -> Answered:
             return _session_first(device, key)
     try:
         return _exchange(device, Purpose.ATTEST, key)
-    except ChannelTlsError:
+    except (ChannelTlsError, RefusedError) as error:
+        if isinstance(error, RefusedError) and error.data.get("status") != _UNAUTHORIZED:
+            raise
         # The certificate has expired, or the CA is a new one: prove the key again.
         return _session_first(device, key)
 

@@ -32,7 +32,7 @@ import msgspec
 
 from hwtrust.errors import ConfigError, StateError, UnsupportedError
 from hwtrust.files import read_limited
-from hwtrust.tpm.provision import Handles
+from hwtrust.tpm.handles import Handles
 from hwtrust.wire.algorithms import Alg, alg_from_name
 from hwtrust.wire.messages import Release, TrustAnchor
 

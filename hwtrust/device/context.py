@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from hwtrust.device.results import Step, silent
 from hwtrust.errors import ConfigError, KeyStoreLockedError, RootMissingError
 from hwtrust.keys.unseal import Anchorage
 from hwtrust.measure import application_selection
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
     from hwtrust.tpm.connection import Tpm
     from hwtrust.wire.messages import Release, TrustAnchor
     from hwtrust.wire.structures import PcrSelection, Public
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that was done, for whoever watches: `milliseconds` is how long it took."""
-
-    name: str
-    detail: str
-    milliseconds: float
-
-
-def silent(_: Step) -> None:
-    """Watch nothing."""
 
 
 @dataclass(slots=True)

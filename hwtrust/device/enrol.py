@@ -30,6 +30,7 @@ from hwtrust.errors import TlsKeyError, TpmObjectConflictError, TpmOwnerAuthErro
 from hwtrust.roots import FIRST, accept_root, accept_time
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.discover import identify, require_no_lockout
+from hwtrust.tpm.handles import Handles
 from hwtrust.tpm.leftovers import is_bare
 from hwtrust.tpm.tls_key import TpmTlsKey
 from hwtrust.wire.challenge import Purpose
@@ -164,7 +165,7 @@ def _require_usable(device: DeviceContext) -> None:
             raise TpmObjectConflictError(message, handle=handle, hint=hint)
 
 
-def _claim_handles(device: DeviceContext) -> provision.Handles:
+def _claim_handles(device: DeviceContext) -> Handles:
     handles = device.config.handles()
     claimed = device.state.claimed_handles()
     if claimed is not None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hwtrust.device.attest import attest_once
 from hwtrust.device.boot import load_and_unseal, read_pcrs
+from hwtrust.device.results import AttestResult
 from hwtrust.device.state import StoredRoot
 from hwtrust.errors import RootApprovalError, RootStateError
 from hwtrust.tpm import commands
@@ -24,6 +26,19 @@ from hwtrust.wire.states import live_value, state_digest
 if TYPE_CHECKING:
     from hwtrust.device.context import DeviceContext
     from hwtrust.roots import AcceptedRoot
+
+
+def attest(device: DeviceContext) -> AttestResult:
+    """Attest once, and rotate where the backend sends the next root and the key store is open."""
+    with device.step("attest"):
+        answered, accepted = attest_once(device)
+    rotated_to, waits = None, accepted is not None and device.keystore is None
+    if accepted is not None and device.keystore is not None:
+        rotated_to = rotate(device, accepted)
+        with device.step("attest", "to confirm the new epoch"):
+            answered, _ = attest_once(device)
+    reply = answered.reply
+    return AttestResult(reply.standing, reply.findings, rotated_to, waits)
 
 
 def store_root(device: DeviceContext, accepted: AcceptedRoot) -> StoredRoot:

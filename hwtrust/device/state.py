@@ -28,7 +28,7 @@ import msgspec
 from hwtrust.errors import NotEnrolledError, StateDamagedError, StateMissingError
 from hwtrust.files import FileLock, private_directory, read_limited, state_error, write_atomic
 from hwtrust.tpm.connection import Pinned
-from hwtrust.tpm.provision import Handles
+from hwtrust.tpm.handles import Handles
 from hwtrust.wire.envelope import Envelope
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust.wire.root import Approval

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from tpm2_pytss.constants import TPM2_CAP
 
-
 if TYPE_CHECKING:
     from hwtrust.tpm.connection import Tpm
 

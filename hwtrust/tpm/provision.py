@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.tpm.handles import Handles
 
 COUNTER_SIZE = 8
 COUNTER_ATTRIBUTES = (
@@ -67,15 +68,6 @@ COUNTER_ATTRIBUTES = (
 
 _NV_RANGE, _PERSISTENT_RANGE = 0x01000000, 0x81000000
 _HANDLES_A_READ = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Handles:
-    """Where hwtrust keeps its things in a TPM: owner ranges of the TCG's registry."""
-
-    ak: int = 0x81018048
-    storage_key: int = 0x81008048
-    counter: int = 0x01804857
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from hwtrust.testing import bus
 from hwtrust.testing.faults import At, FaultPlan, FaultyTcti
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Pinned, Tpm
+from hwtrust.tpm.handles import Handles
 from hwtrust.tpm.templates import EK_P256
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import u32
@@ -94,7 +95,7 @@ class AnchoredTpm:
     ) -> None:
         self.swtpm = swtpm
         self.key = key or PolicyKey()
-        self.handles = provision.Handles()
+        self.handles = Handles()
         self.tpm = Tpm(swtpm.tcti, wrap=wrap, owner_auth=owner_auth)
         with provision.endorsement_key(self.tpm, EK_P256) as (_, ek):
             self.device = ek.name

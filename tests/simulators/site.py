@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-
-from hwtrust_backend.publishing.models import RootState
-from hwtrust_backend.publishing.service import roots_of
 from tpm2_pytss import ESAPI, ESYS_TR
 
 from hwtrust.device import Device, DeviceConfig
 from hwtrust.layers import reference
 from hwtrust.wire.messages import Release
+from hwtrust_backend.publishing.models import RootState
+from hwtrust_backend.publishing.service import roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hwtrust_backend.testing import BackendServer
     from tpm2_pytss.TCTI import TCTI
 
     from hwtrust.testing.manufacture import Vendor
     from hwtrust.testing.swtpm import Swtpm
     from hwtrust.tpm.tcti import Exchange
+    from hwtrust_backend.testing import BackendServer
 
 LAYERS = ("root-of-trust", "system", "kernel", "frontend")
 APPLICATION_PCR = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from simulators.anchored_tpm import AnchoredTpm, loaded
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import AnchoredTpm, PolicyKey, loaded
 
 from hwtrust.errors import HwTrustError, MalformedError, TpmBankError, TpmError
 from hwtrust.testing.faults import CountingTcti
@@ -30,6 +29,7 @@ from hwtrust.wire.structures import (
     QuoteInfo,
     Signature,
 )
+from simulators.anchored_tpm import AnchoredTpm, PolicyKey, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

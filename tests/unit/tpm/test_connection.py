@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import AnchoredTpm, loaded
 from tpm2_pytss import ESYS_TR
 from tpm2_pytss.constants import TPM2_RH
 
@@ -45,6 +44,7 @@ from hwtrust.tpm.templates import STORAGE_KEY
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import u16, u32
 from hwtrust.wire.structures import EccPoint, Public
+from simulators.anchored_tpm import AnchoredTpm, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

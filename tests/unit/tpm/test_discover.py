@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import loaded
 from tpm2_pytss.constants import TPM2_RH
 
 from hwtrust.errors import (
@@ -36,8 +35,10 @@ from hwtrust.tpm.discover import (
     preferred,
     require_no_lockout,
 )
+from hwtrust.tpm.handles import Handles
 from hwtrust.tpm.templates import STORAGE_KEY
 from hwtrust.wire.codec import u16, u32
+from simulators.anchored_tpm import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -365,7 +366,7 @@ def test_a_tpm_in_lockout_is_opened_and_not_set_up(tpm_factory: Callable[..., Sw
         assert caught.value.code == "tpm:lockout"
         assert caught.value.data["recovery"] == identity.lockout_recovery
         # No object of hwtrust is subject to the lockout.
-        provision.make_storage_key(tpm, provision.Handles().storage_key)
+        provision.make_storage_key(tpm, Handles().storage_key)
 
 
 def test_opening_sweeps_what_a_killed_process_left(tpm: Swtpm) -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import ELSEWHERE, SELECTION, PolicyKey, loaded
 from tpm2_pytss.constants import TPM2_SE
 
 from hwtrust.errors import (
@@ -52,12 +51,14 @@ from hwtrust.wire.root import (
     sign_approval,
 )
 from hwtrust.wire.structures import NvAttributes, NvPublic, PcrSelection, Signature
+from simulators.anchored_tpm import ELSEWHERE, SELECTION, PolicyKey, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from simulators.anchored_tpm import AnchoredTpm
     from tpm2_pytss.TCTI import TCTI
+
+    from simulators.anchored_tpm import AnchoredTpm
 
 FAR = 2**62
 REF = b"\x33" * 32

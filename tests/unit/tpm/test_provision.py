@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
-from simulators.anchored_tpm import AnchoredTpm, PolicyKey, loaded
 from tpm2_pytss.constants import TPM2_RH
 
 from hwtrust.errors import (
@@ -28,6 +27,7 @@ from hwtrust.testing.manufacture import write_certificate
 from hwtrust.testing.swtpm import Swtpm
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Tpm
+from hwtrust.tpm.handles import Handles
 from hwtrust.tpm.templates import EK_P256, EK_P384_HIGH, EK_RSA2048, STORAGE_KEY
 from hwtrust.verify.roles import (
     require_attestation_key,
@@ -41,6 +41,7 @@ from hwtrust.wire.policy import fold
 from hwtrust.wire.protect import make_credential
 from hwtrust.wire.root import counter_policy
 from hwtrust.wire.structures import EccParams, NvAttributes, NvPublic, RsaParams
+from simulators.anchored_tpm import AnchoredTpm, PolicyKey, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from hwtrust.tpm.templates import EkTemplate
 
-HANDLES = provision.Handles()
+HANDLES = Handles()
 SECRET = b"S" * 32
 FMT1_CURVE = 0x2E6  # TPM_RC_CURVE for parameter 2
 RC_COMMAND_CODE = 0x143

@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import loaded
 from tpm2_pytss.constants import TPMA_SESSION
 
 from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTamperedError, TpmTransportError
@@ -16,12 +15,13 @@ from hwtrust.tpm import commands
 from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.sessions import hmac_session, policy_session
 from hwtrust.wire.algorithms import Alg
+from simulators.anchored_tpm import loaded
 
 if TYPE_CHECKING:
-    from simulators.anchored_tpm import AnchoredTpm
     from tpm2_pytss.TCTI import TCTI
 
     from hwtrust.tpm.sessions import Session
+    from simulators.anchored_tpm import AnchoredTpm
 
 DIGESTS = {Alg.SHA1: bytes(20), Alg.SHA256: bytes(32)}
 ONCE = hashlib.sha256(bytes(64)).digest()

@@ -10,7 +10,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from simulators.anchored_tpm import AnchoredTpm, loaded
 from tpm2_pytss.tsskey import TSSPrivKey
 from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
 
@@ -22,6 +21,7 @@ from hwtrust.tpm.tls_key import TpmTlsKey, _Signer
 from hwtrust.verify.attestation import ENDORSEMENT, qualified_name
 from hwtrust.verify.certify import verify_certify
 from hwtrust.verify.roles import require_tls_key
+from simulators.anchored_tpm import AnchoredTpm, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

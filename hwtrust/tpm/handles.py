@@ -1,0 +1,14 @@
+"""Where hwtrust keeps its things in a TPM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Two persistent handles and an NV index, in the owner's ranges of the TCG's registry."""
+
+    ak: int = 0x81018048
+    storage_key: int = 0x81008048
+    counter: int = 0x01804857
