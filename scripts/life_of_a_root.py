@@ -11,6 +11,7 @@ what a device and a backend run: TLS 1.3, SQLite, and the TPM's own refusals.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import secrets
@@ -21,12 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwtrust_backend.cli import main as hwtrust_backend_command
 from story import Story
 
 from hwtrust.cli import run as hwtrust_command
@@ -82,15 +84,16 @@ class Stage:
 
     def backend(self, *arguments: str) -> str:
         """Run `hwtrust-backend` as an administrator would; gives what it prints."""
-        command = [str(BIN / "hwtrust-backend"), *arguments]
-        environment = backend_environment(self.home)
-        done = subprocess.run(  # noqa: S603 - our own command
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            what = " ".join(arguments[:2])
-            raise UnexpectedError(f"hwtrust-backend {what}: {done.stderr.strip()}")
-        return done.stdout
+        printed, complaints = io.StringIO(), io.StringIO()
+        with redirect_stdout(printed), redirect_stderr(complaints):
+            try:
+                hwtrust_backend_command(["--data", str(self.home / "backend"), *arguments])
+            except SystemExit as end:
+                if end.code:
+                    what = " ".join(arguments[:2])
+                    message = f"hwtrust-backend {what}: {complaints.getvalue().strip()}"
+                    raise UnexpectedError(message) from end
+        return printed.getvalue()
 
 
 def main() -> int:
@@ -160,8 +163,8 @@ def start_backend(stage: Stage, stack: ExitStack) -> str:
     stage.backend("ek-ca", "add", str(home / "vendor-ca.pem"))
     log = stack.enter_context((home / "backend.log").open("wb"))
     server = subprocess.Popen(  # noqa: S603 - our own command
-        [str(BIN / "hwtrust-backend"), "serve", "--passphrase-file", passphrase],
-        env=backend_environment(home),
+        [str(BIN / "hwtrust-backend"), "--data", str(home / "backend"), "serve"]
+        + ["--passphrase-file", passphrase],
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -190,12 +193,10 @@ def prepare_device(stage: Stage) -> None:
     places.append(f"{LAYERS[-1]}={tree}")
     release = home / "release.json"
     versioned = [place.replace("=", "@1.0=", 1) for place in places]
-    measured = subprocess.run(  # noqa: S603 - our own command
-        [str(BIN / "hwtrust"), "measure", "--release", "1.0", *versioned],
-        capture_output=True,
-        check=True,
-    )
-    release.write_bytes(measured.stdout)
+    with redirect_stdout(io.StringIO()) as printed:
+        code = hwtrust_command(["measure", "--release", "1.0", *versioned])
+    expect(code == 0, "hwtrust measure failed")
+    release.write_text(printed.getvalue())
     stage.backend("release", "add", str(release), "--accept")
     layers = [word for place in places for word in ("--layer", place)]
     code = hwtrust_command(
@@ -203,8 +204,7 @@ def prepare_device(stage: Stage) -> None:
         + ["--tcti", stage.tpm.tcti, "--state", str(home / "device")]
         + ["--output", str(stage.config), *layers]
     )
-    if code:
-        raise UnexpectedError("hwtrust init failed")
+    expect(code == 0, "hwtrust init failed")
 
 
 def live(stage: Stage) -> None:
@@ -392,11 +392,10 @@ def try_root(device: Device, root: StoredRoot, *, load: bool = True) -> HwTrustE
 
 def keep(stage: Stage) -> None:
     """Leave everything running until somebody presses Ctrl-C."""
-    data = backend_environment(stage.home)["HWTRUST_BACKEND_DATA_DIR"]
     lines = [
         "TPM and backend keep running. In another terminal, from this directory:",
         f"  export HWTRUST_CONFIG={stage.config}",
-        f"  export HWTRUST_BACKEND_DATA_DIR={data}",
+        f"  export HWTRUST_BACKEND_DATA_DIR={stage.home / 'backend'}",
         "  .venv/bin/hwtrust status",
         "  .venv/bin/hwtrust eventlog",
         f"  .venv/bin/hwtrust keystore get {SECRET_NAME} | xxd",
@@ -433,11 +432,6 @@ def expect_refusal(kind: type[HwTrustError], action: object) -> HwTrustError:
     except kind as error:
         return error
     raise UnexpectedError(f"{kind.__name__} was expected, and everything went well")
-
-
-def backend_environment(home: Path) -> dict[str, str]:
-    """The environment in which the backend finds its data."""
-    return {**os.environ, "HWTRUST_BACKEND_DATA_DIR": str(home / "backend")}
 
 
 def free_port() -> int:

@@ -3,7 +3,8 @@
     challenge ─▶ quote + counter ─▶ verdict · time · approval · next root · certificate
 
 Rules:
-1. One round trip where a challenge is at hand: every answer brings the next.
+1. One round trip where a challenge is at hand: every answer brings the next. One
+   that has grown old meanwhile is replaced.
 2. An attested TLS key first gets its certificate, by a quote that binds it
    (purpose `session`); only then is there a channel that both sides trust.
 3. The TPM clock is set from the backend's signed time alone, and only forward.
@@ -28,6 +29,7 @@ from hwtrust.errors import (
 )
 from hwtrust.roots import FIRST, accept_approval, accept_root, accept_time
 from hwtrust.tpm import commands
+from hwtrust.tpm.provision import read_counter
 from hwtrust.tpm.tls_key import TpmTlsKey
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
@@ -47,8 +49,8 @@ if TYPE_CHECKING:
     from hwtrust.device.state import StoredRoot
     from hwtrust.roots import AcceptedRoot
 
-
 _UNAUTHORIZED = 401
+_CHALLENGE_OVER = frozenset({"challenge:expired", "challenge:forged", "challenge:used"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +129,11 @@ def bound_evidence(
     """Evidence over a binding of everything that the backend is to believe."""
     identity = device.known()
     device.measured.settle(device.tpm)
-    roots = device.state.roots()
     binding = Binding(
         purpose=purpose,
         nonce=nonce,
         tls_key=key.spki,
-        epoch=max(roots, default=0),
+        epoch=_claimed_epoch(device),
         release=device.release.name,
         log_digest=device.measured.log.digest(),
     )
@@ -145,6 +146,14 @@ def bound_evidence(
         log=device.measured.log,
         binding=binding,
     )
+
+
+def _claimed_epoch(device: DeviceContext) -> int:
+    roots = device.state.roots()
+    if len(roots) == 1:
+        return max(roots)
+    # A root that is not counted to yet may be one that its backend has lost.
+    return read_counter(device.tpm, device.known().counter)
 
 
 def _ask(device: DeviceContext) -> Answered:
@@ -183,11 +192,20 @@ def _session_first(device: DeviceContext, key: ClientKey) -> Answered:
 
 
 def _exchange(device: DeviceContext, purpose: Purpose, key: ClientKey) -> Answered:
-    identity = device.known()
     nonce, device.challenge = device.challenge, b""
-    if not nonce:
-        asked = ChallengeRequest(device=identity.device, purpose=purpose)
-        nonce = device.channel.post("/v1/challenges", asked, ChallengeReply).nonce
+    if nonce:
+        try:
+            return _answer(device, purpose, key, nonce)
+        except RefusedError as error:
+            if error.data.get("problem") not in _CHALLENGE_OVER:
+                raise
+    asked = ChallengeRequest(device=device.known().device, purpose=purpose)
+    nonce = device.channel.post("/v1/challenges", asked, ChallengeReply).nonce
+    return _answer(device, purpose, key, nonce)
+
+
+def _answer(device: DeviceContext, purpose: Purpose, key: ClientKey, nonce: bytes) -> Answered:
+    identity = device.known()
     evidence = bound_evidence(device, purpose=purpose, nonce=nonce, key=key)
     csr = key.csr() if purpose is Purpose.SESSION else b""
     request = AttestRequest(device=identity.device, evidence=evidence, csr=csr)

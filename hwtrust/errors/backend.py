@@ -1,0 +1,159 @@
+"""Errors of the backend."""
+
+from __future__ import annotations
+
+from hwtrust.errors.base import HwTrustError
+from hwtrust.errors.enrolment import EnrolmentError
+
+
+class ServiceError(HwTrustError):
+    """The backend cannot do what it was asked."""
+
+    code = "backend"
+
+
+class RequestError(ServiceError):
+    """A request is not one that the API takes."""
+
+    code = "request:invalid"
+
+
+class RequestTooLargeError(RequestError):
+    """A request's body is larger than the backend accepts."""
+
+    code = "request:too-large"
+
+
+class DeviceUnknownError(ServiceError):
+    """No device of that name is enrolled here."""
+
+    code = "device:unknown"
+    hint = "enrol it: hwtrust enrol --token TOKEN"
+
+
+class DeviceAmbiguousError(ServiceError):
+    """More than one device's name begins like that."""
+
+    code = "device:ambiguous"
+    hint = "give more of the device's name: hwtrust-backend devices lists them"
+
+
+class EnrolmentUnknownError(EnrolmentError):
+    """There is no such enrolment under way: it never began, is over, or took too long."""
+
+    code = "enrolment:unknown"
+    hint = "begin the enrolment again"
+
+
+class EnrolmentOrderError(EnrolmentError):
+    """A step of an enrolment is taken before the one that it builds on, or twice."""
+
+    code = "enrolment:order"
+    hint = "begin the enrolment again"
+
+
+class EnrolmentEpochError(EnrolmentError):
+    """The epoch counter starts at or below an epoch that this device has had before."""
+
+    code = "enrolment:epoch:reused"
+    hint = "a counter that was made anew starts higher; restore the backend's newest database"
+
+
+class IdentityError(ServiceError):
+    """A device has not shown who it is."""
+
+    code = "identity:missing"
+    hint = "connect with the client certificate that the backend issued"
+
+
+class IdentityCertificateError(IdentityError):
+    """A client certificate is expired, or not one that this backend issued to a device."""
+
+    code = "identity:certificate:refused"
+    hint = "attest for a session to get a new certificate"
+
+
+class IdentityKeyError(IdentityError):
+    """The evidence binds another TLS key than the connection's, or another device."""
+
+    code = "identity:key:mismatch"
+
+
+class TlsKeyRefusedError(IdentityError):
+    """The backend's policy does not accept TLS keys of this kind."""
+
+    code = "identity:key:refused"
+    hint = "add the kind to tls_keys in the backend's configuration, or use the other kind"
+
+
+class ReleaseError(ServiceError):
+    """A release is not known, or known already with other layers."""
+
+    code = "release"
+
+
+class ReleaseUnknownError(ReleaseError):
+    """There is no accepted release of that name."""
+
+    code = "release:unknown"
+    hint = "hwtrust-backend release add FILE, then release accept NAME"
+
+
+class ReleaseConflictError(ReleaseError):
+    """A release of that name exists with other layers."""
+
+    code = "release:conflict"
+    hint = "give the changed release another name"
+
+
+class VaultError(ServiceError):
+    """The backend's keys cannot be used."""
+
+    code = "vault"
+
+
+class VaultMissingError(VaultError):
+    """There is no key file."""
+
+    code = "vault:missing"
+    hint = "hwtrust-backend init"
+
+
+class VaultPassphraseError(VaultError):
+    """The passphrase does not open the key file, or there is none."""
+
+    code = "vault:passphrase"
+    hint = "give it by --passphrase-file, or as the systemd credential hwtrust-backend-passphrase"
+
+
+class VaultDamagedError(VaultError):
+    """The key file is damaged."""
+
+    code = "vault:damaged"
+    hint = "restore the file from a backup"
+
+
+class VaultExistsError(VaultError):
+    """There are keys already; making new ones would orphan every device."""
+
+    code = "vault:exists"
+    hint = "use another --data directory, or keep this one as it is"
+
+
+class DatabaseError(ServiceError):
+    """The database cannot be used."""
+
+    code = "database"
+
+
+class AuditError(ServiceError):
+    """The audit trail was changed: a record was edited, dropped or reordered."""
+
+    code = "audit:chain:broken"
+
+
+class TokenUnknownError(ServiceError):
+    """There is no such enrolment token."""
+
+    code = "token:unknown"
+    hint = "hwtrust-backend token list"
