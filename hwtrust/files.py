@@ -137,7 +137,7 @@ def read_limited(path: str | os.PathLike[str], *, limit: int) -> bytes:
     where = os.fspath(path)
     with _converted(path):
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise StateDamagedError(f"{where} is not a regular file", path=where)
@@ -212,8 +212,6 @@ class FileLock:
             StateError: the lock file cannot be opened; a symbolic link is refused.
         """
         where = os.fspath(self._path)
-        if self._file is not None:
-            raise StateBusyError(f"{where} is locked already", path=where)
         with _converted(self._path):
             handle = os.open(
                 self._path,
@@ -226,7 +224,7 @@ class FileLock:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.close()
-                raise StateBusyError(f"another process holds {where}", path=where) from error
+                raise StateBusyError(f"{where} is locked already", path=where) from error
             except BaseException:
                 file.close()
                 raise

@@ -28,9 +28,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwtrust_backend.cli import main as hwtrust_backend_command
-from story import Story
-
 from hwtrust.cli import run as hwtrust_command
 from hwtrust.device import Device, DeviceConfig
 from hwtrust.device.boot import load_layers
@@ -48,6 +45,8 @@ from hwtrust.testing.swtpm import Swtpm
 from hwtrust.tpm import commands
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.messages import Standing
+from hwtrust_backend.cli import main as hwtrust_backend_command
+from story import Story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +110,9 @@ def main() -> int:
             stage = set_up(story, stack)
             live(stage)
             story.summary()
-            story.note(f"everything happened as it should, in {time.perf_counter() - started:.1f} s")
+            story.note(
+                f"everything happened as it should, in {time.perf_counter() - started:.1f} s"
+            )
             if arguments.keep:
                 keep(stage)
     except (HwTrustError, UnexpectedError, OSError, subprocess.SubprocessError) as error:
@@ -162,9 +163,11 @@ def start_backend(stage: Stage, stack: ExitStack) -> str:
     )
     stage.backend("ek-ca", "add", str(home / "vendor-ca.pem"))
     log = stack.enter_context((home / "backend.log").open("wb"))
-    server = subprocess.Popen(  # noqa: S603 - our own command
-        [str(BIN / "hwtrust-backend"), "--data", str(home / "backend"), "serve"]
-        + ["--passphrase-file", passphrase],
+    server = subprocess.Popen(
+        [
+            *(str(BIN / "hwtrust-backend"), "--data", str(home / "backend")),
+            *("serve", "--passphrase-file", passphrase),
+        ],
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -199,11 +202,14 @@ def prepare_device(stage: Stage) -> None:
     release.write_text(printed.getvalue())
     stage.backend("release", "add", str(release), "--accept")
     layers = [word for place in places for word in ("--layer", place)]
-    code = hwtrust_command(
-        ["init", "--trust", str(home / "backend" / "trust.json"), "--release", str(release)]
-        + ["--tcti", stage.tpm.tcti, "--state", str(home / "device")]
-        + ["--output", str(stage.config), *layers]
-    )
+    with redirect_stdout(io.StringIO()):
+        code = hwtrust_command(
+            [
+                *("init", "--trust", str(home / "backend" / "trust.json")),
+                *("--release", str(release), "--tcti", stage.tpm.tcti),
+                *("--state", str(home / "device"), "--output", str(stage.config), *layers),
+            ]
+        )
     expect(code == 0, "hwtrust init failed")
 
 
@@ -218,30 +224,40 @@ def live(stage: Stage) -> None:
 
 
 def enrol_and_boot(stage: Stage) -> None:
+    """Enrol, open the key store for the first time, attest."""
     story = stage.story
     token = json.loads(stage.backend("token", "create", "--json"))["token"]
-    with story.chapter(
-        "Enrol",
-        "The EK says which TPM this is; MakeCredential proves the AK is in it; the AK certifies "
-        "the storage key and the epoch counter. The backend answers with root number one.",
-    ) as chapter, stage.device() as device:
+    with (
+        story.chapter(
+            "Enrol",
+            "The EK says which TPM this is; MakeCredential proves the AK is in it; the AK "
+            "certifies storage key and epoch counter. The backend answers with root number one.",
+        ) as chapter,
+        stage.device() as device,
+    ):
         identity = device.enrol(token=token, on_step=story.on_step)
         chapter.outcome = f"device {identity.device.hex()[:20]}…, TLS key: {identity.tls_kind}"
-    with story.chapter(
-        "Measure, unseal, open the key store",
-        "Each layer is measured, compared and extended; the TPM releases the root only for this "
-        "state, this epoch, and until it expires; then the state is capped.",
-    ) as chapter, stage.device() as device:
+    with (
+        story.chapter(
+            "Measure, unseal, open the key store",
+            "Each layer is measured, compared and extended; the TPM releases the root only for "
+            "this state, this epoch, and until it expires; then the state is capped.",
+        ) as chapter,
+        stage.device() as device,
+    ):
         store = device.boot(on_step=story.on_step)
         value = secrets.token_bytes(32)
         store.put(SECRET_NAME, value)
         expect(store[SECRET_NAME] == value, "the key store does not give back what was put")
         (stage.home / "expected").write_bytes(value)
         chapter.outcome = f"epoch {store.epoch}, {SECRET_NAME} stored"
-    with story.chapter(
-        "Attest",
-        "One quote and one certified counter, bound to nonce, TLS key, epoch, release and log.",
-    ) as chapter, stage.device() as device:
+    with (
+        story.chapter(
+            "Attest",
+            "One quote and one certified counter, bound to nonce, TLS key, epoch, release and log.",
+        ) as chapter,
+        stage.device() as device,
+    ):
         result = device.attest(on_step=story.on_step)
         expect_trusted(result.standing, result.findings)
         chapter.outcome = f"standing: {result.standing}"
@@ -252,11 +268,14 @@ def rotate(stage: Stage) -> StoredRoot:
     story = stage.story
     (known,) = json.loads(stage.backend("devices", "--json"))
     stage.backend("rotate", known["device"])
-    with story.chapter(
-        "Rotate the root",
-        "The next answer carries root E+1, wrapped for this TPM alone. The key store is wrapped "
-        "under both; counting the epoch counter is the one commit point.",
-    ) as chapter, stage.device() as device:
+    with (
+        story.chapter(
+            "Rotate the root",
+            "The next answer carries root E+1, wrapped for this TPM alone. The key store is "
+            "wrapped under both; counting the epoch counter is the one commit point.",
+        ) as chapter,
+        stage.device() as device,
+    ):
         device.boot(on_step=story.on_step)
         old = device._context.newest_root()  # noqa: SLF001 - the thief looks at the disk
         result = device.attest(on_step=story.on_step)
@@ -305,11 +324,14 @@ def expire(stage: Stage) -> None:
             refusal = expect_refusal(RootExpiredError, device.boot)
         story.refused("TPM2_PolicyCounterTimer", f"{refusal}")
         chapter.outcome = "the TPM does not release an expired root"
-    with story.chapter(
-        "Recover from the expiry",
-        "The backend sees a clock far ahead (an alert, not the end of the device) and approves "
-        "the root anew, reckoned in the device's own clock.",
-    ) as chapter, stage.device() as device:
+    with (
+        story.chapter(
+            "Recover from the expiry",
+            "The backend sees a clock far ahead (an alert, not the end of the device) and approves "
+            "the root anew, reckoned in the device's own clock.",
+        ) as chapter,
+        stage.device() as device,
+    ):
         result = device.attest(on_step=story.on_step)
         for finding in result.findings:
             story.note(f"{finding.severity}: {finding.message} [{finding.code}]")

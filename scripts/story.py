@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hwtrust.device import Step
     from hwtrust.tpm.tcti import Exchange
+
+
+MOST_NAMES = 9
 
 
 @dataclass
@@ -28,11 +33,15 @@ class Chapter:
     exchanges: list[Exchange] = field(default_factory=list)
     milliseconds: float = 0.0
     outcome: str = ""
+    told: int = 0
 
-    def commands(self) -> str:
-        """The TPM commands in order of first use, with how often each ran."""
-        counts = Counter(exchange.command.removeprefix("TPM2_") for exchange in self.exchanges)
-        return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+    def new_commands(self) -> str:
+        """The TPM commands that have not been told yet, in order of first use."""
+        fresh, self.told = self.exchanges[self.told :], len(self.exchanges)
+        counts = Counter(exchange.command.removeprefix("TPM2_") for exchange in fresh)
+        names = [f"{name} x{n}" if n > 1 else name for name, n in counts.items()]
+        more = len(names) - MOST_NAMES
+        return ", ".join(names if more <= 1 else [*names[:MOST_NAMES], f"and {more} more"])
 
     def tpm_milliseconds(self) -> float:
         """How long the TPM itself took."""
@@ -68,9 +77,10 @@ class Story:
             chapter.milliseconds = (time.perf_counter() - start) * 1000
             self._current = None
         if chapter.exchanges:
+            rest = chapter.new_commands()
+            count, took = len(chapter.exchanges), chapter.tpm_milliseconds()
             self.note(
-                f"TPM: {len(chapter.exchanges)} commands, {chapter.tpm_milliseconds():.0f} ms: "
-                f"{chapter.commands()}"
+                f"TPM: {count} commands in {took:.0f} ms" + (f"; last: {rest}" if rest else "")
             )
         self._say("green", "done", f"{chapter.outcome} ({chapter.milliseconds:.0f} ms)")
 
@@ -82,7 +92,17 @@ class Story:
     def on_step(self, step: Step) -> None:
         """Tell what the device library has just done."""
         what = f"{step.name} {step.detail}".strip()
-        self._say("white", "    ", f"{what:<52} {step.milliseconds:7.1f} ms")
+        took = f"{step.milliseconds:.1f} ms"
+        commands = self._current.new_commands() if self._current else ""
+        if self.plain:
+            self._say("white", "    ", f"{what:<44} {took:>10}  {commands}".rstrip())
+            return
+        row = Table.grid(padding=(0, 2))
+        row.add_column(width=44)
+        row.add_column(width=10, justify="right", style="cyan")
+        row.add_column(style="dim")
+        row.add_row(escape(what), took, commands)
+        self.console.print(Padding(row, (0, 0, 0, 7)))
 
     def note(self, text: str) -> None:
         """Tell a fact."""
@@ -122,6 +142,7 @@ class Story:
 
     def _say(self, style: str, tag: str, text: str) -> None:
         if self.plain:
-            self.console.print(f"    {tag} {text}", markup=False)
-        else:
-            self.console.print(f"  [{style}]{tag} {escape(text)}[/]")
+            self.console.print(f"    {tag} {text}", markup=False, soft_wrap=True)
+            return
+        line = Text.assemble((f"{tag} ", style), (text, style))
+        self.console.print(Padding(line, (0, 0, 0, 2)))

@@ -122,9 +122,9 @@ def choose_tls_key(device: DeviceContext, storage_key: Pinned) -> ClientKey:
     choice = device.config.tls_key
     if choice is TlsKeyChoice.ATTESTED:
         return AttestedKey()
-    key = TpmTlsKey.create(device.tpm, storage_key)
     try:
         _require_shared(device.tpm.name)
+        key = TpmTlsKey.create(device.tpm, storage_key)
         usable_in_tls(key)
     except TlsKeyError:
         if choice is TlsKeyChoice.TPM:

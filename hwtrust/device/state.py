@@ -64,6 +64,14 @@ class StoredRoot(msgspec.Struct, frozen=True, kw_only=True):
     ticket: bytes = b""
 
 
+class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`Handles` as they are kept: all of them, for a default would claim what is not ours."""
+
+    ak: int
+    storage_key: int
+    counter: int
+
+
 class DeviceState:
     """The directory of one device."""
 
@@ -117,9 +125,10 @@ class DeviceState:
     def claimed_handles(self) -> Handles | None:
         """The handles in the TPM that are this device's, if any."""
         try:
-            return self._read(self.directory / "handles.json", Handles)
+            claim = self._read(self.directory / "handles.json", _Claim)
         except StateMissingError:
             return None
+        return Handles(claim.ak, claim.storage_key, claim.counter)
 
     def claim_handles(self, handles: Handles) -> None:
         """Say that these handles are ours, before anything is put there."""

@@ -1,11 +1,10 @@
 """The key store, and the key that the dynamic root gives it.
 
-Its modules, each importing only those above it:
-
-    kek       dynamic root → key encryption key → data key; erasable secrets
-    contents  what an open store holds in memory, and its authentication
-    database  the SQLite file: permissions, structure, transactions
-    keystore  named secrets, opened as a whole, rotated with the root
+unseal    the TPM → dynamic root; needs the TPM stack, so import it by its name
+kek       dynamic root → key encryption key → data key; erasable secrets
+contents  what an open store holds in memory, and its authentication
+database  the SQLite file: permissions, structure, transactions
+keystore  named secrets, opened as a whole, rotated with the root
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Secret:
         return not self._key
 
     def reveal(self) -> bytearray:
-        """The key itself, not a copy: erasing the secret empties it.
+        """The key itself, not a copy: erasing the secret overwrites it.
 
         Raises:
             KeyStoreLockedError: it has been erased.
@@ -86,7 +86,7 @@ class Secret:
     def erase(self) -> None:
         """Overwrite the key with zeros and drop it; does nothing the second time."""
         self._key[:] = bytes(len(self._key))
-        self._key.clear()
+        self._key = bytearray()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from hwtrust.wire.structures import (
     NvAttributes,
     NvPublic,
     ObjectAttributes,
-    Params,
     Public,
     RsaParams,
 )
@@ -193,9 +192,7 @@ def _require_no_cipher(params: EccParams | RsaParams, role: str) -> None:
         raise KeyAttributesError(f"{role} protects no children, and has no cipher for it")
 
 
-def _spell_scheme(params: Params) -> str:
-    if not isinstance(params, EccParams | RsaParams):
-        return "no scheme"
+def _spell_scheme(params: EccParams | RsaParams) -> str:
     hash_name = "no hash" if params.scheme_hash is None else params.scheme_hash.name
     return f"{params.scheme.name} with {hash_name}"
 

@@ -44,10 +44,6 @@ class PcrSelection:
     """Bytes in the bitmap of each bank; says nothing about what is selected."""
 
     def __post_init__(self) -> None:
-        if len(self.banks) > MAX_BANKS:
-            raise MalformedError(
-                f"a PCR selection has {len(self.banks)} banks, {MAX_BANKS} at most"
-            )
         if not self.widths:
             widths = tuple(_width(numbers) for _, numbers in self.banks)
             object.__setattr__(self, "widths", widths)
@@ -91,13 +87,9 @@ class PcrSelection:
         widths: list[int] = []
         for _ in range(count):
             alg = to_hash_alg(reader.u16())
-            width = reader.u8()
-            if not 1 <= width <= MAX_BITMAP:
-                raise MalformedError(
-                    f"a PCR bitmap has {width} bytes, 1 to {MAX_BITMAP} are possible"
-                )
-            banks.append((alg, numbers_of(reader.take(width))))
-            widths.append(width)
+            bitmap = reader.take(reader.u8())
+            banks.append((alg, numbers_of(bitmap)))
+            widths.append(len(bitmap))
         return cls(tuple(banks), widths=tuple(widths))
 
     @classmethod
@@ -154,15 +146,18 @@ def _parse_numbers(text: str) -> tuple[int, ...]:
         return ALL_PCRS
     if text == "none":
         return ()
-    numbers: list[int] = []
-    for item in text.split(","):
-        word = item.strip()
-        if not (word.isascii() and word.isdigit() and len(word) <= len("31")):
-            raise MalformedError(f"{word!r} is no PCR number")
-        numbers.append(int(word))
-    if len(set(numbers)) != len(numbers):
-        raise MalformedError(f"{text!r} names a PCR twice")
-    return tuple(sorted(numbers))
+    return tuple(sorted(parse_number(item.strip()) for item in text.split(",")))
+
+
+def parse_number(text: str) -> int:
+    """The PCR number that `text` spells in decimal.
+
+    Raises:
+        MalformedError: it spells none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= len("31")):
+        raise MalformedError(f"{text!r} is no PCR number")
+    return int(text)
 
 
 def _spell_numbers(numbers: tuple[int, ...]) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from hwtrust.keys.unseal import Anchorage, SealedRoot
 from hwtrust.testing import bus
-from hwtrust.testing.faults import At, FaultPlan, FaultyTcti
+from hwtrust.testing.faults import At, CountingTcti, FaultPlan, FaultyTcti
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Pinned, Tpm
 from hwtrust.tpm.handles import Handles
@@ -207,6 +207,18 @@ class AnchoredTpm:
         )
         opened_by = approval or self.approval(epoch=number)
         return SealedRoot(public, private, opened_by, self.authorized(opened_by), ticket)
+
+    @contextmanager
+    def counted(self) -> Iterator[tuple[Tpm, CountingTcti]]:
+        """A connection whose commands are counted."""
+        counting: list[CountingTcti] = []
+
+        def wrap(inner: TCTI) -> TCTI:
+            counting.append(CountingTcti(inner))
+            return counting[0]
+
+        with Tpm(self.swtpm.tcti, wrap=wrap) as tpm:
+            yield tpm, counting[0]
 
     @contextmanager
     def through(self, *steps: At) -> Iterator[Tpm]:

@@ -46,7 +46,7 @@ def refused(path: Path) -> None:
     assert caught.value.data["path"] == str(path)
 
 
-# --- files --------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\0" * 5_000_000])
@@ -73,7 +73,7 @@ def test_a_reference_is_the_layers_digest_under_its_name(tree: Path) -> None:
     assert (layer.name, layer.version, layer.digest) == ("frontend", "2.1", measure(tree))
 
 
-# --- trees: the canonical form --------------------------------------------------------------
+# --- trees: the canonical form ---------------------------------------------------
 
 
 def test_a_trees_digest_is_the_documented_one(tmp_path: Path) -> None:
@@ -117,17 +117,6 @@ def test_no_file_stands_for_a_tree(tree: Path, tmp_path: Path) -> None:
     assert tree.is_dir()
 
 
-UNCHANGED: dict[str, Callable[[Path], None]] = {
-    "nothing done": lambda _: None,
-    "other times": lambda top: os.utime(top / "etc" / "conf", (1, 1)),
-    "other times of a folder": lambda top: os.utime(top / "etc", (1, 1)),
-    "a file written anew": lambda top: rewrite(top / "etc" / "conf"),
-    "made in another order": lambda top: remake(top),
-    "a hard link in place of a copy": lambda top: hard_link(top),
-    "another mode of the top": lambda top: top.chmod(0o700),
-}
-
-
 def rewrite(path: Path) -> None:
     """The same content in a new file."""
     content, mode = path.read_bytes(), path.stat().st_mode
@@ -158,6 +147,17 @@ def hard_link(top: Path) -> None:
     top.with_name("other").hardlink_to(top / "etc" / "conf")
 
 
+UNCHANGED: dict[str, Callable[[Path], None]] = {
+    "nothing done": lambda _: None,
+    "other times": lambda top: os.utime(top / "etc" / "conf", (1, 1)),
+    "other times of a folder": lambda top: os.utime(top / "etc", (1, 1)),
+    "a file written anew": lambda top: rewrite(top / "etc" / "conf"),
+    "made in another order": remake,
+    "a hard link in place of a copy": hard_link,
+    "another mode of the top": lambda top: top.chmod(0o700),
+}
+
+
 @pytest.mark.parametrize("case", UNCHANGED)
 def test_what_differs_between_machines_does_not_count(tree: Path, case: str) -> None:
     """Owner, times, inodes and the order of making leave the digest as it is."""
@@ -182,11 +182,22 @@ def test_the_place_does_not_count(tree: Path, tmp_path: Path) -> None:
     assert measure(elsewhere) == measure(tree)
 
 
+def swap(path: Path, make: Callable[[Path], object]) -> None:
+    """Something else in the place of `path`."""
+    path.unlink()
+    make(path)
+
+
+def move_content(source: Path, target: Path) -> None:
+    """The same bytes under another name."""
+    target.write_bytes(source.read_bytes())
+    source.write_bytes(b"")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "one bit of content": lambda top: (top / "bin" / "tool").write_bytes(b"\x7fELF toom"),
-    "content moved to another file": lambda top: (
-        (top / "nothing").write_bytes((top / "etc" / "conf").read_bytes()),
-        (top / "etc" / "conf").write_bytes(b""),
+    "content moved to another file": lambda top: move_content(
+        top / "etc" / "conf", top / "nothing"
     ),
     "a file longer by a zero": lambda top: (top / "etc" / "conf").write_bytes(b"key = value\n\0"),
     "an executable bit": lambda top: (top / "etc" / "conf").chmod(0o755),
@@ -195,23 +206,15 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a mode of a folder": lambda top: (top / "etc").chmod(0o700),
     "another name": lambda top: (top / "nothing").rename(top / "nothinG"),
     "a file in another folder": lambda top: (top / "nothing").rename(top / "etc" / "nothing"),
-    "a name that only moves the slash": lambda top: (
-        (top / "etcconf").write_bytes(b"key = value\n"),
-        (top / "etc" / "conf").unlink(),
+    "a name that only moves the slash": lambda top: (top / "etc" / "conf").rename(top / "etcconf"),
+    "another link target": lambda top: swap(top / "link", lambda at: at.symlink_to("x")),
+    "a link in place of a file": lambda top: swap(
+        top / "nothing", lambda at: at.symlink_to("etc/conf")
     ),
-    "another link target": lambda top: ((top / "link").unlink(), (top / "link").symlink_to("x")),
-    "a link in place of a file": lambda top: (
-        (top / "nothing").unlink(),
-        (top / "nothing").symlink_to("etc/conf"),
+    "a file in place of a link": lambda top: swap(
+        top / "link", lambda at: at.write_bytes(b"bin/tool")
     ),
-    "a file in place of a link": lambda top: (
-        (top / "link").unlink(),
-        (top / "link").write_bytes(b"bin/tool"),
-    ),
-    "a folder in place of a file": lambda top: (
-        (top / "nothing").unlink(),
-        (top / "nothing").mkdir(),
-    ),
+    "a folder in place of a file": lambda top: swap(top / "nothing", Path.mkdir),
     "an empty folder less": lambda top: (top / "etc" / "empty").rmdir(),
     "an empty folder more": lambda top: (top / "more").mkdir(),
     "a file more": lambda top: (top / "etc" / "extra").write_bytes(b""),
@@ -228,7 +231,7 @@ def test_every_change_of_a_layer_changes_its_digest(tree: Path, case: str) -> No
     assert measure(tree) != before
 
 
-# --- links -----------------------------------------------------------------------------------
+# --- links -----------------------------------------------------------------------
 
 
 def test_the_layer_itself_may_be_a_link(tree: Path, tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_a_layer_that_is_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     refused(first)
 
 
-# --- names ------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------
 
 
 def test_names_are_bytes(tmp_path: Path) -> None:
@@ -324,7 +327,7 @@ def test_a_wide_tree_is_measured(tmp_path: Path) -> None:
     assert measure(top) != before
 
 
-# --- what is no layer ----------------------------------------------------------------------------
+# --- what is no layer ------------------------------------------------------------
 
 
 def listening(path: Path) -> None:
@@ -399,7 +402,8 @@ def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
 ) -> None:
     """Whoever swaps a folder for a link while it is measured gets an error (74)."""
     outside = made(tmp_path / "outside")
-    real, swapped = os.open, []
+    real = os.open
+    swapped: list[bytes] = []
 
     def swapping(path: bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if os.fsencode(path).rstrip(b"/").endswith(b"layer/etc") and not swapped:

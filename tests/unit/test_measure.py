@@ -11,7 +11,6 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.anchored_tpm import PCR, AnchoredTpm, loaded
 
 from hwtrust.errors import (
     HwTrustError,
@@ -24,19 +23,18 @@ from hwtrust.errors import (
     TpmTransportError,
 )
 from hwtrust.measure import MeasuredLog, application_selection
-from hwtrust.testing.faults import RC_FAILURE, At, CountingTcti, Cut, Moment, Respond, Swallow
+from hwtrust.testing.faults import RC_FAILURE, At, Cut, Moment, Respond, Swallow
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import CAP, LOG_LIMIT, RELOAD, RESET_VALUE, Event, EventKind, EventLog
 from hwtrust.wire.structures import PcrSelection
+from simulators.anchored_tpm import PCR, AnchoredTpm, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    from tpm2_pytss.TCTI import TCTI
 
     from hwtrust.testing.swtpm import Swtpm
 
@@ -99,7 +97,7 @@ def agree(anchored: AnchoredTpm, path: Path, *events: Event) -> None:
     assert any(sha1) is bool(events)
 
 
-# --- as it should be --------------------------------------------------------------------------
+# --- as it should be -------------------------------------------------------------
 
 
 def test_the_log_explains_the_pcr(anchored: AnchoredTpm, path: Path) -> None:
@@ -114,17 +112,10 @@ def test_the_log_explains_the_pcr(anchored: AnchoredTpm, path: Path) -> None:
 def test_an_extend_is_one_command(anchored: AnchoredTpm, path: Path) -> None:
     """Nothing is read back: the session's HMAC says that the TPM has done it."""
     log = started(anchored, path)
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
-        with hmac_session(tpm, anchored.storage) as session:
-            log.extend(tpm, LAYERS[0], session)
-            log.extend(tpm, CAP, session, last=True)
-    assert heard[0].sequence == ["TPM2_StartAuthSession", "TPM2_PCR_Extend", "TPM2_PCR_Extend"]
+    with anchored.counted() as (tpm, heard), hmac_session(tpm, anchored.storage) as session:
+        log.extend(tpm, LAYERS[0], session)
+        log.extend(tpm, CAP, session, last=True)
+    assert heard.sequence == ["TPM2_StartAuthSession", "TPM2_PCR_Extend", "TPM2_PCR_Extend"]
 
 
 def test_a_pcr_at_its_reset_value_is_a_cold_start(anchored: AnchoredTpm, path: Path) -> None:
@@ -188,7 +179,7 @@ def test_the_selection_is_the_application_pcr_and_the_platforms() -> None:
     assert str(application_selection(8, ())) == "sha256:8"
 
 
-# --- killed between the two -------------------------------------------------------------------------
+# --- killed between the two ------------------------------------------------------
 
 
 def test_a_log_that_is_one_record_ahead_is_cut_back(anchored: AnchoredTpm, path: Path) -> None:
@@ -213,6 +204,7 @@ def test_a_torn_last_record_is_cut_off_at_every_byte(anchored: AnchoredTpm, path
     extend(anchored, log, *LAYERS)
     whole, at_pcr = log.log.encode(), values(anchored)
     record = log.log.appended(CAP, pcr=PCR, banks=BANKS).encode()[len(whole) :]
+    again = new(path)
     for size in range(len(record)):
         path.write_bytes(whole + record[:size])
         again = new(path)
@@ -297,7 +289,7 @@ def test_a_log_without_end_is_damaged(anchored: AnchoredTpm, path: Path) -> None
     assert caught.value.code == "state:damaged"
 
 
-# --- the outcome of an extend is not known ----------------------------------------------------------------
+# --- the outcome of an extend is not known ---------------------------------------
 
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 
@@ -330,12 +322,14 @@ def test_after_a_swallowed_extend_the_log_says_what_the_pcr_holds(
     """What the bus pretended is not in the log, and the next event is extended (79)."""
     log = started(anchored, path)
     extend(anchored, log, *LAYERS)
-    with anchored.through(At(Swallow(), command="TPM2_PCR_Extend")) as tpm:
-        with hmac_session(tpm, anchored.storage) as session:
-            with pytest.raises(TpmTamperedError) as caught:
-                log.extend(tpm, RELOAD, session)
-            assert caught.value.code == "tpm:response:tampered"
-            log.extend(tpm, CAP, session, last=True)
+    with (
+        anchored.through(At(Swallow(), command="TPM2_PCR_Extend")) as tpm,
+        hmac_session(tpm, anchored.storage) as session,
+    ):
+        with pytest.raises(TpmTamperedError) as caught:
+            log.extend(tpm, RELOAD, session)
+        assert caught.value.code == "tpm:response:tampered"
+        log.extend(tpm, CAP, session, last=True)
     agree(anchored, path, *LAYERS, CAP)
 
 
@@ -343,15 +337,9 @@ def test_settling_takes_no_command_when_nothing_is_open(anchored: AnchoredTpm, p
     """It may be called before every use of the log."""
     log = started(anchored, path)
     extend(anchored, log, *LAYERS)
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         log.settle(tpm)
-    assert heard[0].total == 0
+    assert heard.total == 0
 
 
 def test_a_refused_extend_is_taken_out_of_the_log(anchored: AnchoredTpm, path: Path) -> None:
@@ -371,9 +359,12 @@ def test_while_it_cannot_be_settled_nothing_is_extended(anchored: AnchoredTpm, p
     """An unknown outcome and a foreign extend on top: a conflict, and it stays one."""
     log = started(anchored, path)
     extend(anchored, log, LAYERS[0])
-    with anchored.through(At(Cut("before"), command="TPM2_PCR_Extend")) as tpm:
-        with hmac_session(tpm, anchored.storage) as session, pytest.raises(TpmTransportError):
-            log.extend(tpm, LAYERS[1], session)
+    with (
+        anchored.through(At(Cut("before"), command="TPM2_PCR_Extend")) as tpm,
+        hmac_session(tpm, anchored.storage) as session,
+        pytest.raises(TpmTransportError),
+    ):
+        log.extend(tpm, LAYERS[1], session)
     foreign(anchored)
     before = values(anchored)
     for _ in range(2):
@@ -392,7 +383,7 @@ def test_a_log_that_was_never_held_against_its_pcr_is_before_it_is_used(
     agree(anchored, path, *LAYERS, CAP)
 
 
-# --- the disk ------------------------------------------------------------------------------------------------
+# --- the disk --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("left", [0, 1, 40])
@@ -446,7 +437,7 @@ def test_a_log_that_cannot_be_written_is_an_error_of_the_tree(
 def test_a_failing_disk_is_an_error_of_the_tree(
     anchored: AnchoredTpm, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fsync that fails means that the record may be lost: nothing is extended."""
+    """Fsync that fails means that the record may be lost: nothing is extended."""
     log = started(anchored, path)
     extend(anchored, log, LAYERS[0])
     before = values(anchored)
@@ -519,5 +510,5 @@ def test_a_killed_process_leaves_log_and_pcr_that_agree(
 def test_every_bank_of_the_tpm_is_extended(anchored: AnchoredTpm, path: Path) -> None:
     """What the configuration says is what the TPM has."""
     assert provision.active_banks(anchored.tpm) == BANKS
-    assert RESET_VALUE == values(anchored)[PCR]
+    assert values(anchored)[PCR] == RESET_VALUE
     assert not path.exists()

@@ -50,6 +50,7 @@ from simulators.software_tpm import SoftwareTpm
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hwtrust.device import Step
     from hwtrust.testing.manufacture import Vendor
     from hwtrust.wire.root import Approval
 
@@ -199,7 +200,7 @@ def asks_the_os(node: ast.AST) -> bool:
 
 
 def test_59_nothing_of_the_device_asks_the_os_for_the_time() -> None:
-    """No module calls for wall-clock time, but to date a certificate that is thrown away at once."""
+    """No module asks for wall-clock time, but to date a certificate that is thrown away."""
     root = Path(hwtrust.__file__).parent
     modules = [path for path in root.rglob("*.py") if "testing" not in path.parts]
     found = {
@@ -231,7 +232,7 @@ class Forge:
 
     def dated(self, **changes: object) -> RootDelivery:
         """The delivery with other metadata, signed by the true key."""
-        metadata = msgspec.structs.replace(self.metadata, **changes)  # type: ignore[arg-type]
+        metadata = msgspec.structs.replace(self.metadata, **changes)
         envelope = seal(metadata, sign=self.vault.signer(KeyRole.METADATA).sign)
         return msgspec.structs.replace(self.delivery, metadata=envelope)
 
@@ -465,7 +466,7 @@ class PowerCutError(Exception):
     """The rotation ends here."""
 
 
-@pytest.mark.parametrize("last_step", ["import", "cap", "wrap key store"])
+@pytest.mark.parametrize("last_step", ["reload", "cap", "wrap key store"])
 def test_68_a_root_of_the_lost_database_does_not_cost_the_key_store(
     site: Site, tmp_path: Path, last_step: str
 ) -> None:

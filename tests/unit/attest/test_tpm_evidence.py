@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from simulators.anchored_tpm import PCR, AnchoredTpm, loaded
 
 from hwtrust.attest.tpm import gather, platform_part, signed
 from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError
 from hwtrust.measure import MeasuredLog, application_selection
-from hwtrust.testing.faults import RC_FAILURE, At, CountingTcti, Cut, Respond
+from hwtrust.testing.faults import RC_FAILURE, At, Cut, Respond
 from hwtrust.tpm import commands
 from hwtrust.tpm.connection import Pinned, Tpm
 from hwtrust.tpm.sessions import hmac_session
@@ -24,12 +23,11 @@ from hwtrust.wire.cel import CAP, Event, EventKind, EventLog
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Binding, Evidence
 from hwtrust.wire.structures import PcrSelection
+from simulators.anchored_tpm import PCR, AnchoredTpm, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from tpm2_pytss.TCTI import TCTI
 
     from hwtrust.testing.swtpm import Swtpm
 
@@ -99,15 +97,9 @@ def test_evidence_takes_two_commands_and_one_for_every_eight_platform_pcrs(
     scene: Scene, platform: tuple[int, ...], expected: list[str]
 ) -> None:
     """The budget of a heartbeat."""
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(scene.anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with scene.anchored.counted() as (tpm, heard):
         scene.gather(tpm, application_selection(PCR, platform))
-    assert heard[0].sequence == expected
+    assert heard.sequence == expected
 
 
 @pytest.mark.parametrize("platform", [(), (0, 7), PLATFORM])

@@ -272,6 +272,24 @@ def test_75_a_commit_that_failed_late_counts_when_it_is_in_the_file(path: Path) 
     assert contents(path, 1)["wallet"] == b"new"
 
 
+def test_75_a_rotation_that_was_finished_after_all_cannot_be_taken_back(path: Path) -> None:
+    """After a late failure the file decides which wraps there are, and the last one stays."""
+    with opened(path, 1) as store:
+        store.begin_rotation(kek(2))
+        real = store._database._connection
+        commit = 5
+        store._database._connection = Failing(real, commit, sqlite3.SQLITE_IOERR, late=True)  # type: ignore[assignment]
+        with pytest.raises(KeyStoreDiskError):
+            store.finish_rotation(2)
+        store._database._connection = real
+        with pytest.raises(KeyStoreEpochError) as refused:
+            store.finish_rotation(1)
+        assert refused.value.data["present"] == "2"
+        assert store.epoch == 2
+        store.finish_rotation(2)
+    assert contents(path, 2) == VALUES
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Let no file of this process grow beyond `size` bytes, as a full disk would not."""

@@ -25,7 +25,6 @@ from hwtrust.testing.faults import (
     RC_LOCKOUT,
     Alter,
     At,
-    CountingTcti,
     Cut,
     Fault,
     Respond,
@@ -69,18 +68,12 @@ TICKETS = ("TPM2_LoadExternal", "TPM2_VerifySignature", "TPM2_FlushContext")
 
 def counted(anchored: AnchoredTpm, root: SealedRoot) -> tuple[Unsealed, list[str]]:
     """Unseal over a connection of its own; the commands that it took."""
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         opened = unseal_root(tpm, anchored.anchorage, root, branch=0)
-        return opened, list(heard[0].sequence)
+        return opened, list(heard.sequence)
 
 
-# --- it opens -------------------------------------------------------------------------
+# --- it opens --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("branch", [0, 1])
@@ -157,7 +150,7 @@ def test_the_root_does_not_appear_in_clear_on_the_bus(anchored: AnchoredTpm) -> 
         assert not wire.heard(SECRET[start : start + 8])
 
 
-# --- it does not ----------------------------------------------------------------------
+# --- it does not -----------------------------------------------------------------
 
 
 def test_a_root_does_not_open_in_another_state(anchored: AnchoredTpm) -> None:
@@ -223,17 +216,11 @@ def with_approval(
 def test_an_approval_for_something_else_opens_nothing(anchored: AnchoredTpm, case: str) -> None:
     """The reference and the key are in the object's policy: refused without a command (60)."""
     root = APPROVALS[case](anchored, anchored.seal(SECRET))
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         with pytest.raises(RootApprovalError) as caught:
             unseal_root(tpm, anchored.anchorage, root, branch=0)
         assert caught.value.code == "root:approval:invalid"
-        assert heard[0].total == 0
+        assert heard.total == 0
 
 
 def test_the_tpm_itself_refuses_an_approval_of_the_next_epoch(anchored: AnchoredTpm) -> None:
@@ -307,11 +294,11 @@ def test_a_root_of_another_tpm_opens_nothing(
         unseal_root(other.tpm, other.anchorage, root, branch=0)
 
 
-# --- on the bus -------------------------------------------------------------------------
+# --- on the bus ------------------------------------------------------------------
 
 
 def test_no_altered_byte_of_the_answer_is_believed(anchored: AnchoredTpm) -> None:
-    """Each byte of Unseal's response, altered: an error, nothing loaded, and it works again (78)."""
+    """Each byte of Unseal's response, altered: an error, and nothing stays loaded (78)."""
     root = anchored.seal(SECRET)
     size = 10 + 4 + (2 + 32) + (2 + 32) + 1 + (2 + 32)
     codes: dict[str, int] = {}
@@ -332,7 +319,7 @@ def test_no_altered_byte_of_the_answer_is_believed(anchored: AnchoredTpm) -> Non
 
 @pytest.mark.parametrize("offset", [14, 20, 47, -1, -33])
 def test_a_tampered_answer_says_so(anchored: AnchoredTpm, offset: int) -> None:
-    """Ciphertext, nonce or HMAC altered: tampering by name, and a new connection that works (78)."""
+    """Ciphertext, nonce or HMAC altered: tampering, and a connection that works on (78)."""
     root = anchored.seal(SECRET)
     with anchored.through(At(Alter("response", offset), command="TPM2_Unseal")) as tpm:
         context = tpm.esapi
@@ -384,7 +371,7 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_nothing_stays_loaded_wherever_unsealing_fails(anchored: AnchoredTpm, case: str) -> None:
-    """Each command of an unseal fails once: an error of the tree, free slots, and it works again."""
+    """Each command of an unseal fails once: a typed error, free slots, and it works again."""
     root = anchored.seal(SECRET)
     for nth in range(1, len(SEQUENCE) + 1):
         with anchored.through(At(FAULTS[case], nth=nth)) as tpm:

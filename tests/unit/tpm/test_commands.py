@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hwtrust.errors import HwTrustError, MalformedError, TpmBankError, TpmError
-from hwtrust.testing.faults import CountingTcti
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.sessions import hmac_session
@@ -34,8 +33,6 @@ from simulators.anchored_tpm import AnchoredTpm, PolicyKey, loaded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpm2_pytss.TCTI import TCTI
-
     from hwtrust.testing.swtpm import Swtpm
 
 QUALIFYING = bytes(range(32))
@@ -46,21 +43,15 @@ def opened_name(anchored: AnchoredTpm) -> bytes:
     return qualified_name(anchored.ak.name, hierarchy=ENDORSEMENT)
 
 
-# --- PCRs ----------------------------------------------------------------------------------
+# --- PCRs ------------------------------------------------------------------------
 
 
 def test_as_many_pcrs_as_are_asked_for_are_read(anchored: AnchoredTpm) -> None:
     """One command reads eight; the values come back under their own numbers."""
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
     extend(anchored, {Alg.SHA1: b"\x01" * 20, Alg.SHA256: b"\x02" * 32})
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         values = commands.pcr_read(tpm, PcrSelection.parse("sha256:all+sha1:8,9"))
-        assert heard[0].by_name == {"TPM2_PCR_Read": 4}
+        assert heard.by_name == {"TPM2_PCR_Read": 4}
     assert set(values) == {Alg.SHA256, Alg.SHA1}
     assert sorted(values[Alg.SHA256]) == list(range(24))
     assert sorted(values[Alg.SHA1]) == [8, 9]
@@ -97,7 +88,7 @@ def test_one_command_extends_every_bank(
         assert loaded(anchored.swtpm) == {}
 
 
-# --- attestation ---------------------------------------------------------------------------
+# --- attestation -----------------------------------------------------------------
 
 
 def test_a_quote_is_one_that_the_verifier_believes(anchored: AnchoredTpm) -> None:
@@ -151,7 +142,7 @@ def test_a_certified_counter_is_name_and_value(anchored: AnchoredTpm) -> None:
     assert isinstance(Attest.decode(made.message).attested, NvCertifyInfo)
 
 
-# --- objects ----------------------------------------------------------------------------------
+# --- objects ---------------------------------------------------------------------
 
 
 def test_a_child_key_is_made_loaded_and_signs(anchored: AnchoredTpm) -> None:
@@ -190,7 +181,7 @@ def test_an_import_of_anything_is_an_error_of_the_tree(
     assert loaded(anchored.swtpm) == {}
 
 
-# --- signatures and tickets ------------------------------------------------------------------------
+# --- signatures and tickets ------------------------------------------------------
 
 
 def test_a_ticket_is_the_tpms_word_on_one_signature(anchored: AnchoredTpm) -> None:
@@ -220,7 +211,7 @@ def test_bytes_that_are_no_structure_are_malformed(anchored: AnchoredTpm, data: 
     assert caught.value.code == "wire:malformed"
 
 
-# --- NV and clock -----------------------------------------------------------------------------------
+# --- NV and clock ----------------------------------------------------------------
 
 
 def test_an_index_longer_than_one_answer_is_read_whole(anchored: AnchoredTpm) -> None:

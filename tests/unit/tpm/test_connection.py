@@ -26,7 +26,6 @@ from hwtrust.testing.faults import (
     RC_RETRY,
     Alter,
     At,
-    CountingTcti,
     Cut,
     Delay,
     Fault,
@@ -35,7 +34,7 @@ from hwtrust.testing.faults import (
     Moment,
     Respond,
 )
-from hwtrust.tpm import commands, connection, provision
+from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Pinned, Tpm
 from hwtrust.tpm.discover import open_tpm
 from hwtrust.tpm.sessions import hmac_session, policy_session
@@ -62,7 +61,7 @@ RC_YIELDED = 0x908
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that are made, in seconds, and not waited for."""
     made: list[float] = []
-    monkeypatch.setattr(connection.time, "sleep", made.append)
+    monkeypatch.setattr("hwtrust.tpm.connection.time.sleep", made.append)
     return made
 
 
@@ -72,7 +71,7 @@ def extend(tpm: Tpm, salt: Pinned) -> None:
         commands.pcr_extend(tpm, 8, DIGESTS, session)
 
 
-# --- nothing left behind -----------------------------------------------------------
+# --- nothing left behind ---------------------------------------------------------
 
 
 def test_an_object_is_flushed_at_the_end_of_its_with(anchored: AnchoredTpm) -> None:
@@ -114,16 +113,10 @@ def test_closing_twice_is_harmless_and_a_closed_connection_stays_closed(tpm: Swt
 
 def test_flushing_what_the_tpm_has_flushed_itself_sends_no_command(anchored: AnchoredTpm) -> None:
     """A session that ended with its last command costs no flush."""
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         with hmac_session(tpm, anchored.storage) as session:
             commands.pcr_extend(tpm, 8, DIGESTS, session, last=True)
-        assert heard[0].sequence == ["TPM2_StartAuthSession", "TPM2_PCR_Extend"]
+        assert heard.sequence == ["TPM2_StartAuthSession", "TPM2_PCR_Extend"]
         assert loaded(anchored.swtpm) == {}
 
 
@@ -140,7 +133,7 @@ def test_a_tpm_that_is_not_there_is_a_transport_error() -> None:
     assert caught.value.code == "tpm:transport"
 
 
-# --- breaks ------------------------------------------------------------------------
+# --- breaks ----------------------------------------------------------------------
 
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 
@@ -257,7 +250,7 @@ def test_a_long_life_does_not_grow_the_tpms_load(anchored: AnchoredTpm) -> None:
         extend(anchored.tpm, anchored.storage)
 
 
-# --- refusals ----------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------
 
 REFUSALS: dict[str, tuple[int, type[TpmError], str]] = {
     "a lockout is its own error": (RC_LOCKOUT, TpmLockoutError, "tpm:lockout"),
@@ -308,22 +301,16 @@ def test_a_tpm_that_never_stops_asking_is_given_up(
     assert pauses == sorted(pauses)
 
 
-# --- pinned objects ------------------------------------------------------------------
+# --- pinned objects --------------------------------------------------------------
 
 
 def test_a_pinned_object_costs_no_command(anchored: AnchoredTpm) -> None:
     """The serialised handle spares reading the public area at each start."""
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         tpm.at(anchored.storage)
         tpm.at(anchored.counter)
         tpm.at(anchored.ak)
-        assert heard[0].total == 0
+        assert heard.total == 0
 
 
 def test_without_its_serialised_handle_a_pinned_object_is_read_once(
@@ -331,16 +318,10 @@ def test_without_its_serialised_handle_a_pinned_object_is_read_once(
 ) -> None:
     """The blob is a convenience: the Name is what counts."""
     bare = Pinned(anchored.storage.handle, anchored.storage.name)
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         extend(tpm, bare)
         extend(tpm, bare)
-        assert heard[0].by_name["TPM2_ReadPublic"] == 1
+        assert heard.by_name["TPM2_ReadPublic"] == 1
 
 
 def wrong_pins(anchored: AnchoredTpm) -> dict[str, Pinned]:
@@ -376,17 +357,11 @@ def test_no_session_is_salted_to_an_object_of_another_name(
 ) -> None:
     """A handle that does not hold the pinned object is a conflict, and no session opens (77)."""
     wrong = wrong_pins(anchored)[case]
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with anchored.counted() as (tpm, heard):
         with pytest.raises(TpmObjectConflictError) as caught, hmac_session(tpm, wrong):
             pytest.fail("a session is open")
         assert caught.value.code == "tpm:object:conflict"
-        assert heard[0].by_name["TPM2_StartAuthSession"] == 0
+        assert heard.by_name["TPM2_StartAuthSession"] == 0
         assert loaded(anchored.swtpm) == {}
 
 
@@ -502,7 +477,7 @@ def test_a_pin_made_by_hand_names_what_the_tpm_holds(anchored: AnchoredTpm) -> N
         assert tpm.pin(anchored.storage.handle).name == anchored.storage_public.name
 
 
-# --- tampering --------------------------------------------------------------------------
+# --- tampering -------------------------------------------------------------------
 
 ALTERED: dict[str, Fault] = {
     "the tag": Alter("response", 1),
@@ -552,9 +527,7 @@ FORGERIES: dict[str, Forged] = {
 
 
 @pytest.mark.parametrize("case", FORGERIES)
-def test_an_extend_is_not_believed_without_the_tpms_hmac(
-    anchored: AnchoredTpm, case: str
-) -> None:
+def test_an_extend_is_not_believed_without_the_tpms_hmac(anchored: AnchoredTpm, case: str) -> None:
     """Success that an interposer makes up is tampering, whatever form it takes (79)."""
     with anchored.through(At(FORGERIES[case], command="TPM2_PCR_Extend")) as tpm:
         with pytest.raises(TpmTamperedError) as caught:

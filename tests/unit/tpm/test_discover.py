@@ -97,10 +97,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
             raise OSError(number, os.strerror(number), str(at))
         return real(at, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(discover.os, "open", fail)
+    monkeypatch.setattr("hwtrust.tpm.discover.os.open", fail)
 
 
-# --- which ------------------------------------------------------------------------------
+# --- which -----------------------------------------------------------------------
 
 
 def test_no_device_is_no_tpm(machine: Machine) -> None:
@@ -164,7 +164,7 @@ def test_a_device_without_a_file_is_passed_over(machine: Machine) -> None:
     assert machine.found() == []
 
 
-# --- why not ----------------------------------------------------------------------------
+# --- why not ---------------------------------------------------------------------
 
 REASONS: dict[str, tuple[int, type[TpmError], str]] = {
     "not allowed": (errno.EACCES, TpmPermissionError, "tpm:permission"),
@@ -253,7 +253,7 @@ def test_another_user_is_refused_by_the_kernel_itself(tmp_path: Path) -> None:
 
 
 def test_a_tpm_1_2_is_not_taken(machine: Machine) -> None:
-    """sysfs says which version a device is."""
+    """Sysfs says which version a device is."""
     machine.add("tpm0", major="1")
     with pytest.raises(TpmVersionError) as caught:
         preferred(machine.found())
@@ -278,7 +278,7 @@ def test_a_version_that_cannot_be_read_is_left_to_the_tpm(
     assert preferred([candidate]) is candidate
 
 
-# --- opening ------------------------------------------------------------------------------
+# --- opening ---------------------------------------------------------------------
 
 
 class Answers:
@@ -335,7 +335,7 @@ def tpm_12(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_real_tpm_1_2_is_none_of_ours(tpm_12: str) -> None:
-    """swtpm in its TPM 1.2 mode is told apart."""
+    """Swtpm in its TPM 1.2 mode is told apart."""
     with pytest.raises(TpmVersionError) as caught:
         open_tpm(tpm_12)
     assert caught.value.code == "tpm:version"

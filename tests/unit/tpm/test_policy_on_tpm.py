@@ -15,10 +15,9 @@ from hwtrust.errors import (
     RootRevokedError,
     RootStateError,
     TpmError,
-    TpmLockoutError,
     TpmObjectConflictError,
 )
-from hwtrust.testing.faults import RC_LOCKOUT, At, CountingTcti, Cut, Respond
+from hwtrust.testing.faults import RC_LOCKOUT, At, CountingTcti, Cut, Fault, Respond
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Pinned, Tpm
 from hwtrust.tpm.policy import TpmPolicySession
@@ -209,7 +208,7 @@ def test_a_whole_approval_ends_in_the_policy_of_the_sealed_object(
         assert digest() == fold((Authorize(anchored.key.public.name, authorized.ref),))
 
 
-# --- refusals ------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Callable[[AnchoredTpm], Policy], type[HwTrustError], str]] = {
     "a PCR of another state": (
@@ -286,9 +285,7 @@ REFUSED: dict[str, tuple[Callable[[AnchoredTpm], Policy], type[HwTrustError], st
     ),
     "an approval in the name of another key": (
         lambda it: (
-            Authorize(
-                PolicyKey().public.name, REF, bytes(32), signed_over(it, ()).signature
-            ),
+            Authorize(PolicyKey().public.name, REF, bytes(32), signed_over(it, ()).signature),
         ),
         RootApprovalError,
         "root:approval:invalid",
@@ -342,22 +339,21 @@ def test_comparisons_are_unsigned(anchored: AnchoredTpm) -> None:
 
 def test_a_tpm_in_trouble_is_not_taken_for_a_refused_condition(anchored: AnchoredTpm) -> None:
     """A lockout or a broken connection is not said to be a revoked or unapproved root."""
+    faults: list[tuple[Fault, str]] = [
+        (Respond(RC_LOCKOUT), "tpm:lockout"),
+        (Cut("before"), "tpm:transport"),
+    ]
+    approval = anchored.approval()
     for command in ("TPM2_PolicyPCR", "TPM2_PolicyNV", "TPM2_PolicyAuthorize"):
-        for fault, expected in [(Respond(RC_LOCKOUT), TpmLockoutError), (Cut("before"), TpmError)]:
-            policy = (held(anchored), at_most(anchored, anchored.epoch))
-            whole = (*policy, signed_over(anchored, policy))
+        for fault, code in faults:
             with anchored.through(At(fault, command=command)) as tpm:
-                with (
-                    pytest.raises(expected) as caught,
-                    policy_session(tpm, anchored.storage) as session,
-                ):
-                    key, index = anchored.key.public, anchored.counter
-                    apply(whole, TpmPolicySession(session, policy_key=key, index=index))
-                assert caught.value.code in {"tpm:lockout", "tpm:transport"}
+                with pytest.raises(TpmError) as caught:
+                    run_with(tpm, anchored, anchored.counter, approval)
+                assert caught.value.code == code
                 assert loaded(anchored.swtpm) == {}
 
 
-# --- tickets ----------------------------------------------------------------------------
+# --- tickets ---------------------------------------------------------------------
 
 
 def test_a_kept_ticket_spares_three_commands(anchored: AnchoredTpm) -> None:
@@ -434,7 +430,7 @@ def test_a_refused_approval_leaves_no_ticket(anchored: AnchoredTpm) -> None:
         assert runner.ticket == b""
 
 
-# --- counting -----------------------------------------------------------------------------
+# --- counting --------------------------------------------------------------------
 
 
 def test_the_leave_to_count_counts_once(anchored: AnchoredTpm) -> None:
@@ -576,12 +572,8 @@ def test_a_counter_that_is_gone_is_a_conflict(anchored: AnchoredTpm) -> None:
     old, approval = anchored.counter, anchored.approval()
     commands.nv_undefine(anchored.tpm, old.handle)
     with Tpm(anchored.swtpm.tcti) as tpm:
-        with (
-            pytest.raises(TpmObjectConflictError) as caught,
-            policy_session(tpm, anchored.storage) as session,
-        ):
-            runner = TpmPolicySession(session, policy_key=anchored.key.public, index=old)
-            apply(approval.policy(branch=0), runner)
+        with pytest.raises(TpmObjectConflictError) as caught:
+            run_with(tpm, anchored, old, approval)
         assert caught.value.code == "tpm:object:conflict"
         assert loaded(anchored.swtpm) == {}
 

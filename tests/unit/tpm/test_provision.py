@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -22,7 +22,7 @@ from hwtrust.errors import (
     TpmTransportError,
 )
 from hwtrust.testing import bus
-from hwtrust.testing.faults import RC_FAILURE, At, CountingTcti, Cut, FaultPlan, FaultyTcti, Respond
+from hwtrust.testing.faults import RC_FAILURE, At, Cut, Fault, FaultPlan, FaultyTcti, Respond
 from hwtrust.testing.manufacture import write_certificate
 from hwtrust.testing.swtpm import Swtpm
 from hwtrust.tpm import commands, provision
@@ -81,7 +81,7 @@ def activates(tpm: Tpm, template: EkTemplate) -> bool:
     return recovered == SECRET
 
 
-# --- endorsement keys --------------------------------------------------------------------
+# --- endorsement keys ------------------------------------------------------------
 
 EKS: dict[str, tuple[str, EkTemplate, bool]] = {
     "a P-256 certificate": ("ecc256", EK_P256, True),
@@ -238,18 +238,12 @@ def test_activation_leaves_nothing_loaded_wherever_it_fails(
         "id_object": credential.id_object,
         "encrypted_secret": credential.encrypted_secret,
     }
-    counting: list[CountingTcti] = []
-
-    def wrap(inner: Any) -> CountingTcti:  # noqa: ANN401 - tpm2-pytss has no types
-        counting.append(CountingTcti(inner))
-        return counting[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as counted:
+    with anchored.counted() as (counted, counting):
         # The first time the TPM may test an algorithm, and ask to be asked again.
         for _ in range(2):
-            counting[0].reset()
+            counting.reset()
             assert provision.activate(counted, template, anchored.ak, anchored.storage, **parts)
-        number = counting[0].total
+        number = counting.total
     assert number > 3
     for nth in range(1, number + 1):
         with anchored.through(At(Cut("after"), nth=nth)) as broken:
@@ -260,7 +254,7 @@ def test_activation_leaves_nothing_loaded_wherever_it_fails(
             assert again == SECRET
 
 
-# --- keys ----------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------
 
 
 def test_keys_have_the_attributes_of_their_roles(anchored: AnchoredTpm) -> None:
@@ -333,8 +327,8 @@ def test_a_tpm_without_p256_and_without_certificate_has_an_rsa_ek(
 )
 def test_a_tpm_in_trouble_is_not_taken_for_one_without_p256(
     anchored: AnchoredTpm,
-    fault: Any,
-    expected: type[TpmError],  # noqa: ANN401
+    fault: Fault,
+    expected: type[TpmError],
 ) -> None:
     """A broken connection makes no RSA keys."""
     with anchored.through(At(fault, command="TPM2_TestParms")) as tpm, pytest.raises(expected):
@@ -418,7 +412,7 @@ def test_removing_goes_on_where_it_was_interrupted(anchored: AnchoredTpm, nth: i
         assert provision.occupied(tpm, HANDLES) == ()
 
 
-# --- the owner's password ---------------------------------------------------------------------
+# --- the owner's password --------------------------------------------------------
 
 OWNER_PASSWORDS = {"missing": b"", "wrong": b"not that one"}
 RIGHT = b"correct horse"
@@ -480,7 +474,7 @@ def test_the_endorsement_hierarchys_password_is_not_called_the_owners(
     assert caught.value.code == "tpm:command:failed"
 
 
-# --- the counter --------------------------------------------------------------------------------
+# --- the counter -----------------------------------------------------------------
 
 
 def test_the_counter_is_an_epoch_counter(anchored: AnchoredTpm) -> None:
@@ -516,7 +510,7 @@ def test_the_first_count_changes_the_counters_name(anchored: AnchoredTpm) -> Non
             tpm.require(fresh)
 
 
-# --- banks and lists ------------------------------------------------------------------------------
+# --- banks and lists -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tpm2_pytss.constants import TPMA_SESSION
 
 from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTamperedError, TpmTransportError
 from hwtrust.testing import bus
-from hwtrust.testing.faults import Alter, At, CountingTcti, Cut, Moment, Swallow
+from hwtrust.testing.faults import Alter, At, Cut, Moment, Swallow
 from hwtrust.tpm import commands
 from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.sessions import hmac_session, policy_session
@@ -18,8 +18,6 @@ from hwtrust.wire.algorithms import Alg
 from simulators.anchored_tpm import loaded
 
 if TYPE_CHECKING:
-    from tpm2_pytss.TCTI import TCTI
-
     from hwtrust.tpm.sessions import Session
     from simulators.anchored_tpm import AnchoredTpm
 
@@ -157,13 +155,7 @@ def test_a_policy_session_does_not_outlive_its_connection(anchored: AnchoredTpm)
 def test_after_a_clear_the_salt_key_is_gone_and_says_so(anchored: AnchoredTpm) -> None:
     """TPM2_Clear destroys the storage key; the error says that, not that a command failed (58)."""
     anchored.swtpm.bus.run(CLEAR, handles=(bus.PLATFORM,), passwords=(b"",))
-    heard: list[CountingTcti] = []
-
-    def wrap(inner: TCTI) -> TCTI:
-        heard.append(CountingTcti(inner))
-        return heard[-1]
-
-    with Tpm(anchored.swtpm.tcti, wrap=wrap) as tpm:
+    with Tpm(anchored.swtpm.tcti) as tpm:
         with pytest.raises(TpmObjectConflictError) as caught, hmac_session(tpm, anchored.storage):
             pytest.fail("a session is open")
         assert caught.value.code == "tpm:object:conflict"

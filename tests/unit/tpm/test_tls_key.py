@@ -150,7 +150,7 @@ def test_signing_leaves_nothing_loaded_wherever_it_fails(
                 assert broken.sign(b"data")
 
 
-# --- the file is nobody's to trust ------------------------------------------------------------
+# --- the file is nobody's to trust -----------------------------------------------
 
 
 def other_pems(anchored: AnchoredTpm, key: TpmTlsKey) -> dict[str, bytes]:

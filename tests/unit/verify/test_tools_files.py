@@ -162,6 +162,13 @@ def test_a_plain_signature_of_something_else_than_a_quote_is_refused() -> None:
     assert refused.value.code == "evidence:type:mismatch"
 
 
+def test_a_plain_signature_of_a_bound_key_needs_no_quote() -> None:
+    """The key says which hash it has."""
+    certified = TPM.certify(TPM.storage, NONCE)
+    signature = read_signature(bare(certified.signature), key=TPM.ak, message=certified.message)
+    assert signature == Signature.decode(certified.signature)
+
+
 def test_a_plain_signature_over_an_unknown_hash_is_refused() -> None:
     """A pcrDigest of 28 bytes is none of a TPM's hashes."""
     message = QUOTE.message[: -2 - 32] + tpm2b(bytes(28))
@@ -305,6 +312,7 @@ MALFORMED = {
     "adversary 7: a bitmap of 5 bytes": patched(FILE, 6, b"\x05"),
     "a list too few": patched(FILE, LISTS_AT, b"\x01"),
     "a list too many": patched(FILE, LISTS_AT, b"\x03"),
+    "a serialized file followed by something": FILE + b"\0",
     "4 billion lists": patched(FILE, LISTS_AT, b"\xff\xff\xff\xff"),
     "a list of 9 digests": patched(FILE, LISTS_AT + 4, b"\x09"),
     "a digest of 65 bytes": patched(FILE, LISTS_AT + 8, b"\x41"),
@@ -314,6 +322,8 @@ MALFORMED = {
     "JSON cut short": as_json(PCRS)[:-1],
     "JSON of another shape": b'{"sha256": ["00"]}',
     "JSON with what is no PCR": b'{"sha256": {"x": "00"}}',
+    "JSON with a PCR in other digits": '{"sha256": {"\u0661": "00"}}'.encode(),
+    "JSON with a sign": b'{"sha256": {"+1": "00"}}',
     "JSON with a PCR of many digits": b'{"sha256": {"1234": "00"}}',
     "JSON with what is no hex": b'{"sha256": {"0": "0g"}}',
     "JSON that is nested deeply": b'{"a":' * 100_000,
@@ -351,8 +361,9 @@ def test_a_serialized_file_cut_at_every_byte_is_refused() -> None:
 
 
 def test_what_c_left_in_unused_memory_does_not_matter() -> None:
-    """Padding and unused entries hold whatever was on the stack."""
-    dirty = patched(FILE, 4 + 7, b"\xff")
+    """Padding and unused entries hold whatever was on the stack; bitmaps may have 4 bytes."""
+    dirty = patched(FILE, 4 + 2, b"\x04")
+    dirty = patched(dirty, 4 + 7, b"\xff")
     dirty = patched(dirty, 4 + 2 * 8, b"\xee" * 14 * 8)
     dirty = patched(dirty, LISTS_AT + 8 + 2 + 32, b"\xdd" * 32)
     assert read_pcrs(dirty, selection=SELECTION) == PCRS

@@ -78,6 +78,11 @@ def test_a_size_above_the_fields_limit_is_refused_although_the_bytes_are_there()
     assert refused.value.code == "wire:malformed"
 
 
+def test_a_size_of_the_fields_limit_is_taken() -> None:
+    """A digest of 64 bytes is one."""
+    assert Reader(codec.tpm2b(bytes(64)), "field").sized(64) == bytes(64)
+
+
 def test_a_field_too_long_to_be_sized_is_refused() -> None:
     """A TPM2B holds 65535 bytes at most."""
     with pytest.raises(MalformedError) as refused:

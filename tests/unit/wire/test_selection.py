@@ -43,7 +43,9 @@ def test_bitmaps_are_those_of_tpm2_tools() -> None:
 
 
 def test_numbers_above_23_widen_the_bitmap() -> None:
-    """A TPM with 32 PCRs can be asked for all of them."""
+    """A TPM with 32 PCRs can be asked for all of them, and one with 24 as it is used to."""
+    assert PcrSelection(((Alg.SHA256, (23,)),)).widths == (3,)
+    assert PcrSelection(((Alg.SHA256, (24,)),)).widths == (4,)
     assert PcrSelection(((Alg.SHA256, (31,)),)).encode() == bytes.fromhex("00000001 000b0400000080")
 
 
@@ -95,6 +97,15 @@ def test_a_malformed_selection_is_refused(raw: str) -> None:
     assert refused.value.code == "wire:malformed"
 
 
+def test_too_many_banks_are_refused_before_any_is_read() -> None:
+    """Adversary 5: a count buys no work."""
+    reader = Reader(bytes.fromhex("00000011" + "000b03010000" * 17), "TPML_PCR_SELECTION")
+    with pytest.raises(MalformedError) as refused:
+        PcrSelection.decode(reader)
+    assert refused.value.code == "wire:malformed"
+    assert reader.remaining == 6 * 17
+
+
 @pytest.mark.parametrize("bank", ["0006", "0010", "7fff"])
 def test_a_bank_that_is_no_hash_is_refused(bank: str) -> None:
     """No PCR bank is made of AES."""
@@ -114,6 +125,8 @@ NO_SELECTIONS = [
     "sha256:999",
     "sha256:0,0",
     "sha256:0x1",
+    "sha256:+1",
+    "sha256:" + "9" * 5000,
     "sha256:\u0661",
     "sha256:0++sha1:0",
     "sha256:0+sha256:1",
@@ -140,7 +153,6 @@ def test_what_is_no_selection_is_not_parsed(text: str) -> None:
         (((Alg.SHA256, (8,)),), (5,)),
         (((Alg.SHA256, (8,)),), (3, 3)),
         (((Alg.SHA256, (0,)), (Alg.SHA256, (1,))), ()),
-        (tuple((Alg.SHA256, (0,)) for _ in range(17)), ()),
     ],
 )
 def test_a_selection_that_cannot_be_encoded_cannot_be_made(
@@ -150,6 +162,14 @@ def test_a_selection_that_cannot_be_encoded_cannot_be_made(
     with pytest.raises(MalformedError) as refused:
         PcrSelection(banks, widths=widths)
     assert refused.value.code == "wire:malformed"
+
+
+@pytest.mark.parametrize("bank", [Alg.AES, Alg.NULL])
+def test_a_selection_of_what_is_no_bank_cannot_be_made(bank: Alg) -> None:
+    """Not from a program, nor from bytes."""
+    with pytest.raises(UnsupportedError) as refused:
+        PcrSelection(((bank, (0,)),))
+    assert refused.value.code == "wire:unsupported"
 
 
 @given(st.text())

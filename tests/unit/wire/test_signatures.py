@@ -32,13 +32,35 @@ def test_a_der_signature_is_the_same_signature(r: int, s: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "size"), [((1, 2), 32), ((1, 2**256), 48), ((2**400, 1), 66)], ids=str
+    ("value", "size"),
+    [
+        ((1, 2), 32),
+        ((1, 2**256 - 1), 32),
+        ((1, 2**256), 48),
+        ((2**384 - 1, 1), 48),
+        ((2**384, 1), 66),
+    ],
 )
 def test_numbers_are_written_in_the_size_of_the_smallest_curve_that_fits(
     value: tuple[int, int], size: int
 ) -> None:
     """A signature that came as DER is encoded as a TPM would."""
     assert len(Signature(Alg.ECDSA, Alg.SHA256, value).encode()) == 4 + 2 * (2 + size)
+
+
+@pytest.mark.parametrize("raw", ["0001010002 0001", "0001010001 02", "0020" + "00" * 32 + "000102"])
+def test_leading_zeros_come_back_as_they_were(raw: str) -> None:
+    """TPMs differ in whether they write them."""
+    signature = bytes.fromhex("0018000b" + raw)
+    assert Signature.decode(signature).encode() == signature
+
+
+def test_der_is_strict_whatever_the_backend_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adversary 8: what is read is encoded again and compared."""
+    monkeypatch.setattr("hwtrust.wire.signatures.decode_dss_signature", lambda _: (1, 1))
+    with pytest.raises(MalformedError) as refused:
+        Signature.from_der_ecdsa(bytes.fromhex("300702020001020101"), Alg.SHA256)
+    assert refused.value.code == "wire:malformed"
 
 
 NOT_DER = {
@@ -125,6 +147,15 @@ def test_a_value_of_another_algorithm_is_refused(alg: Alg, value: bytes | tuple[
     with pytest.raises(MalformedError) as refused:
         Signature(alg, Alg.SHA256, value)
     assert refused.value.code == "wire:malformed"
+
+
+@pytest.mark.parametrize("alg", [Alg.ECDH, Alg.HMAC, Alg.NULL])
+def test_a_signature_of_what_signs_nothing_cannot_be_made(alg: Alg) -> None:
+    """Not from a program, nor from bytes; and not over what is no hash."""
+    for arguments in ((alg, Alg.SHA256), (Alg.ECDSA, alg)):
+        with pytest.raises(UnsupportedError) as refused:
+            Signature(*arguments, (1, 1))
+        assert refused.value.code == "wire:unsupported"
 
 
 def test_numbers_that_fit_no_curve_are_not_encoded() -> None:
