@@ -1,0 +1,1 @@
+"""The device side of attestation: evidence from what this machine has."""

@@ -101,9 +101,7 @@ def active_root(device: DeviceContext) -> StoredRoot:
     return roots[counter]
 
 
-def load_and_unseal(
-    device: DeviceContext, root: StoredRoot, *, branch: int, reload: bool
-) -> Kek:
+def load_and_unseal(device: DeviceContext, root: StoredRoot, *, branch: int, reload: bool) -> Kek:
     """Extend every layer, open `root`, extend `cap`; gives the root's KEK."""
     identity = device.known()
     accepted = reopen_root(

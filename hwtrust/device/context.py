@@ -1,8 +1,8 @@
 """What the parts of a device's life share while it is open.
 
-    enrol · boot · attest · rotate  ── work on ──▶  DeviceContext
-                                                     config, state, tpm, channel,
-                                                     measured log, open key store
+enrol · boot · attest · rotate  ── work on ──▶  DeviceContext
+config, state, tpm, channel,
+measured log, open key store
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ def enrol(device: DeviceContext, *, token: str) -> Identity:
         tls_kind=TlsKeyKind.TPM if isinstance(key, TpmTlsKey) else TlsKeyKind.ATTESTED,
     )
     with device.step("send evidence"):
-        finish = _finish(device, identity, storage, key, begun.nonce, secret)
+        finish = _finish(
+            device, identity, storage=storage, key=key, nonce=begun.nonce, secret=secret
+        )
         enrolled = device.channel.post(f"{path}/finish", finish, Enrolled)
     _take(device, identity, enrolled, key, finish)
     return identity
@@ -222,6 +224,7 @@ def _counter(
 def _finish(
     device: DeviceContext,
     identity: Identity,
+    *,
     storage: Public,
     key: ClientKey,
     nonce: bytes,

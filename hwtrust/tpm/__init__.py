@@ -1,0 +1,1 @@
+"""The TPM: discovery, connection, commands, sessions, policies. The only importer of tpm2-pytss."""

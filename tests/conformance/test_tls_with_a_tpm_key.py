@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from hwtrust_backend.testing import BackendServer
-from simulators.site import Site
 
 from hwtrust.device import enrol
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.enrol import choose_tls_key
 from hwtrust.errors import TlsKeyError
+from hwtrust_backend.testing import BackendServer
+from simulators.site import Site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ def provider_version(tcti: str) -> tuple[int, ...]:
     """The version of the tpm2-openssl provider, which loads only with a TPM; () without it."""
     openssl = shutil.which("openssl")
     assert openssl, "openssl is not installed: run scripts/setup"
-    listed = subprocess.run(  # noqa: S603 - no input from outside
+    listed = subprocess.run(
         [openssl, "list", "-providers", "-provider", "tpm2", "-verbose"],
         env={**os.environ, "TPM2OPENSSL_TCTI": tcti},
         capture_output=True,
@@ -112,10 +112,12 @@ def test_a_client_key_in_the_tpm_opens_mutual_tls(
         assert identity.tls_kind == "tpm"
         state = tmp_path / "state"
         (tmp_path / "ca.pem").write_text(backend.trust.tls_ca)
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", CLIENT, backend.url]
-            + [str(state / "tls-key.pem"), str(tmp_path / "ca.pem")]
-            + [str(state / "tls-certificate.pem"), identity.device.hex()],
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", CLIENT, backend.url, str(state / "tls-key.pem")),
+                *(str(tmp_path / "ca.pem"), str(state / "tls-certificate.pem")),
+                identity.device.hex(),
+            ],
             env={**os.environ, "OPENSSL_CONF": str(conf), "TPM2OPENSSL_TCTI": tpm.tcti},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Both ways with tpm2-tools: their quotes under `hwtrust verify-quote`, ours under tpm2_checkquote."""
+"""Both ways: quotes of tpm2-tools under `hwtrust verify-quote`, ours under tpm2_checkquote."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from hwtrust_backend.testing import BackendServer
-from simulators.site import Site
 
 from hwtrust.attest.tpm import gather
 from hwtrust.cli import run
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Binding
 from hwtrust.wire.structures import Public
+from hwtrust_backend.testing import BackendServer
+from simulators.site import Site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,11 +28,13 @@ NONCE = "5f1c0d2e9b7a4c3d5f1c0d2e9b7a4c3d"
 EVIDENCE_REFUSED = 3
 
 
-def tool(tpm: Swtpm, directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def tool(
+    tpm: Swtpm, directory: Path, name: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """Run one of the tpm2-tools on a TPM."""
     command = shutil.which(name)
     assert command, f"{name} is not installed: run scripts/setup"
-    return subprocess.run(  # noqa: S603 - tpm2-tools, with our own arguments
+    return subprocess.run(
         [command, *arguments],
         cwd=directory,
         env={**os.environ, "TPM2TOOLS_TCTI": tpm.tcti},
@@ -49,16 +51,20 @@ def quoted(tpm: Swtpm, directory: Path, key: str, scheme: str, pcrs: str) -> Non
         ("tpm2_flushcontext", ["-t"]),
         (
             "tpm2_createak",
-            ["-C", "ek.ctx", "-c", "ak.ctx", "-G", key, "-g", "sha256", "-s", scheme]
-            + ["-u", "ak.pem", "-f", "pem", "-n", "ak.name"],
+            [
+                *("-C", "ek.ctx", "-c", "ak.ctx", "-G", key, "-g", "sha256", "-s", scheme),
+                *("-u", "ak.pem", "-f", "pem", "-n", "ak.name"),
+            ],
         ),
         ("tpm2_flushcontext", ["-t"]),
         ("tpm2_readpublic", ["-c", "ak.ctx", "-o", "ak.pub"]),
         ("tpm2_flushcontext", ["-t"]),
         (
             "tpm2_quote",
-            ["-c", "ak.ctx", "-l", pcrs, "-q", NONCE, "-g", "sha256", "--scheme", scheme]
-            + ["-m", "quote.msg", "-s", "quote.sig", "-o", "quote.pcrs"],
+            [
+                *("-c", "ak.ctx", "-l", pcrs, "-q", NONCE, "-g", "sha256", "--scheme", scheme),
+                *("-m", "quote.msg", "-s", "quote.sig", "-o", "quote.pcrs"),
+            ],
         ),
         ("tpm2_flushcontext", ["-t"]),
     ):
@@ -69,9 +75,12 @@ def quoted(tpm: Swtpm, directory: Path, key: str, scheme: str, pcrs: str) -> Non
 def verify(directory: Path, *, key: str, pcrs: str, nonce: str = NONCE) -> int:
     """Run `hwtrust verify-quote` on these files; gives its exit code."""
     return run(
-        ["verify-quote", "--key", str(directory / key), "--nonce", nonce, "--selection", pcrs]
-        + ["--message", str(directory / "quote.msg"), "--signature", str(directory / "quote.sig")]
-        + ["--pcrs", str(directory / "quote.pcrs")]
+        [
+            *("verify-quote", "--key", str(directory / key), "--nonce", nonce),
+            *("--selection", pcrs, "--message", str(directory / "quote.msg")),
+            *("--signature", str(directory / "quote.sig")),
+            *("--pcrs", str(directory / "quote.pcrs")),
+        ]
     )
 
 
@@ -95,7 +104,7 @@ def test_a_quote_of_tpm2_quote_verifies_by_either_form_of_its_key(
 def test_our_quote_satisfies_tpm2_checkquote(
     tpm: Swtpm, tmp_path: Path, tpm_vendor: Vendor
 ) -> None:
-    """An independent tool reads the same quote, key and nonce as we do; another nonce it refuses."""
+    """An independent tool accepts our quote, key and nonce, and refuses another nonce."""
     home = tmp_path / "home"
     home.mkdir()
     with BackendServer() as backend:

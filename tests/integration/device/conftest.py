@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from hwtrust_backend.testing import BackendServer
 from simulators.site import Site
 

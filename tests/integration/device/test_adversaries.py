@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import base64
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -335,8 +335,8 @@ def test_a_device_is_not_enrolled_that(
     tamper, code = BAD_ENROLMENTS[case]
     honest = hwtrust.device.enrol._finish
 
-    def finish(context: DeviceContext, identity: Identity, *more: object) -> EnrolFinish:
-        made = honest(context, identity, *more)  # type: ignore[arg-type]
+    def finish(context: DeviceContext, identity: Identity, **more: Any) -> EnrolFinish:  # noqa: ANN401
+        made = honest(context, identity, **more)
         return tamper(made, context, identity, made.evidence.binding.nonce)
 
     monkeypatch.setattr("hwtrust.device.enrol._finish", finish)
@@ -367,8 +367,8 @@ def test_41_a_bad_counter_is_not_hidden_by_a_good_description(
     bad, honest = COUNTER | NvAttributes.AUTHWRITE, hwtrust.device.enrol._finish
     monkeypatch.setattr("hwtrust.tpm.provision.COUNTER_ATTRIBUTES", bad)
 
-    def finish(*arguments: object) -> EnrolFinish:
-        made = honest(*arguments)  # type: ignore[arg-type]
+    def finish(context: DeviceContext, identity: Identity, **more: Any) -> EnrolFinish:  # noqa: ANN401
+        made = honest(context, identity, **more)
         public = NvPublic.decode(made.counter_public)
         good = NvPublic(
             public.index,

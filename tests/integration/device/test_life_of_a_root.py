@@ -6,7 +6,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from hwtrust_backend.testing import DAY
 from tpm2_pytss import ESYS_TR
 
 from hwtrust import errors
@@ -17,12 +16,12 @@ from hwtrust.tpm import commands
 from hwtrust.tpm.leftovers import loaded
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.messages import Severity, Standing
+from hwtrust_backend.testing import DAY
 
 if TYPE_CHECKING:
-    from simulators.site import Site
-
     from hwtrust.device import Device
     from hwtrust.device.state import StoredRoot
+    from simulators.site import Site
 
 
 def open_past_the_library(device: Device, root: StoredRoot) -> None:
@@ -228,5 +227,3 @@ def test_a_device_enrols_again_after_its_tpm_was_cleared(site: Site) -> None:
         assert device.keystore.epoch > first
         assert device.attest().standing is Standing.TRUSTED
     assert [path.name for path in (site.home / "state").glob("keystore.before-*")]
-
-

@@ -6,10 +6,10 @@ from itertools import count, product
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.crash import AfterStep, AtCommand, run_and_kill
 
 from hwtrust.tpm.leftovers import loaded
 from hwtrust.wire.messages import Standing
+from simulators.crash import AfterStep, AtCommand, run_and_kill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
