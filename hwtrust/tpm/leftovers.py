@@ -8,17 +8,37 @@ manager is swept, where nobody else can be connected.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tpm2_pytss.constants import TPM2_CAP
 
 if TYPE_CHECKING:
-    from hwtrust.tpm.connection import Tpm
+    from collections.abc import Callable
+
+    from tpm2_pytss import ESAPI
+
+T = TypeVar("T")
 
 LOADED_RANGES = (0x80000000, 0x02000000, 0x03000000)
 """Transient objects, loaded sessions, saved sessions."""
 
 _SLOTS = 64
+
+
+class Connected(Protocol):
+    """What is needed of a connection; `hwtrust.tpm.connection.Tpm` is one."""
+
+    name: str
+
+    @property
+    def esapi(self) -> ESAPI:
+        """The ESAPI context."""
+
+    def call(self, command: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run one ESAPI function."""
+
+    def flush_handle(self, handle: int) -> None:
+        """Flush by TPM handle."""
 
 
 def is_bare(tcti: str) -> bool:
@@ -28,7 +48,7 @@ def is_bare(tcti: str) -> bool:
     )
 
 
-def loaded(tpm: Tpm) -> tuple[int, ...]:
+def loaded(tpm: Connected) -> tuple[int, ...]:
     """The handles of everything transient in the TPM."""
     found: list[int] = []
     for start in LOADED_RANGES:
@@ -39,7 +59,7 @@ def loaded(tpm: Tpm) -> tuple[int, ...]:
     return tuple(found)
 
 
-def sweep(tpm: Tpm) -> int:
+def sweep(tpm: Connected) -> int:
     """Flush everything transient from a bare TPM; gives how much there was."""
     if not is_bare(tpm.name):
         return 0

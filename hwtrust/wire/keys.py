@@ -207,9 +207,10 @@ def require_strong(key: PublicKey) -> None:
             bits=key.key_size,
         )
     numbers = key.public_numbers()
-    if numbers.e < _DEFAULT_EXPONENT or numbers.e % 2 == 0 or numbers.n % 2 == 0:
+    if numbers.e < _DEFAULT_EXPONENT or numbers.n % 2 == 0:
         raise WeakKeyError(
-            f"an RSA key has the exponent {numbers.e}; odd ones from 65537 are accepted",
+            f"an RSA key has the exponent {numbers.e} or an even modulus; "
+            f"exponents from {_DEFAULT_EXPONENT} are accepted",
             exponent=numbers.e,
         )
 
@@ -237,10 +238,6 @@ def _rsa_key(params: RsaParams, modulus: bytes) -> PublicKey:
     if n.bit_length() != params.bits:
         raise WeakKeyError(
             f"an RSA key says {params.bits} bits, and has {n.bit_length()}", bits=n.bit_length()
-        )
-    if e < _DEFAULT_EXPONENT or e % 2 == 0:
-        raise WeakKeyError(
-            f"an RSA key has the exponent {e}; odd ones from 65537 are accepted", exponent=e
         )
     try:
         key = rsa.RSAPublicNumbers(e, n).public_key()

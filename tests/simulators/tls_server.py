@@ -180,13 +180,14 @@ class TlsServer:
 
     def _handle(self, raw: socket.socket) -> None:
         raw.settimeout(10)
-        connection: socket.socket = raw
-        if self._context is not None:
-            connection = self._context.wrap_socket(raw, server_side=True)
-        with connection:
-            if isinstance(connection, ssl.SSLSocket):
-                self.versions.append(connection.version())
-                self.clients.append(connection.getpeercert(binary_form=True))
+        if self._context is None:
+            # What an HTTP server makes of a TLS handshake.
+            raw.recv(65536)
+            raw.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
+            return
+        with self._context.wrap_socket(raw, server_side=True) as connection:
+            self.versions.append(connection.version())
+            self.clients.append(connection.getpeercert(binary_form=True))
             request = _read_request(connection)
             self.requests.append(request)
             self._answer(connection, request)

@@ -388,6 +388,8 @@ def test_a_device_with_a_p384_ek_enrols_once_its_ca_is_trusted(
             assert refused.value.data["problem"] == "enrolment:ek:chain"
             assert loaded(device._context.tpm) == ()
         assert len(authorities) == 2
+        # The backend's clock stood still while the certificates were made.
+        backend.clock.advance(5 * MINUTE)
         for authority in authorities:
             backend.add_ek_ca(authority)
         assert lives(site) is Standing.TRUSTED

@@ -32,6 +32,14 @@ GOOD_CASES = [
 BAD_CASES = [case for case in CASES if case not in GOOD_CASES and case.key_files]
 
 
+VALUES = json.dumps(
+    {
+        alg_name(bank): {str(n): value.hex() for n, value in pcrs.items()}
+        for bank, pcrs in PCRS.items()
+    }
+).encode()
+
+
 def run(*arguments: str | Path) -> Result:
     """Run the command; exceptions are kept in the result."""
     return CliRunner().invoke(verify_quote, [str(argument) for argument in arguments])
@@ -42,14 +50,10 @@ def files(
 ) -> list[str | Path]:
     """The options for a quote, whose files are written to `directory`."""
     key = tpm.ak.key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    values = {
-        alg_name(bank): {str(n): value.hex() for n, value in pcrs.items()}
-        for bank, pcrs in PCRS.items()
-    }
     contents = {
         "message": quote.message,
         "signature": quote.signature,
-        "pcrs": json.dumps(values).encode(),
+        "pcrs": VALUES,
         "key": key,
     } | changes
     options: list[str | Path] = []
@@ -215,7 +219,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "no values": ({"pcrs": b""}, [], "wire:malformed"),
     "no value of a quoted PCR": ({"pcrs": b"{}"}, [], "evidence:pcrs:mismatch"),
     "no key": ({"key": b""}, [], "wire:malformed"),
-    "a file of two megabytes": ({"pcrs": bytes(2**21)}, [], "wire:malformed"),
+    "a file of a megabyte": ({"pcrs": VALUES.ljust(2**20 + 1)}, [], "wire:malformed"),
     "a SHA-1 bank": (
         {"quote": quote_of("sha1:0")},
         ["--selection", "sha1:0"],
@@ -230,6 +234,12 @@ def test_a_quote_is_refused_with_a_typed_error(
 ) -> None:
     """And nothing is printed that could be taken for a result."""
     refused(run(*files(tmp_path, **changes), *CHECKED, *options), code)
+
+
+def test_a_file_of_just_a_megabyte_is_read(tmp_path: Path) -> None:
+    """JSON with a lot of space behind it."""
+    result = run(*files(tmp_path, pcrs=VALUES.ljust(2**20)), *CHECKED)
+    assert result.exit_code == 0, result.exception
 
 
 def test_sha1_is_accepted_where_it_is_spelled_out(tmp_path: Path) -> None:

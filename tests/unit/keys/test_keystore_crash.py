@@ -159,10 +159,18 @@ def test_101_the_journal_of_a_lost_store_is_not_rolled_into_a_new_one(path: Path
     """A crash leaves a journal; when the store itself is gone, a new one starts clean."""
     journal = path.with_name("keys.db-journal")
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("PRAGMA cache_size = 50")
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE entries SET ciphertext = zeroblob(100000)")
+        for table in ("store", "wraps", "entries"):
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608 - three names
+        for _ in range(20):
+            connection.execute(
+                "INSERT INTO entries (name, version, epoch, nonce, ciphertext) "
+                "VALUES ('', 1, 1, x'', zeroblob(100000))"
+            )
         left_behind = journal.read_bytes()
+    records = int.from_bytes(left_behind[8:12], "big")  # SQLite file format §3
+    assert records >= 4
     path.unlink()
     journal.write_bytes(left_behind)
     make(path, {"name": b"value"})

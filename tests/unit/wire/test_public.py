@@ -136,10 +136,12 @@ def test_type_and_unique_field_must_belong_together(type_: Alg, unique: bytes | 
 
 
 def test_type_and_parameters_must_belong_together() -> None:
-    """An RSA type in front of ECC parameters is refused, not believed."""
-    with pytest.raises(MalformedError) as refused:
-        replace(AK, type=Alg.RSA)
-    assert refused.value.code == "wire:malformed"
+    """An RSA type in front of ECC parameters, or of an HMAC key's, is refused, not believed."""
+    sealed = Public(Alg.KEYEDHASH, Alg.SHA256, AK.attributes, b"", KeyedHashParams(), b"")
+    for public in (AK, sealed):
+        with pytest.raises(MalformedError) as refused:
+            replace(public, type=Alg.RSA)
+        assert refused.value.code == "wire:malformed"
 
 
 def test_an_ecc_key_is_the_one_that_was_put_in() -> None:
@@ -149,6 +151,16 @@ def test_an_ecc_key_is_the_one_that_was_put_in() -> None:
     assert AK.key() == key
     numbers = key.public_numbers()
     assert ecc(Curve.P256, numbers.x, numbers.y).key() == key
+
+
+def test_a_coordinate_is_written_in_one_way() -> None:
+    """Adversary 12: p stands for 0 to OpenSSL, which would give one key two Names."""
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    root = pow(b, (P256_P + 1) // 4, P256_P)
+    assert ecc(Curve.P256, 0, root).key().key_size == 256
+    with pytest.raises(WeakKeyError) as refused:
+        ecc(Curve.P256, P256_P, root).key()
+    assert refused.value.code == "evidence:key:weak"
 
 
 def test_an_rsa_key_is_the_one_that_was_put_in() -> None:
@@ -203,6 +215,21 @@ BARE_WEAK = {
     "RSA with 8192 bits": rsa.RSAPublicNumbers(65537, 2**8192 - 1).public_key(),
     "exponent 3": rsa.RSAPublicNumbers(3, 2**2048 - 1).public_key(),
 }
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        AK.key(),
+        ec.generate_private_key(ec.SECP384R1()).public_key(),
+        rsa.RSAPublicNumbers(65537, 2**2048 - 1).public_key(),
+        rsa.RSAPublicNumbers(65539, 2**4096 - 1).public_key(),
+    ],
+    ids=["P-256", "P-384", "RSA-2048", "RSA-4096"],
+)
+def test_a_strong_key_passes(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> None:
+    """The cases below fail for what they say, not because nothing passes."""
+    require_strong(key)
 
 
 @pytest.mark.parametrize("key", BARE_WEAK.values(), ids=BARE_WEAK)
