@@ -154,10 +154,15 @@ def verify_quote(
     unsafe_allow_sha1: bool,
     as_json: bool,
 ) -> None:
-    """Check a TPM quote: who signed it, that it is fresh, and which PCR values it proves.
+    """Check a TPM quote, offline, in files as tpm2_quote writes them.
 
-    The exit code is 0 if all that was asked for holds, 3 if the quote is refused, and
-    1 if one of the files is not what it should be.
+    Who signed it, that it answers your nonce, and which PCR values it proves. The
+    exit code is 0 if all that was asked for holds, 3 if the quote is refused, and 1
+    if one of the files is not what it should be.
+
+    \b
+    Example:
+      hwtrust verify-quote -m msg -s sig -p pcrs -k ak.pub -n 5f1c0d2e --selection sha256:0,7
     """
     nonce = _nonce(nonce_text, nonce_file, unsafe_no_nonce=unsafe_no_nonce)
     selection = _selection(selection_text, unsafe_any_selection=unsafe_any_selection)

@@ -28,7 +28,7 @@ class DeviceUnknownError(ServiceError):
     """No device of that name is enrolled here."""
 
     code = "device:unknown"
-    hint = "enrol it: hwtrust enrol --token TOKEN"
+    hint = "enrol it: hwtrust enrol --token-file FILE"
 
 
 class DeviceAmbiguousError(ServiceError):

@@ -174,7 +174,7 @@ class NotEnrolledError(StateError):
     """The device is not enrolled."""
 
     code = "state:not-enrolled"
-    hint = "hwtrust enrol --token TOKEN"
+    hint = "hwtrust enrol --token-file FILE"
 
 
 class AlreadyEnrolledError(StateError):

@@ -84,4 +84,4 @@ class RootMissingError(RootError):
     """The device holds no root that could be opened."""
 
     code = "root:missing"
-    hint = "attest to get one"
+    hint = "enrol again: hwtrust enrol --again --token-file FILE"

@@ -109,7 +109,7 @@ def undeclared(package: str, declared: list[str]) -> set[str]:
         module
         for module in graph.modules
         if graph.is_module_squashed(module)
-        and module not in names | sys.stdlib_module_names
+        and module not in names | sys.stdlib_module_names | {"_typeshed"}  # type checkers' own
         and any(
             not importer.startswith(f"{package}.testing")
             for importer in graph.find_modules_that_directly_import(module)

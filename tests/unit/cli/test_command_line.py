@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -517,14 +516,3 @@ def test_a_script_for_other_shells_asks_for_the_same(shell: str) -> None:
         [PROGRAM, "completion", shell], capture_output=True, text=True, check=True
     ).stdout
     assert f"_HWTRUST_COMPLETE={shell}_complete" in script
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_take_the_script(shell: str, tmp_path: Path) -> None:
-    """The shell itself reads the script without an error."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed on this machine")
-    script = tmp_path / "script"
-    with script.open("w") as file:
-        subprocess.run([PROGRAM, "completion", shell], stdout=file, check=True)
-    subprocess.run([shell, "-n", str(script)], check=True)

@@ -217,6 +217,20 @@ def test_a_tpm_that_stays_away_is_a_transport_error_until_it_is_back(tpm: Swtpm)
         assert commands.read_clock(opened).clock > 0
 
 
+def test_a_sweep_that_failed_is_made_up_for(anchored: AnchoredTpm) -> None:
+    """A TPM that cannot be swept after a break is swept before it is used again."""
+    steps = (
+        At(Cut("after"), command="TPM2_CreatePrimary"),
+        At(Respond(RC_FAILURE), command="TPM2_GetCapability"),
+    )
+    with anchored.through(*steps) as tpm:
+        with pytest.raises(TpmTransportError):
+            commands.create_primary(tpm, TPM2_RH.OWNER, STORAGE_KEY)
+        assert len(loaded(anchored.swtpm)["objects"]) == 1
+        commands.read_clock(tpm)
+        assert loaded(anchored.swtpm) == {}
+
+
 def test_an_interrupt_comes_out_as_itself_and_leaves_nothing(anchored: AnchoredTpm) -> None:
     """Ctrl-C in the middle of a command ends it, frees the TPM, and is not swallowed."""
 
