@@ -313,6 +313,11 @@ REFUSED: dict[str, Case] = {
         lambda: make_delivery(COUNTER),
         {"held": SEALED[COUNTER + 1].name},
     ),
+    "65: the held object under another epoch": (
+        *EPOCH,
+        lambda: make_delivery(COUNTER - 1, public=make_public(COUNTER)),
+        {},
+    ),
     "a first root that is not of the counter's epoch": (*EPOCH, make_delivery, {"held": FIRST}),
     "a first root of an older epoch": (
         *EPOCH,

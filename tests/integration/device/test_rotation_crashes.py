@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count, product
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +19,30 @@ if TYPE_CHECKING:
 SECRET = b"what must not be lost"
 
 
-def every_command() -> Iterator[AtCommand]:
-    """Before and after each TPM command."""
-    for nth, moment in product(count(1), ("before", "after")):
-        yield AtCommand(nth, moment)  # type: ignore[arg-type]
+def around_every_command() -> Iterator[AtCommand]:
+    """Before and after each TPM command: the software between two of them counts too."""
+    for nth in count(1):
+        yield AtCommand(nth, "before")
+        yield AtCommand(nth, "after")
 
 
-def every_step() -> Iterator[AfterStep]:
+def after_every_command() -> Iterator[AtCommand]:
+    """After each TPM command."""
+    return (AtCommand(nth, "after") for nth in count(1))
+
+
+def after_every_step() -> Iterator[AfterStep]:
     """After each step that the library reports."""
     return (AfterStep(nth) for nth in count(1))
+
+
+def kill(_: Site) -> None:
+    """Nothing more than the process dies."""
+
+
+def cut_the_power(site: Site) -> None:
+    """The TPM loses its power with the process."""
+    site.tpm.power_cut()
 
 
 def check_recovery(site: Site, name: bytes) -> None:
@@ -47,17 +62,12 @@ def check_recovery(site: Site, name: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "after_the_kill",
+    ("points", "least", "after_the_kill"),
     [
-        pytest.param(lambda _: None, id="the process is killed"),
-        pytest.param(lambda site: site.tpm.power_cut(), id="the power is cut"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("points", "least"),
-    [
-        pytest.param(every_command, 60, id="at every TPM command"),
-        pytest.param(every_step, 14, id="after every step"),
+        pytest.param(around_every_command, 60, kill, id="killed around every TPM command"),
+        pytest.param(after_every_command, 30, cut_the_power, id="powerless after every command"),
+        pytest.param(after_every_step, 14, kill, id="killed after every step"),
+        pytest.param(after_every_step, 14, cut_the_power, id="powerless after every step"),
     ],
 )
 def test_a_rotation_that_is_cut_short_loses_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,7 +62,7 @@ RC_YIELDED = 0x908
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that are made, in seconds, and not waited for."""
     made: list[float] = []
-    monkeypatch.setattr("hwtrust.tpm.connection.time.sleep", made.append)
+    monkeypatch.setattr("hwtrust.tpm.connection.time", SimpleNamespace(sleep=made.append))
     return made
 
 

@@ -306,6 +306,14 @@ def test_a_hostile_log_does_not_make_a_long_verdict() -> None:
     assert verdict.standing is Standing.FAILED
 
 
+def test_as_many_findings_as_a_release_has_layers_are_told() -> None:
+    """Only what is beyond is counted; a name that is long, but not too long, is whole."""
+    device = measured(*layer_events(RELEASE), CAP, *(CAP,) * MOST_OF_A_CODE)
+    assert codes(judge(device)) == ["log:grammar"] * MOST_OF_A_CODE
+    (finding,) = judge(measured(*layer_events(RELEASE), violation("x" * LONGEST_NAME))).findings
+    assert repr("x" * LONGEST_NAME) in finding.message
+
+
 def test_a_hostile_earlier_load_does_not_make_a_long_message() -> None:
     """53: of many layers in one finding only some are named."""
     implants = (layer("x" * 5_000) for _ in range(500))
@@ -367,6 +375,15 @@ def test_the_claimed_epoch_is(case: str) -> None:
     verdict = judge(loaded(), epoch=claimed, epochs=epochs)
     assert codes(verdict) == expected
     assert verdict.standing is (Standing.FAILED if expected else Standing.TRUSTED)
+
+
+def test_a_counter_that_is_not_accepted_is_told_with_what_is() -> None:
+    """A person sees at once which way the two have gone apart."""
+    (finding,) = judge(loaded(), epochs=frozenset({6, 8})).findings
+    assert "7" in finding.message
+    assert "6, 8" in finding.message
+    (finding,) = judge(loaded(), epochs=frozenset()).findings
+    assert "none" in finding.message
 
 
 # --- clock -----------------------------------------------------------------------------------
@@ -515,11 +532,35 @@ def test_the_clock_of_a_device_seen_first_is(case: str) -> None:
     assert verdict.standing is Standing.TRUSTED
 
 
+def test_a_clock_set_to_just_inside_of_what_is_right_is_no_drift() -> None:
+    """A device sets its clock by the signed time, and is late by the time of a message."""
+    for clock in (NOW - 5 * MINUTE, NOW + MINUTE):
+        assert codes(judge(clocked(clock), history=seen(1_000))) == []
+
+
 def test_a_clock_set_to_just_outside_of_what_is_right_is_drift() -> None:
     """Only a clock that is right now can have been set as it should."""
     for clock, code in ((NOW - 5 * MINUTE - 1, "clock:behind"), (NOW + MINUTE + 1, "clock:ahead")):
         verdict = judge(clocked(clock), history=seen(1_000))
         assert codes(verdict) == [code, "clock:drift"]
+
+
+SPELLINGS: dict[int, str] = {
+    3 * DAY: "3.0 days",
+    2 * DAY: "2.0 days",
+    30 * HOUR: "30.0 hours",
+    2 * HOUR: "2.0 hours",
+    2 * HOUR - 6_000: "119.9 minutes",
+    2 * MINUTE: "2.0 minutes",
+    90_500: "90.5 seconds",
+}
+
+
+@pytest.mark.parametrize("ahead", SPELLINGS)
+def test_a_time_is_told_in_a_unit_for_people(ahead: int) -> None:
+    """Nobody counts milliseconds."""
+    (finding,) = judge(clocked(NOW + ahead)).findings
+    assert SPELLINGS[ahead] in finding.message
 
 
 def test_a_history_is_what_the_claims_say() -> None:

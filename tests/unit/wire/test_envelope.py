@@ -122,6 +122,7 @@ UNTRUSTED: dict[str, Callable[[], Envelope]] = {
     "of another type, relabelled": lambda: msgspec.structs.replace(
         another_type(), payload_type=TYPE
     ),
+    "of this type, labelled as another": lambda: changed(payload_type="application/json"),
     "over the payload alone": lambda: with_signature(sign(msgspec.json.encode(TIME))),
     "that is empty": lambda: with_signature(b""),
     "that is no DER": lambda: with_signature(b"\x30\x06\x02\x01\x01\x02\x01"),
@@ -162,6 +163,13 @@ def test_a_signed_message_is_refused_that_holds(case: str) -> None:
     with pytest.raises(MalformedError) as caught:
         unseal(signed(MALFORMED[case]), SignedTime, key=KEY.public_key())
     assert caught.value.code == "wire:malformed"
+
+
+def test_a_signed_message_may_be_as_long_as_the_limit() -> None:
+    """The limit is far above any real message, and itself allowed."""
+    payload = msgspec.json.encode(TIME)
+    padded = payload + b" " * (PAYLOAD_LIMIT - len(payload))
+    assert unseal(signed(padded), SignedTime, key=KEY.public_key()) == TIME
 
 
 def test_a_payload_is_not_decoded_before_it_verifies() -> None:
