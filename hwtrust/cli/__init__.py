@@ -99,7 +99,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hwtrust")
 def cli() -> None:
-    r"""Anchor a device's dynamic root of trust in its TPM.
+    """Anchor a device's dynamic root of trust in its TPM.
 
     \b
     A device's life:

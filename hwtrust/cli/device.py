@@ -45,7 +45,7 @@ def enrol(
     trace: bool,
     as_json: bool,
 ) -> None:
-    r"""Join the backend with an enrolment token.
+    """Join the backend with an enrolment token.
 
     The TPM proves which one it is by its endorsement key (EK), which its vendor
     has certified; the backend sends the first root. A device whose EK is on the

@@ -71,7 +71,7 @@ def init(
     force: bool,
     as_json: bool,
 ) -> None:
-    r"""Choose a free PCR and write the device's configuration.
+    """Choose a free PCR and write the device's configuration.
 
     A PCR is a register of the TPM that measurements are added to; this device
     needs one that no other program uses. Nothing in the TPM is changed.

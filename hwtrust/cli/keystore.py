@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def keystore() -> None:
-    r"""List, read, write and delete entries of the key store.
+    """List, read, write and delete entries of the key store.
 
     Each command measures the layers and has the TPM open the root first, as
     `hwtrust boot` does.
@@ -60,7 +60,7 @@ def list_(*, config_path: Path | None, as_json: bool) -> None:
 @click.argument("name")
 @config_option
 def get(*, name: str, config_path: Path | None) -> None:
-    r"""Write an entry's value to standard output, as it is.
+    """Write an entry's value to standard output, as it is.
 
     \b
     Example:
@@ -83,7 +83,7 @@ def get(*, name: str, config_path: Path | None) -> None:
 )
 @config_option
 def put(*, name: str, source: BinaryIO, config_path: Path | None) -> None:
-    r"""Store a value, read from standard input or a file.
+    """Store a value, read from standard input or a file.
 
     The value is stored as it is, a newline at its end included.
 
@@ -101,7 +101,7 @@ def put(*, name: str, source: BinaryIO, config_path: Path | None) -> None:
 @click.argument("name")
 @config_option
 def delete(*, name: str, config_path: Path | None) -> None:
-    r"""Delete an entry.
+    """Delete an entry.
 
     \b
     Example:

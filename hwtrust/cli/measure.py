@@ -15,7 +15,7 @@ from hwtrust.wire.messages import Release
 @click.argument("layers", nargs=-1, required=True, metavar="NAME[@VERSION]=PATH…")
 @click.option("--release", "name", required=True, help="The release's name.")
 def measure(*, layers: tuple[str, ...], name: str) -> None:
-    r"""Print the reference values of layers, as a release.
+    """Print the reference values of layers, as a release.
 
     Give the layers in load order; a path is a file or a directory. The output is
     what `hwtrust-backend release add` and `hwtrust init --release` take. No TPM

@@ -22,7 +22,7 @@ def tpm() -> None:
 @tpm.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    r"""List the TPM devices that udev knows, the preferred first.
+    """List the TPM devices that udev knows, the preferred first.
 
     \b
     Example:
@@ -81,7 +81,7 @@ def _manufacturer(candidate: Candidate) -> str | None:
 @click.option("--tcti", help="How to reach the TPM, such as swtpm:path=SOCKET.")
 @json_option
 def info(*, tcti: str | None, as_json: bool) -> None:
-    r"""Show manufacturer, firmware, PCR banks and lockout of a TPM.
+    """Show manufacturer, firmware, PCR banks and lockout of a TPM.
 
     Without --tcti the TPM is the first that `hwtrust tpm list` shows as ready.
 

@@ -163,7 +163,7 @@ def verify_quote(
     \b
     Example:
       hwtrust verify-quote -m msg -s sig -p pcrs -k ak.pub -n 5f1c0d2e --selection sha256:0,7
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
     nonce = _nonce(nonce_text, nonce_file, unsafe_no_nonce=unsafe_no_nonce)
     selection = _selection(selection_text, unsafe_any_selection=unsafe_any_selection)
     key = read_key(_read(key_file))

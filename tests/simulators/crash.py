@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 _FOREVER_S = 60
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["simulators.crash"])
+# What takes long to import, and is installed: the server does not see pytest's own sys.path.
+_context.set_forkserver_preload(
+    ["hwtrust.device.opening", "hwtrust.device.rotate", "hwtrust.testing.faults"]
+)
 
 
 @dataclass(frozen=True, slots=True)

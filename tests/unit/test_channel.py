@@ -210,7 +210,7 @@ ANSWERS: dict[str, Callable[[socket.socket, bytes], None]] = {
     "a redirect": respond(GOOD, status="302 Found", extra="location: https://127.0.0.1:1/\r\n"),
     "a permanent redirect": respond(GOOD, status="308 Permanent Redirect"),
     "not modified": respond(b"", status="304 Not Modified"),
-    "more than the limit": respond(b" " * REPLY_LIMIT + GOOD),
+    "more than the limit": respond(GOOD + b" " * REPLY_LIMIT),
     "no HTTP": lambda connection, _: connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
     "a header without end": lambda connection, _: connection.sendall(
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000
@@ -520,6 +520,7 @@ def test_the_key_is_never_a_file(pki: Pki, tmp_path: Path, monkeypatch: pytest.M
 
     def watched(self: ssl.SSLContext, path: str, **options: object) -> None:
         seen.append(str(Path(path).readlink()))
+        assert options == {"password": ""}, "without one, OpenSSL asks on the terminal"
         mode = os.stat(path).st_mode  # noqa: PTH116 - of what the link stands for
         assert mode & 0o077 == 0 or seen[-1].startswith("/memfd:")
         load(self, path, **options)  # type: ignore[arg-type]
