@@ -11,6 +11,7 @@ Rules of what it prints:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -148,6 +149,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.ClickException, click.Abort, OSError) as error:
         # An OSError is standard output's; for everything else there are errors of ours.
         click.echo(f"hwtrust: {_spell(error)}", err=True)
+        if isinstance(error, OSError):
+            _give_up_output()
         return FAILED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _TPM_STACK:
@@ -175,6 +178,12 @@ def _report_usage(error: click.UsageError) -> int:
     if error.ctx is not None:
         click.echo(f"hint: {error.ctx.command_path} --help", err=True)
     return USAGE
+
+
+def _give_up_output() -> None:
+    # What is still buffered would fail again when the interpreter ends, with its own exit code.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spell(error: Exception) -> str:

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -103,7 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HwTrustError as error:
         complain(error.message, hint=error.hint)
         sys.exit(_REFUSED)
+    except OSError as error:
+        # Standard output's; for everything else there are errors of ours.
+        complain(f"cannot write: {error.strerror or error}")
+        _give_up_output()
+        sys.exit(_REFUSED)
     sys.exit(0)
+
+
+def _give_up_output() -> None:
+    # What is still buffered would fail again when the interpreter ends, with its own exit code.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_hint(error: click.UsageError) -> str:

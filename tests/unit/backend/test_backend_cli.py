@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,14 @@ def test_devices_are_shown_with_what_to_do(
         shell.run("rotate", name[:40])
         assert shell.json("rotate", name)["device"] == name
         assert devices[0].attest(DirectApi(server.backend, devices[0])).root is not None
+
+
+def test_a_full_disk_behind_standard_output_is_an_error() -> None:
+    """A result that was not written is no success, and no traceback."""
+    program = Path(sys.executable).with_name("hwtrust-backend")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [program, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "hwtrust-backend: cannot write: No space left on device\n"
