@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 APPLICATION_PCRS: Final = range(8, 16)
 """PCRs that only a reset of the machine resets, and that the firmware leaves alone."""
 
+BOOT_LOADER_PCR: Final = 11
+"""Where a unified kernel image is measured; the application PCR of machines that have none."""
+
 RESETTABLE_PCRS: Final = frozenset({16, 23})
 """PCRs that any program can reset (TCG PC Client Platform TPM Profile §4.6)."""
 
@@ -181,6 +184,9 @@ def _application_pcr(selection: PcrSelection) -> int:
             "PCRs 16 and 23 can be reset by any program and prove nothing", found=str(selection)
         )
     candidates = [number for number in numbers if number in APPLICATION_PCRS]
+    if len(candidates) > 1:
+        # Beside another one, PCR 11 is the boot loader's: a platform PCR.
+        candidates = [number for number in candidates if number != BOOT_LOADER_PCR]
     if len(candidates) != 1:
         raise SelectionError(
             "a device quotes exactly one PCR of 8 to 15, its application PCR",

