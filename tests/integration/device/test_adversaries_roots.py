@@ -127,19 +127,25 @@ def test_55_a_suspend_and_then_a_reboot_passes(site: Site) -> None:
     assert codes == set()
 
 
+CUTS = 6
+
+
 def test_56_a_power_cut_leaves_an_unsafe_clock_which_alerts(site: Site) -> None:
     """The device works, somebody should look, and the record says so."""
     name = site.enrol()
-    site.tpm.power_cut()
-    with site.open() as device:
-        device.boot()
-        assert not device.status().clock.safe
-        standing, _ = codes_of(device)
-    assert standing is Standing.TRUSTED
-    # Where the clock fell so far that it was set anew, the second answer is about a safe one.
-    with site.backend.session() as session:
-        reasons = [record.reason for record in trail(session, name.hex(), limit=4)]
-    assert any("clock:unsafe" in reason for reason in reasons)
+    reasons: list[str] = []
+    # A TPM trusts its clock again at the next multiple of 4,096 ms, which may be soon after a cut.
+    for _ in range(CUTS):
+        site.tpm.power_cut()
+        with site.open() as device:
+            device.boot()
+            standing, _codes = codes_of(device)
+        assert standing is Standing.TRUSTED
+        with site.backend.session() as session:
+            reasons += [record.reason for record in trail(session, name.hex(), limit=4)]
+        if any("clock:unsafe" in reason for reason in reasons):
+            return
+    pytest.fail(f"{CUTS} power cuts, and no finding: {reasons}")
 
 
 def test_57_a_clock_that_runs_too_slowly_alerts_and_is_set_right(field: Field) -> None:
