@@ -138,8 +138,7 @@ def load_layers(device: DeviceContext, session: Session, *, reload: bool) -> Non
         with device.step("reload"):
             device.measured.extend(device.tpm, RELOAD, session)
     for layer in device.release.layers:
-        with device.step("measure", f"{layer.name} {layer.version}"):
-            found = measure(Path(device.config.layers[layer.name]))
+        found = _found(device, layer)
         if found != layer.digest:
             report_violation(device, layer, found, session)
         with device.step("extend", layer.name):
@@ -153,11 +152,15 @@ def check_layers(device: DeviceContext) -> None:
         LayerMismatchError: a violation has been extended and the key store is locked.
     """
     for layer in device.release.layers:
-        with device.step("measure", f"{layer.name} {layer.version}"):
-            found = measure(Path(device.config.layers[layer.name]))
+        found = _found(device, layer)
         if found != layer.digest:
             with hmac_session(device.tpm, device.known().storage_key) as session:
                 report_violation(device, layer, found, session)
+
+
+def _found(device: DeviceContext, layer: LayerReference) -> bytes:
+    with device.step("measure", f"{layer.name} {layer.version}"):
+        return measure(Path(device.config.layers[layer.name]))
 
 
 def report_violation(
