@@ -1,0 +1,56 @@
+"""What every route works with: the request, the backend behind it, and who is calling."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from litestar import Request
+from litestar.enums import RequestEncodingType
+from litestar.params import Body
+
+from hwtrust.errors import RequestError
+from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.caller import caller, trusted_peers
+from hwtrust_backend.keys import DeviceIdentity, KeyRole, device_of_certificate
+
+JSON_BODY: Final = Body(media_type=RequestEncodingType.JSON)
+
+STATE: Final = "backend"
+"""Under which name the application keeps its `Backend`."""
+
+
+class HttpRequest(Request[Any, Any, Any]):
+    """A request whose body ends in a typed error where it is no JSON."""
+
+    async def json(self) -> Any:  # noqa: ANN401 - whatever the body says
+        """The body, decoded.
+
+        Raises:
+            RequestError: not UTF-8, or nested deeper than anything that is meant.
+        """
+        try:
+            return await super().json()
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise RequestError("the request's body is no JSON that this API takes") from error
+
+
+def backend_of(request: HttpRequest) -> Backend:
+    """The backend that answers this request."""
+    backend = request.app.state[STATE]
+    if not isinstance(backend, Backend):
+        raise TypeError("the application was not made by create_app")
+    return backend
+
+
+def identity_of(request: HttpRequest, backend: Backend, now: int) -> DeviceIdentity | None:
+    """The device that is calling, by its client certificate; None where none was shown.
+
+    Raises:
+        IdentityCertificateError: there is one, and it is not in force or no device's.
+    """
+
+    def recognise(der: bytes) -> DeviceIdentity:
+        authority = backend.vault.authority(KeyRole.DEVICE_CA)
+        return device_of_certificate(der, authority=authority, now=now)
+
+    return caller(request, trusted_proxies=trusted_peers(backend.settings), recognise=recognise)
