@@ -12,9 +12,10 @@ are checked (the code carries their numbers):
 1.  signature  the metadata key has signed the metadata; nothing else is looked
                at before that.
 2.  device     it is for this device, and wrapped for this storage key.
-3.  epoch      it is the next one, counter + 1; or the counter's own: the first
-               root, or the held one offered again, the same object. A device
-               that holds no root takes none but the counter's.
+3.  epoch      it is the next one, counter + 1; or the one after that, where the
+               backend leaves out an epoch that it may have given away and
+               forgotten; or the held one offered again, the same object. A
+               device that holds no root takes none but the counter's.
 4.  release    it is for the release that this device runs.
 5.  time       not_before <= now < not_after.
 6.  name       the object is the one that the metadata names.
@@ -23,8 +24,9 @@ are checked (the code carries their numbers):
 8.  policy     that policy is the policy key's, for this device and this epoch.
 9.  approval   the policy key has approved a state for this device and epoch.
 10. expiry     the approval has not expired by the TPM's clock.
-11. increment  the leave to revoke the predecessor: there for the next epoch,
-               counting from exactly the epoch before, signed by the policy key.
+11. increments the leaves to revoke what comes before: exactly one for each epoch
+               from the counter's to the one before the root's, signed by the
+               policy key.
 12. answer     a time is for this device and answers the challenge that it took.
 
 There is no pointer to the current root: it is the one of the counter's epoch.
@@ -79,6 +81,9 @@ class Held(Enum):
 
 FIRST: Final = Held.FIRST
 
+MOST_STEPS: Final = 2
+"""How far a root's epoch may be above the counter."""
+
 SEALED_ATTRIBUTES: Final = frozenset(
     {
         ObjectAttributes.ADMIN_WITH_POLICY,
@@ -99,8 +104,8 @@ class AcceptedRoot:
     public: Public
     authorization: Authorize
     """What runs after `delivery.approval.policy(...)` to open the root."""
-    increment: Authorize | None
-    """What runs after `delivery.increment.policy()` to revoke the predecessor."""
+    increments: tuple[Authorize, ...]
+    """What runs after the policies of `delivery.increments` to revoke what comes before."""
     accepted: InitVar[object]
 
     def __post_init__(self, accepted: object) -> None:
@@ -139,7 +144,7 @@ def accept_root(
 
     `device` and `storage_key` are Names of this TPM's EK and storage key;
     `counter` is the epoch counter's value, and `held` the Name of the sealed
-    object of that epoch, or FIRST. `now_ms` is UTC, `clock_ms` the TPM's clock.
+    object that it opens, or FIRST. `now_ms` is UTC, `clock_ms` the TPM's clock.
 
     Raises:
         EnvelopeError: the metadata is not signed by the metadata key.
@@ -180,20 +185,19 @@ def accept_root(
         epoch=metadata.epoch,
         clock_ms=clock_ms,
     )
-    # (11): increment.
-    increment = _accept_increment(
-        delivery.increment,
+    # (11): increments.
+    increments = _accept_increments(
+        delivery.increments,
         policy_key=policy_key,
         device=device,
-        epoch=metadata.epoch,
-        required=metadata.epoch > counter,
+        epochs=range(counter, metadata.epoch),
     )
     return AcceptedRoot(
         metadata=metadata,
         delivery=delivery,
         public=public,
         authorization=statement,
-        increment=increment,
+        increments=increments,
         accepted=_ACCEPTED,
     )
 
@@ -286,8 +290,9 @@ def _require_epoch(
     if held is FIRST:
         fits = epoch == counter
     else:
-        again = epoch == counter and compare_digest(metadata.object_name, held)
-        fits = again or epoch == counter + 1
+        above = epoch - counter
+        again = above >= 0 and compare_digest(metadata.object_name, held)
+        fits = again or 0 < above <= MOST_STEPS
     if not fits:
         raise RootEpochError(
             f"the root of epoch {epoch} is not the one that must come next; "
@@ -328,22 +333,15 @@ def _approved(approval: Approval, *, policy_key: Public, device: bytes, epoch: i
     return authorization(approval, root_ref(device, epoch), policy_key=policy_key)
 
 
-def _accept_increment(
-    increment: Increment | None,
-    *,
-    policy_key: Public,
-    device: bytes,
-    epoch: int,
-    required: bool,
-) -> Authorize | None:
-    if increment is None:
-        if required:
-            raise RootApprovalError("the next root comes without the leave to count to its epoch")
-        return None
-    if increment.epoch != epoch - 1:
+def _accept_increments(
+    increments: tuple[Increment, ...], *, policy_key: Public, device: bytes, epochs: range
+) -> tuple[Authorize, ...]:
+    found = [increment.epoch for increment in increments]
+    if found != list(epochs):
         raise RootApprovalError(
-            f"the leave to count is not from epoch {epoch - 1}",
-            expected=epoch - 1,
-            found=increment.epoch,
+            "the root does not come with the leave to count from each epoch before it",
+            expected=", ".join(map(str, epochs)),
+            found=", ".join(map(str, found)),
         )
-    return authorization(increment, increment_ref(device), policy_key=policy_key)
+    ref = increment_ref(device)
+    return tuple(authorization(increment, ref, policy_key=policy_key) for increment in increments)

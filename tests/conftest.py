@@ -5,6 +5,9 @@
 2. No test leaves a software TPM behind.
 3. Hypothesis draws the same examples in every run on CI, and never fails for
    being slow.
+4. What touches a database runs on SQLite and on PostgreSQL: a test that asks for
+   `database_url` or `database_setting` runs once on each. Where PostgreSQL is not
+   installed its half is skipped, but never on CI.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+from simulators.postgres import Postgres, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,3 +148,51 @@ def _no_tpm_left_behind() -> Iterator[None]:
         yield
     left = [command for pid, command in running_tpms(mark).items() if outlives(pid)]
     assert not left, "software TPMs were still running after the last test (ended now)"
+
+
+# --- 4. both databases -------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, for all tests of this process."""
+    if program("postgres") is None:
+        missing = "PostgreSQL is not installed: scripts/setup --test"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with Postgres.start() as started:
+        yield started
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of database in turn."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(
+    database_kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The URL of a database of the test's own; on PostgreSQL it has its schema already."""
+    if database_kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'backend.sqlite'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.create()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture(scope="module")
+def database_setting(database_kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The setting `database` for one backend of the module; empty: SQLite in its directory."""
+    if database_kind == "sqlite":
+        yield ""
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.create()
+    yield url
+    server.drop(url)

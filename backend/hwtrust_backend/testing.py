@@ -21,26 +21,35 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
+import tomlkit
 import uvicorn
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import ConfigError
-from hwtrust.wire.messages import Release, TlsKeyKind, TrustAnchor
-from hwtrust_backend.admin import ask_rotation
+from hwtrust.wire.messages import Release, TrustAnchor
+from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.background import run_once
 from hwtrust_backend.app.server import make_server
 from hwtrust_backend.app.setup import TRUST_NAME, install, open_backend
 from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.enrolment.authorities import AuthorityKind
 from hwtrust_backend.enrolment.tokens import create_token
-from hwtrust_backend.enrolment.trust import add_authority, allow_ek
+from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import Secret
+from hwtrust_backend.policies import (
+    DEFAULT_DOCUMENT,
+    DEFAULT_GROUP,
+    activate_policy,
+    add_policy,
+)
 from hwtrust_backend.references import accept_release, add_release, retire_release
 
-__all__ = ["DAY", "HOUR", "MINUTE", "SECOND", "BackendServer", "ManualClock"]
+__all__ = ["DAY", "HOUR", "MINUTE", "SECOND", "BackendServer", "ManualClock", "policy_document"]
 
 CHEAP: Final = 2**10
 """The cost of a passphrase that protects nothing."""
@@ -67,11 +76,31 @@ class ManualClock:
             self._now += milliseconds
 
 
+def policy_document(**changes: object) -> str:
+    """The policy that `init` writes down, with other fields: `policy_document(heartbeat="1m")`.
+
+    A table's fields are given as a dictionary; None takes a field out.
+    """
+    document = tomlkit.parse(DEFAULT_DOCUMENT)
+    for name, value in changes.items():
+        where: Any = document
+        parts = value.items() if isinstance(value, dict) else [(name, value)]
+        if isinstance(value, dict):
+            where = document[name]
+        for field, item in parts:
+            if item is None:
+                del where[field]
+            else:
+                where[field] = item
+    return tomlkit.dumps(document)
+
+
 class BackendServer:
     """A whole backend; enter it to start it.
 
     `directory` keeps its data (and is opened again if it holds some); without one
-    it has a temporary directory. `settings` overrides any of `Settings`.
+    it has a temporary directory. `policy` is the TOML document that its devices are
+    held to from the start; `settings` overrides any of `Settings`.
     """
 
     def __init__(
@@ -79,9 +108,11 @@ class BackendServer:
         directory: Path | None = None,
         *,
         clock: ManualClock | None = None,
+        policy: str = DEFAULT_DOCUMENT,
         **settings: object,
     ) -> None:
         self.clock = clock or ManualClock()
+        self._policy = policy
         self._overrides = settings
         self._directory = directory
         self._passphrase = Secret(b"protects nothing")
@@ -153,6 +184,12 @@ class BackendServer:
             add_release(session, release, now=self.clock())
             accept_release(session, release.name, now=self.clock())
 
+    def hold_to(self, policy: str, *, group: str = DEFAULT_GROUP) -> None:
+        """Put a policy document into force for a group."""
+        with self.session() as session:
+            stored = add_policy(session, group, policy, by="test", now=self.clock())
+            activate_policy(session, group, stored.version, signers={}, by="test", now=self.clock())
+
     def retire(self, name: str) -> None:
         """Stop accepting a release."""
         with self.session() as session:
@@ -165,12 +202,19 @@ class BackendServer:
 
     def add_ek_ca(self, certificate: bytes) -> None:
         """Trust a TPM vendor's CA, PEM or DER."""
-        add_authority(self.backend.settings.ek_authorities, certificate)
+        with self.session() as session:
+            self.backend.enrolments.authorities.add(
+                session, certificate, kind=AuthorityKind.CERTIFICATES, now=self.clock()
+            )
+
+    def run_due(self) -> None:
+        """Do once what `serve` does in the background; here nothing does it by itself."""
+        run_once(self.backend)
 
     def rotate(self, device: bytes) -> None:
         """Ask for a device's next root."""
         with self.session() as session:
-            ask_rotation(session, device.hex(), now=self.clock())
+            ask_rotation(session, device.hex(), by=local_administrator(), now=self.clock())
 
     def _start(self) -> None:
         directory = self._directory
@@ -184,14 +228,23 @@ class BackendServer:
             "data_dir": str(directory),
             "url": f"https://localhost:{port}",
             "listen": f"127.0.0.1:{port}",
-            "tls_keys": frozenset(TlsKeyKind),
+            # The clock that a test turns is not the database's.
+            "max_clock_skew_ms": 36500 * DAY,
             **self._overrides,
         }
         settings = msgspec.convert(found, Settings)
         if not (directory / TRUST_NAME).exists():
-            install(settings, passphrase=self._passphrase, clock=self.clock, cost=CHEAP)
+            install(
+                settings,
+                passphrase=self._passphrase,
+                clock=self.clock,
+                cost=CHEAP,
+                policy=self._policy,
+            )
         self._backend = open_backend(settings, passphrase=self._passphrase, clock=self.clock)
         self._stack.callback(self._backend.database.close)
+        self._stack.callback(self._backend.waiters.close)
+        self._stack.callback(self._backend.committer.close)
         self._server = make_server(self._backend, log_level="critical", shutdown_seconds=1)
         self._thread = threading.Thread(
             target=asyncio.run,

@@ -18,7 +18,7 @@ from hwtrust.cli.output import (
     utc,
 )
 from hwtrust.errors import AlreadyEnrolledError
-from hwtrust.wire.messages import Finding, Standing
+from hwtrust.wire.messages import Finding, Mode, Standing
 
 if TYPE_CHECKING:
     from hwtrust.device import AttestResult
@@ -214,6 +214,8 @@ def _token(file: BinaryIO | None) -> str:
 
 def _show(result: AttestResult) -> None:
     click.echo(f"standing: {result.standing}")
+    if result.mode is not Mode.NORMAL:
+        click.echo(f"mode: {result.mode}")
     for finding in result.findings:
         click.echo(f"  {finding.severity}: {finding.message} [{finding.code}]")
     if result.rotated_to is not None:
@@ -223,6 +225,7 @@ def _show(result: AttestResult) -> None:
 def _document(result: AttestResult) -> dict[str, object]:
     return {
         "standing": result.standing,
+        "mode": result.mode,
         "findings": [_finding(finding) for finding in result.findings],
         "rotated_to": result.rotated_to,
     }

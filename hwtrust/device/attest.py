@@ -77,8 +77,7 @@ def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
     if _follow_clock(device, answered):
         answered = _ask(device)
     reply = answered.reply
-    roots = device.state.roots()
-    held = roots.get(answered.counter)
+    held = device.state.root_at(answered.counter)
     if reply.approval is not None and held is not None:
         accept_approval(
             reply.approval,

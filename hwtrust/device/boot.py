@@ -10,8 +10,8 @@ Rules:
    first that differs is extended as a violation, and the chain stops there.
 3. `cap` is extended as soon as the root is out, and also when it is refused, so
    that nobody opens the same state again.
-4. The active root is the one whose epoch the counter shows; there is no pointer
-   file. With one root on disk the TPM itself says whether it is that one.
+4. The active root is the one that the counter opens; there is no pointer file.
+   With one root on disk the TPM itself says whether it is that one.
 """
 
 from __future__ import annotations
@@ -83,22 +83,23 @@ def read_pcrs(device: DeviceContext) -> Mapping[int, bytes]:
 
 
 def active_root(device: DeviceContext) -> StoredRoot:
-    """The root of the counter's epoch; files of revoked ones go.
+    """The root that the counter opens; files of revoked ones go.
 
     Raises:
-        RootMissingError: no root on disk has the counter's epoch.
+        RootMissingError: no root on disk has the counter's epoch, or a later one.
     """
     roots = device.state.roots()
     if len(roots) == 1:
-        (root,) = roots.values()
-        return root
+        (only,) = roots.values()
+        return only
     counter = read_counter(device.tpm, device.known().counter)
     for epoch in [epoch for epoch in roots if epoch < counter]:
         device.state.drop_root(epoch)
-    if counter not in roots:
+    root = device.state.root_at(counter)
+    if root is None:
         message = f"the device holds no root of epoch {counter}, which its counter shows"
         raise RootMissingError(message, epoch=counter)
-    return roots[counter]
+    return root
 
 
 def load_and_unseal(device: DeviceContext, root: StoredRoot, *, branch: int, reload: bool) -> Kek:

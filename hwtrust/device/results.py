@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwtrust.tpm.discover import Identity as TpmIdentity
     from hwtrust.wire.cel import EventLog
-    from hwtrust.wire.messages import Finding, Standing
+    from hwtrust.wire.messages import Finding, Mode, Standing
     from hwtrust.wire.structures import ClockInfo
 
 
@@ -29,12 +29,17 @@ def silent(_: Step) -> None:
 class AttestResult:
     """What the backend made of the evidence.
 
-    `rotated_to` is the new epoch, where the root was rotated on the way;
-    `root_waits` that one is offered, and can be taken once the device has booted.
+    `mode` is what the device may do now; where it is locked, its key store is
+    locked already. The next attestation is expected within `heartbeat_ms` (0:
+    the backend says nothing of it). `rotated_to` is the new epoch, where the
+    root was rotated on the way; `root_waits` that one is offered, and can be
+    taken once the device has booted.
     """
 
     standing: Standing
     findings: tuple[Finding, ...]
+    mode: Mode
+    heartbeat_ms: int
     rotated_to: int | None = None
     root_waits: bool = False
 

@@ -21,6 +21,7 @@ from hwtrust.device.state import StoredRoot
 from hwtrust.errors import RootApprovalError, RootStateError
 from hwtrust.tpm import commands
 from hwtrust.tpm.provision import increment_counter
+from hwtrust.wire.messages import Mode
 from hwtrust.wire.states import live_value, state_digest
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ def attest(device: DeviceContext) -> AttestResult:
         with device.step("attest", "to confirm the new epoch"):
             answered, _ = attest_once(device)
     reply = answered.reply
-    return AttestResult(reply.standing, reply.findings, rotated_to, waits)
+    if reply.mode is Mode.LOCKED:
+        with device.step("lock", "the backend says so"):
+            device.lock()
+    return AttestResult(
+        reply.standing, reply.findings, reply.mode, reply.heartbeat_ms, rotated_to, waits
+    )
 
 
 def store_root(device: DeviceContext, accepted: AcceptedRoot) -> StoredRoot:
@@ -72,8 +78,12 @@ def rotate(device: DeviceContext, accepted: AcceptedRoot) -> int:
     """
     keystore = device.opened()
     delivery = accepted.delivery
-    if delivery.increment is None or accepted.increment is None:
+    if not accepted.increments:
         raise RootApprovalError("the next root comes without the leave to count to its epoch")
+    if keystore.epoch == accepted.metadata.epoch:
+        # Only the counting was left to do when the power went.
+        _count(device, accepted)
+        return keystore.epoch
     root = store_root(device, accepted)
     values = read_pcrs(device)
     device.measured.synchronise(values)
@@ -87,15 +97,7 @@ def rotate(device: DeviceContext, accepted: AcceptedRoot) -> int:
     try:
         with device.step("wrap key store", f"for epoch {root.epoch} too"):
             keystore.begin_rotation(kek)
-        with device.step("count", f"epoch {root.epoch - 1} is revoked"):
-            increment_counter(
-                device.tpm,
-                device.known().counter,
-                device.known().storage_key,
-                recipe=delivery.increment.policy(),
-                authorization=accepted.increment,
-                policy_key=device.policy_key,
-            )
+        _count(device, accepted)
         with device.step("drop old root"):
             keystore.finish_rotation(root.epoch)
             for epoch in [epoch for epoch in device.state.roots() if epoch < root.epoch]:
@@ -103,3 +105,18 @@ def rotate(device: DeviceContext, accepted: AcceptedRoot) -> int:
     finally:
         kek.erase()
     return root.epoch
+
+
+def _count(device: DeviceContext, accepted: AcceptedRoot) -> None:
+    """Count up to the root's epoch: whatever comes before it is dead."""
+    leaves = zip(accepted.delivery.increments, accepted.increments, strict=True)
+    for increment, authorization in leaves:
+        with device.step("count", f"epoch {increment.epoch} is revoked"):
+            increment_counter(
+                device.tpm,
+                device.known().counter,
+                device.known().storage_key,
+                recipe=increment.policy(),
+                authorization=authorization,
+                policy_key=device.policy_key,
+            )

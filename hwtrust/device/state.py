@@ -151,6 +151,14 @@ class DeviceState:
             found[root.epoch] = root
         return dict(sorted(found.items()))
 
+    def root_at(self, counter: int) -> StoredRoot | None:
+        """The root that opens while the epoch counter stands at `counter`.
+
+        It is that of the lowest epoch that is not below: while an epoch is left
+        out, the counter comes by a number that no root has.
+        """
+        return next((root for epoch, root in self.roots().items() if epoch >= counter), None)
+
     def save_root(self, root: StoredRoot) -> None:
         """Keep a root, or replace what is known of it."""
         private_directory(self.directory / "roots")

@@ -83,7 +83,34 @@ class TlsKeyRefusedError(IdentityError):
     """The backend's policy does not accept TLS keys of this kind."""
 
     code = "identity:key:refused"
-    hint = "add the kind to tls_keys in the backend's configuration, or use the other kind"
+    hint = "add the kind to tls_keys in the group's policy, or use the other kind"
+
+
+class PolicyError(ServiceError):
+    """A policy cannot be used."""
+
+    code = "policy"
+
+
+class PolicyDocumentError(PolicyError):
+    """A policy document is no policy; the message says where and why."""
+
+    code = "policy:document"
+    hint = "hwtrust-backend policy show default prints one that works"
+
+
+class PolicyUnknownError(PolicyError):
+    """There is no policy, group or version of that name."""
+
+    code = "policy:unknown"
+    hint = "hwtrust-backend policy list, hwtrust-backend group list"
+
+
+class PolicySignatureError(PolicyError):
+    """A policy is not signed by one of those whose signatures are asked for."""
+
+    code = "policy:signature"
+    hint = "hwtrust-backend policy sign FILE --key KEY, then policy add --signature"
 
 
 class ReleaseError(ServiceError):
@@ -144,12 +171,6 @@ class DatabaseError(ServiceError):
     """The database cannot be used."""
 
     code = "database"
-
-
-class AuditError(ServiceError):
-    """The audit trail was changed: a record was edited, dropped or reordered."""
-
-    code = "audit:chain:broken"
 
 
 class TokenUnknownError(ServiceError):

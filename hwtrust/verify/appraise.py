@@ -22,6 +22,11 @@ Never raises for a bad state: every finding is named, not the first alone. Rules
    are spelled out and the others counted, and names are cut.
 
 `FINDINGS` documents every code; no other leaves this module.
+
+What a log comes to is kept, by the rules of `hwtrust.verify.kept`: it follows from
+the log, the content of the release that is claimed, and, where the log has loads
+before the last one, the content of every known release. All of them are compared,
+and none of them by its name alone.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from hwtrust.errors import UntrustedError
+from hwtrust.verify.kept import Kept
 from hwtrust.wire.cel import CAP, RELOAD, Event, EventKind
 from hwtrust.wire.challenge import SKEW_MS
 from hwtrust.wire.messages import Finding, Release, Severity, Standing
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hwtrust.verify.evidence import Claims
+    from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import LayerReference
 
 _FAIL, _INCOMPLETE, _ALERT = Severity.FAIL, Severity.INCOMPLETE, Severity.ALERT
@@ -78,6 +85,12 @@ MOST_OF_A_CODE: Final = 64
 """A release has so many layers at most, and a finding for each can be told."""
 
 LONGEST_NAME: Final = 80
+
+LOGS_KEPT: Final = 512
+LONGEST_KEPT: Final = 16 * 1024
+"""Bytes, roughly, of a log whose findings are kept."""
+RECORD_SIZE: Final = 100
+"""Bytes in a record beside its texts, at least; names are of Unicode, hence roughly."""
 
 DRIFT_SLACK_MS: Final = SKEW_MS
 """What two observations may differ by for other reasons than drift: replicas and networks."""
@@ -195,7 +208,7 @@ def appraise(
     the offer of the next root until it is confirmed, the next.
     """
     findings = (
-        *_bounded(_of_log(claims, references)),
+        *_of_whole_log(claims, references),
         *_of_release(claims, references),
         *_of_epoch(claims, epochs),
         *_of_clock(claims, clock_rules, now_ms),
@@ -203,6 +216,11 @@ def appraise(
         *_of_firmware(claims, history, clock_rules),
     )
     return Verdict(claims=claims, findings=findings, appraised=_APPRAISED)
+
+
+def with_findings(verdict: Verdict, findings: tuple[Finding, ...]) -> Verdict:
+    """The same claims with the findings that a policy has come to; for `hwtrust.verify.policy`."""
+    return Verdict(claims=verdict.claims, findings=findings, appraised=_APPRAISED)
 
 
 def _finding(code: str, message: str) -> Finding:
@@ -249,8 +267,58 @@ def _segments(events: tuple[Event, ...]) -> list[_Segment]:
     return [_Segment(tuple(segment)) for segment in segments]
 
 
-def _of_log(claims: Claims, references: References) -> Iterator[Finding]:
-    events = claims.log.events
+@dataclass(frozen=True, slots=True)
+class _Appraised:
+    """What a log came to, and all that this followed from."""
+
+    log: EventLog
+    release: Release | None
+    releases: Mapping[str, Release] | None
+    """Every known release, or None where the log has no load before the last one."""
+    findings: tuple[Finding, ...]
+
+    def holds(self, log: EventLog, release: Release | None, references: References) -> bool:
+        """Whether it follows from these as well."""
+        return (
+            self.log is log
+            and (self.release is release or self.release == release)
+            and (self.releases is None or self.releases == references.releases)
+        )
+
+
+_APPRAISED_LOGS: Final[Kept[tuple[bytes, str], _Appraised]] = Kept(most=LOGS_KEPT)
+"""By the log's SHA-256 and the name of the release: where to look, not what to believe."""
+
+
+def _of_whole_log(claims: Claims, references: References) -> tuple[Finding, ...]:
+    log, name = claims.log, claims.binding.release
+    release = references.releases.get(name)
+    place = claims.binding.log_digest, name
+    kept = _APPRAISED_LOGS.get(place)
+    if kept is not None and kept.holds(log, release, references):
+        return kept.findings
+    findings = tuple(_bounded(_of_log(log, release, references)))
+    if _fits(log):
+        reloaded = any(event.kind is EventKind.RELOAD for event in log.events)
+        releases = dict(references.releases) if reloaded else None
+        _APPRAISED_LOGS.keep(place, _Appraised(log, release, releases, findings))
+    return findings
+
+
+def _fits(log: EventLog) -> bool:
+    """Whether the log is short enough for its findings to be kept."""
+    size = 0
+    for record in log.records:
+        size += RECORD_SIZE + len(record.event.name) + len(record.event.version)
+        if size > LONGEST_KEPT:
+            return False
+    return True
+
+
+def _of_log(
+    log: EventLog, release: Release | None, references: References
+) -> Iterator[Finding]:
+    events = log.events
     if not events:
         yield _finding("log:empty", "nothing was measured since the reset")
     for event in events:
@@ -267,7 +335,6 @@ def _of_log(claims: Claims, references: References) -> Iterator[Finding]:
         known = _Known(references)
         for segment in earlier:
             yield from _of_earlier(segment, known)
-    release = references.releases.get(claims.binding.release)
     if release is not None and events:
         yield from _of_current(current, release)
 

@@ -15,12 +15,17 @@ Rules, in the order in which they are checked (the code carries their numbers):
 5. nonce      extraData is the challenge, byte by byte. An empty one is refused.
 
 A caller that can go without one of these says so with a member of `Unsafe`.
+
+What is signed is checked anew each time, whatever was seen before. Kept are
+results of pure functions alone, by the rules of `hwtrust.verify.kept`; here the
+qualified Name, by the Name and the hierarchy.
 """
 
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from hmac import compare_digest
 from typing import Final, Literal, TypeVar
 
@@ -62,8 +67,14 @@ class Unsafe(Enum):
     """Nothing but the bare key is known of the signer: not its attributes, not its parent."""
 
 
+_NO_NONCE: Final = Unsafe.NO_NONCE
+_ANY_SIGNER: Final = Unsafe.ANY_SIGNER
+
 Nonce = bytes | Literal[Unsafe.NO_NONCE]
 Signer = bytes | Literal[Unsafe.ANY_SIGNER]
+
+NAMES_KEPT: Final = 16_384
+"""How many qualified Names are kept: those of a fleet's attestation keys, some 300 bytes each."""
 
 VERIFIED: Final = object()
 """What `Claims` are made with; only the modules of this package use it."""
@@ -115,10 +126,10 @@ def authenticate(
         signature = Signature.decode(signature)
     verify_signature(key, signature, message, unsafe_allow_sha1=unsafe_allow_sha1)
     # (4): signer.
-    if signer is not Unsafe.ANY_SIGNER:
+    if signer is not _ANY_SIGNER:
         _require_signer(attest, signer)
     # (5): nonce.
-    if nonce is not Unsafe.NO_NONCE:
+    if nonce is not _NO_NONCE:
         _require_nonce(attest, nonce)
     return attest, attested, signature
 
@@ -132,7 +143,7 @@ def qualified_name(name: bytes, *, hierarchy: int) -> bytes:
         MalformedError: `name` is no Name.
         UnsupportedError: its hash is not known.
     """
-    return qualified_name_under(name, parent=codec.u32(hierarchy))
+    return _primary_name(bytes(name), hierarchy)
 
 
 def qualified_name_under(name: bytes, *, parent: bytes) -> bytes:
@@ -148,6 +159,11 @@ def qualified_name_under(name: bytes, *, parent: bytes) -> bytes:
     reader.take(len(digest))
     reader.end()
     return codec.u16(alg) + digest
+
+
+@lru_cache(maxsize=NAMES_KEPT)
+def _primary_name(name: bytes, hierarchy: int) -> bytes:
+    return qualified_name_under(name, parent=codec.u32(hierarchy))
 
 
 def _require_signer(attest: Attest, signer: bytes) -> None:

@@ -27,6 +27,10 @@ checked (the code carries their numbers):
 10. replay    the log explains the quoted application PCR, from its reset value.
 
 Claims are authentic, not acceptable: that is for `hwtrust.verify.appraise`.
+
+A fleet sends the same logs over and over. One that passed rule 9 is kept, decoded
+and replayed, by the rules of `hwtrust.verify.kept`: by the digest that rule 4 has
+just made of the bytes received, and by the PCR.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ from hwtrust.errors import (
 )
 from hwtrust.verify.attestation import ENDORSEMENT, VERIFIED, qualified_name
 from hwtrust.verify.certify import NvClaims, verify_nv_certify
+from hwtrust.verify.kept import Kept
 from hwtrust.verify.quote import FIRMWARE_PCRS, QuoteClaims, require_extended, verify_quote
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import EventLog
@@ -57,6 +62,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COUNTER_SIZE: Final = 8
+
+_SHA256: Final = Alg.SHA256
+
+LOGS_KEPT: Final = 512
+LONGEST_KEPT: Final = 16 * 1024
+"""Bytes of a log that is kept; decoded it takes some ten times as much."""
+
+_LOGS: Final[Kept[tuple[bytes, int], tuple[EventLog, bytes]]] = Kept(most=LOGS_KEPT)
+"""Logs of records of one PCR, and what they make of it; by SHA-256 and PCR."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,19 +161,45 @@ def verify_evidence(
     # (3): TLS key.
     _require_tls_key(binding, tls_key)
     # (4): log hash.
-    if not compare_digest(hashlib.sha256(evidence.log).digest(), binding.log_digest):
+    log_digest = hashlib.sha256(evidence.log).digest()
+    if not compare_digest(log_digest, binding.log_digest):
         raise LogError("the event log is not the one that the device bound into its quote")
     # (5): quote.
-    quote = _verified_quote(evidence, device)
+    bound = binding.digest()
+    signer = qualified_name(device.ak.name, hierarchy=ENDORSEMENT)
+    quote = verify_quote(
+        evidence.quote.message,
+        evidence.quote.signature,
+        key=device.ak,
+        nonce=bound,
+        selection=device.selection,
+        pcrs={_SHA256: evidence.pcrs},
+        signer=signer,
+    )
+    values = quote.pcrs.get(_SHA256, {})
     # (6): bank.
-    if FIRMWARE_PCRS.intersection(quote.pcrs.get(Alg.SHA256, {})):
-        require_extended(quote, bank=Alg.SHA256)
+    if not FIRMWARE_PCRS.isdisjoint(values):
+        require_extended(quote, bank=_SHA256)
     # (7): counter.
-    counter = _verified_counter(evidence, device)
+    counter = verify_nv_certify(
+        evidence.counter.message,
+        evidence.counter.signature,
+        key=device.ak,
+        nonce=bound,
+        index_name=device.counter_name,
+        size=COUNTER_SIZE,
+        signer=signer,
+    )
     # (8): boot.
     _require_same_boot(quote, counter)
-    # (9) and (10): records, replay.
-    log = _replayed(evidence.log, quote, device.pcr)
+    # (9): records.
+    log, replayed = _replayed(evidence.log, digest=log_digest, pcr=device.pcr)
+    # (10): replay.
+    quoted = values.get(device.pcr)
+    if quoted is None or not compare_digest(replayed, quoted):
+        raise LogError(
+            f"the event log does not explain what PCR {device.pcr} holds", pcr=device.pcr
+        )
     return Claims(
         device=device,
         quote=quote,
@@ -181,42 +221,21 @@ def _require_tls_key(binding: Binding, tls_key: bytes | None) -> None:
         raise ChannelBindingError("the evidence names another TLS key than the connection's")
 
 
-def _verified_quote(evidence: Evidence, device: KnownDevice) -> QuoteClaims:
-    return verify_quote(
-        evidence.quote.message,
-        evidence.quote.signature,
-        key=device.ak,
-        nonce=evidence.binding.digest(),
-        selection=device.selection,
-        pcrs={Alg.SHA256: evidence.pcrs},
-        signer=qualified_name(device.ak.name, hierarchy=ENDORSEMENT),
-    )
-
-
-def _verified_counter(evidence: Evidence, device: KnownDevice) -> NvClaims:
-    return verify_nv_certify(
-        evidence.counter.message,
-        evidence.counter.signature,
-        key=device.ak,
-        nonce=evidence.binding.digest(),
-        index_name=device.counter_name,
-        size=COUNTER_SIZE,
-        signer=qualified_name(device.ak.name, hierarchy=ENDORSEMENT),
-    )
-
-
 def _require_same_boot(quote: QuoteClaims, counter: NvClaims) -> None:
-    boots = {
-        (claims.clock.reset_count, claims.clock.restart_count, claims.firmware_version)
-        for claims in (quote, counter)
-    }
-    if len(boots) > 1:
+    if (
+        quote.clock.reset_count != counter.clock.reset_count
+        or quote.clock.restart_count != counter.clock.restart_count
+        or quote.firmware_version != counter.firmware_version
+    ):
         raise BootMismatchError("the TPM was restarted between its quote and its counter")
 
 
-def _replayed(data: bytes, quote: QuoteClaims, pcr: int) -> EventLog:
+def _replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]:
+    """The log that `data` is, whose SHA-256 is `digest`, and what it makes of `pcr`."""
+    kept = _LOGS.get((digest, pcr))
+    if kept is not None:
+        return kept
     log = EventLog.decode(data)
-    # (9): records.
     for record in log.records:
         if record.pcr != pcr or Alg.SHA256 not in record.banks:
             raise LogError(
@@ -224,8 +243,7 @@ def _replayed(data: bytes, quote: QuoteClaims, pcr: int) -> EventLog:
                 record=record.number,
                 pcr=record.pcr,
             )
-    # (10): replay.
-    quoted = quote.pcrs.get(Alg.SHA256, {}).get(pcr)
-    if quoted is None or not compare_digest(log.value(), quoted):
-        raise LogError(f"the event log does not explain what PCR {pcr} holds", pcr=pcr)
-    return log
+    replayed = log, log.value()
+    if len(data) <= LONGEST_KEPT:
+        _LOGS.keep((digest, pcr), replayed)
+    return replayed

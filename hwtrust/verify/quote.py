@@ -20,6 +20,10 @@ Rules, in the order in which they are checked (the code carries their numbers).
 
 A quote that passes is authentic. Whether its state is acceptable, and whether
 firmware ever extended the bank (`require_extended`), is another question.
+
+PCR values that passed rule 8 are kept, by the rules of `hwtrust.verify.kept`: by
+the signed digest. They are taken for those beside a quote only if these are equal
+to them, every one, and selection and hash are too.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from hwtrust.verify.attestation import (
     qualified_name,
     qualified_name_under,
 )
+from hwtrust.verify.kept import Kept
 from hwtrust.wire.algorithms import Alg, alg_name, digest_size, new_hash
 from hwtrust.wire.structures import PcrSelection, Public, PublicKey, QuoteInfo, Signature
 
@@ -68,6 +73,12 @@ Selection = PcrSelection | Literal[Unsafe.ANY_SELECTION]
 
 FIRMWARE_PCRS: Final = frozenset(range(8))
 _MAX_LOCALITY: Final = 4
+
+KEPT: Final = 16_384
+"""How many sets of PCR values are kept: a fleet's, some 3 KiB each."""
+
+_ANY_SELECTION: Final = Unsafe.ANY_SELECTION
+_SHA1: Final = Alg.SHA1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +127,7 @@ def verify_quote(
     if not unsafe_allow_sha1:
         _require_strong_banks(info.selection)
     # (8): pcrDigest.
-    chosen = _chosen(pcrs, info.selection)
-    if not compare_digest(pcr_digest(chosen, info.selection, signed.hash), info.digest):
-        raise PcrDigestError("the PCR values are not the ones that the TPM signed")
+    chosen = _vouched_for(pcrs, info, signed.hash)
     return QuoteClaims(
         nonce=attest.extra_data,
         qualified_signer=attest.qualified_signer,
@@ -136,12 +145,7 @@ def pcr_digest(pcrs: PcrValues, selection: PcrSelection, hash_: Alg) -> bytes:
     Raises:
         PcrDigestError: a value is missing, or has not the size of its bank.
     """
-    return new_hash(
-        hash_,
-        b"".join(
-            _value(pcrs, bank, number) for bank, numbers in selection.banks for number in numbers
-        ),
-    )
+    return _digest(_chosen(pcrs, selection), hash_)
 
 
 def require_extended(claims: QuoteClaims, *, bank: Alg) -> None:
@@ -157,18 +161,21 @@ def require_extended(claims: QuoteClaims, *, bank: Alg) -> None:
             quote does not cover the bank.
     """
     values = claims.pcrs.get(bank, {})
-    firmware = {number: value for number, value in values.items() if number in FIRMWARE_PCRS}
-    looked_at = firmware or values
-    if all(_is_reset_value(number, value) for number, value in looked_at.items()):
-        raise UnextendedBankError(
-            f"no measurement was ever made into the bank {alg_name(bank)}", bank=alg_name(bank)
-        )
+    looked_at = values if FIRMWARE_PCRS.isdisjoint(values) else FIRMWARE_PCRS
+    for number in looked_at:
+        value = values.get(number)
+        if value is not None and not _is_reset_value(number, value):
+            return
+    raise UnextendedBankError(
+        f"no measurement was ever made into the bank {alg_name(bank)}", bank=alg_name(bank)
+    )
 
 
 def _require_selection(signed: PcrSelection, expected: Selection) -> None:
     if signed.is_empty:
         raise SelectionError("the quote covers no PCR at all")
-    if expected is not Unsafe.ANY_SELECTION and signed != expected:
+    # Selections that were read or parsed come again as the same object.
+    if expected is not _ANY_SELECTION and signed is not expected and signed != expected:
         raise SelectionError(
             f"the quote covers {signed}, asked for is {expected}",
             expected=str(expected),
@@ -177,26 +184,65 @@ def _require_selection(signed: PcrSelection, expected: Selection) -> None:
 
 
 def _require_strong_banks(selection: PcrSelection) -> None:
-    banks = {bank: set(numbers) for bank, numbers in selection.banks}
-    weak = banks.pop(Alg.SHA1, set())
-    alone = weak.difference(*banks.values())
+    banks = dict(selection.banks)
+    weak = banks.pop(_SHA1, None)
+    if not weak:
+        return
+    alone = set(weak).difference(*banks.values())
     if alone:
         raise WeakBankError(
             f"the quote covers PCR {', '.join(map(str, sorted(alone)))} in the SHA-1 bank only"
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _VouchedFor:
+    """PCR values of which the digest is known."""
+
+    selection: PcrSelection
+    hash: Alg
+    chosen: PcrValues
+
+
+_KEPT: Final[Kept[bytes, _VouchedFor]] = Kept(most=KEPT)
+"""By digest."""
+
+
+def _vouched_for(pcrs: PcrValues, info: QuoteInfo, hash_: Alg) -> PcrValues:
+    """The values of `pcrs` that `info` signs, with a digest made by `hash_`."""
+    kept = _KEPT.get(info.digest)
+    if (
+        kept is not None
+        and kept.hash is hash_
+        and (kept.selection is info.selection or kept.selection == info.selection)
+        and kept.chosen == pcrs
+    ):
+        return kept.chosen
+    chosen = _chosen(pcrs, info.selection)
+    if not compare_digest(_digest(chosen, hash_), info.digest):
+        raise PcrDigestError("the PCR values are not the ones that the TPM signed")
+    _KEPT.keep(info.digest, _VouchedFor(info.selection, hash_, chosen))
+    return chosen
+
+
 def _chosen(pcrs: PcrValues, selection: PcrSelection) -> PcrValues:
+    """The values of exactly `selection`, in its order."""
     return MappingProxyType(
-        {
-            bank: MappingProxyType({number: _value(pcrs, bank, number) for number in numbers})
-            for bank, numbers in selection.banks
-        }
+        {bank: _of_bank(pcrs.get(bank, {}), bank, numbers) for bank, numbers in selection.banks}
     )
 
 
-def _value(pcrs: PcrValues, bank: Alg, number: int) -> bytes:
-    value = pcrs.get(bank, {}).get(number)
+def _of_bank(
+    values: Mapping[int, bytes], bank: Alg, numbers: tuple[int, ...]
+) -> Mapping[int, bytes]:
+    found = [values.get(number) for number in numbers]
+    # All at once; one by one only where this finds something.
+    if {*map(type, found)} != {bytes} or {*map(len, found)} != {digest_size(bank)}:
+        found = [_value(value, bank, number) for value, number in zip(found, numbers, strict=True)]
+    return MappingProxyType(dict(zip(numbers, found, strict=True)))
+
+
+def _value(value: bytes | None, bank: Alg, number: int) -> bytes:
     if value is None:
         raise PcrDigestError(
             f"the quote covers PCR {number} of the bank {alg_name(bank)}, whose value is missing",
@@ -211,6 +257,10 @@ def _value(pcrs: PcrValues, bank: Alg, number: int) -> bytes:
             pcr=number,
         )
     return bytes(value)
+
+
+def _digest(chosen: PcrValues, hash_: Alg) -> bytes:
+    return new_hash(hash_, b"".join([b"".join(values.values()) for values in chosen.values()]))
 
 
 def _is_reset_value(number: int, value: bytes) -> bool:

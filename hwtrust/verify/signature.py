@@ -17,7 +17,7 @@ what was signed. Rules:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -41,6 +41,14 @@ _HASHES: Final[dict[Alg, hashes.HashAlgorithm]] = {
     Alg.SHA384: hashes.SHA384(),
     Alg.SHA512: hashes.SHA512(),
 }
+_ECDSA: Final = {alg: ec.ECDSA(hash_) for alg, hash_ in _HASHES.items()}
+_PKCS1: Final = padding.PKCS1v15()
+
+# The look-up of an enum's member through its class costs a Python call.
+_NULL: Final = Alg.NULL
+_SHA1: Final = Alg.SHA1
+_ECC: Final = Alg.ECC
+_RSASSA: Final = Alg.RSASSA
 
 _ORDERS: Final = {
     "secp256r1": 0xFFFFFFFF_00000000_FFFFFFFF_FFFFFFFF_BCE6FAAD_A7179E84_F3B9CAC2_FC632551,
@@ -62,18 +70,23 @@ def verify_signature(
         SignatureAlgorithmError: the key does not make signatures of that kind.
         SignatureError: the signature is not of this key over this message.
     """
+    # (1) and (2). The key of a `Public` is strong, or it is refused there; and
+    # whether it is an ECC key its type says, which costs less than to ask the key.
     if isinstance(key, Public):
         _require_scheme(key, signature)
         public_key = key.key()
+        is_ecc = key.type is _ECC
     else:
+        require_strong(key)
         public_key = key
-    require_strong(public_key)
+        is_ecc = isinstance(key, ec.EllipticCurvePublicKey)
+    # (3)
     hash_ = _hash(signature.hash, unsafe_allow_sha1=unsafe_allow_sha1)
     try:
-        if isinstance(public_key, ec.EllipticCurvePublicKey):
-            _verify_ecdsa(public_key, signature, message, hash_)
+        if is_ecc:
+            _verify_ecdsa(cast("ec.EllipticCurvePublicKey", public_key), signature, message)
         else:
-            _verify_rsa(public_key, signature, message, hash_)
+            _verify_rsa(cast("rsa.RSAPublicKey", public_key), signature, message, hash_)
     except InvalidSignature:
         raise SignatureError("the signature does not verify under the key") from None
     except UnsupportedAlgorithm:
@@ -83,14 +96,14 @@ def verify_signature(
 
 
 def _require_scheme(key: Public, signature: Signature) -> None:
-    if not isinstance(key.params, EccParams | RsaParams):
+    params = key.params
+    if not isinstance(params, (EccParams, RsaParams)):
         raise SignatureAlgorithmError(f"an object of type {key.type.name} makes no signatures")
-    scheme = key.params.scheme
-    if scheme is not Alg.NULL and (scheme, key.params.scheme_hash) != (
-        signature.alg,
-        signature.hash,
-    ):
-        hash_name = "no hash" if key.params.scheme_hash is None else key.params.scheme_hash.name
+    scheme = params.scheme
+    if scheme is _NULL:
+        return
+    if scheme is not signature.alg or params.scheme_hash is not signature.hash:
+        hash_name = "no hash" if params.scheme_hash is None else params.scheme_hash.name
         raise SignatureAlgorithmError(
             f"the signature is {signature.alg.name} with {signature.hash.name}, "
             f"the key makes {scheme.name} with {hash_name}"
@@ -98,26 +111,25 @@ def _require_scheme(key: Public, signature: Signature) -> None:
 
 
 def _hash(alg: Alg, *, unsafe_allow_sha1: bool) -> hashes.HashAlgorithm:
-    if alg not in _HASHES:
+    hash_ = _HASHES.get(alg)
+    if hash_ is None:
         raise SignatureAlgorithmError(f"signatures over {alg.name} are not accepted")
-    if alg is Alg.SHA1 and not unsafe_allow_sha1:
+    if alg is _SHA1 and not unsafe_allow_sha1:
         raise SignatureAlgorithmError("signatures over SHA-1 prove nothing and are not accepted")
-    return _HASHES[alg]
+    return hash_
 
 
 def _verify_ecdsa(
-    key: ec.EllipticCurvePublicKey,
-    signature: Signature,
-    message: bytes,
-    hash_: hashes.HashAlgorithm,
+    key: ec.EllipticCurvePublicKey, signature: Signature, message: bytes
 ) -> None:
     if isinstance(signature.value, bytes):
         raise SignatureAlgorithmError(f"the key is an ECC key, the signature {signature.alg.name}")
     r, s = signature.value
     order = _ORDERS[key.curve.name]
+    # (4)
     if not (0 < r < order and 0 < s < order):
         raise SignatureError("the signature's numbers are out of the curve's range")
-    key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hash_))
+    key.verify(encode_dss_signature(r, s), message, _ECDSA[signature.hash])
 
 
 def _verify_rsa(
@@ -125,9 +137,10 @@ def _verify_rsa(
 ) -> None:
     if not isinstance(signature.value, bytes):
         raise SignatureAlgorithmError(f"the key is an RSA key, the signature {signature.alg.name}")
-    if signature.alg is Alg.RSASSA:
-        key.verify(signature.value, message, padding.PKCS1v15(), hash_)
+    if signature.alg is _RSASSA:
+        key.verify(signature.value, message, _PKCS1, hash_)
         return
+    # (5)
     # As numbers: cryptography takes PSS.MAX_LENGTH for any length when verifying.
     encoded = (key.key_size - 1 + 7) // 8
     as_digest, longest = hash_.digest_size, encoded - hash_.digest_size - 2

@@ -18,6 +18,9 @@ from hwtrust.errors import UnsupportedError
 class Alg(IntEnum):
     """TPM_ALG_ID, TPM 2.0 Part 2 §6.3."""
 
+    # As the number that it is equal to; the enum's own hash costs a Python call.
+    __hash__ = int.__hash__
+
     RSA = 0x0001
     TDES = 0x0003
     SHA1 = 0x0004
@@ -71,6 +74,9 @@ class Curve(IntEnum):
     SM2_P256 = 0x0020
 
 
+# The look-up of an enum's member through its class costs a Python call.
+_SHA256: Final = Alg.SHA256
+
 _DIGEST_SIZES: Final = {
     Alg.SHA1: 20,
     Alg.SHA256: 32,
@@ -81,6 +87,9 @@ _DIGEST_SIZES: Final = {
     Alg.SHA3_384: 48,
     Alg.SHA3_512: 64,
 }
+
+_ALGS: Final[dict[int, Alg]] = {int(alg): alg for alg in Alg}
+_HASH_ALGS: Final[dict[int, Alg]] = {int(alg): alg for alg in _DIGEST_SIZES}
 
 _NAMES: Final = {alg: alg.name.lower() for alg in _DIGEST_SIZES}
 _BY_NAME: Final = {name: alg for alg, name in _NAMES.items()}
@@ -95,8 +104,8 @@ def to_alg(number: int) -> Alg:
         UnsupportedError: hwtrust does not know it.
     """
     try:
-        return Alg(number)
-    except ValueError:
+        return _ALGS[number]
+    except KeyError:
         raise UnsupportedError(f"unknown algorithm 0x{number:04x}", alg=number) from None
 
 
@@ -106,8 +115,10 @@ def to_hash_alg(number: int) -> Alg:
     Raises:
         UnsupportedError: hwtrust does not know it, or it is no hash.
     """
-    alg = to_alg(number)
-    digest_size(alg)
+    alg = _HASH_ALGS.get(number)
+    if alg is None:
+        alg = to_alg(number)
+        digest_size(alg)
     return alg
 
 
@@ -141,6 +152,9 @@ def new_hash(alg: Alg, data: bytes) -> bytes:
     Raises:
         UnsupportedError: `alg` is no hash, or none that this Python can compute.
     """
+    if alg is _SHA256:
+        # What nearly all digests are: without a look-up by name.
+        return hashlib.sha256(data, usedforsecurity=False).digest()
     name = "sm3" if alg is Alg.SM3_256 else alg_name(alg)
     try:
         return hashlib.new(name, data, usedforsecurity=False).digest()

@@ -8,13 +8,20 @@ Decoding believes nothing: an `Attest` says what the bytes say. Only
 2. The magic comes first. Without TPM_GENERATED_VALUE the bytes may have been
    signed by the right key and still not have been made by the TPM.
 3. Types that hwtrust does not believe (time, audit) are refused while decoding.
+4. What differs from one attestation of a device to the next is its nonce and its
+   clock, at the start. What is attested, at the end, comes again with every
+   heartbeat: the last ones read are kept, by their type and all of their bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Self
+from functools import lru_cache
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NoReturn, Self
+
+import msgspec
 
 from hwtrust.errors import AttestTypeError, MalformedError, NotAttestedError
 from hwtrust.wire import codec
@@ -29,9 +36,22 @@ MAX_NAME: Final = 2 + MAX_DIGEST_SIZE
 MAX_DATA: Final = 2 + MAX_DIGEST_SIZE
 MAX_NV_CONTENTS: Final = 4096
 
+KEPT: Final = 32_768
+"""How many attested infos are kept: two for each device of a fleet, some 500 bytes each."""
+LONGEST_KEPT: Final = 256
+
+_HEAD: Final = Struct(">IHH")
+"""magic, type, and the size of qualifiedSigner."""
+_SIZE: Final = Struct(">H")
+_CLOCK: Final = Struct(">QIIB")
+_BODY: Final = Struct(">QIIBQ")
+"""TPMS_CLOCK_INFO and firmwareVersion."""
+
 
 class AttestType(IntEnum):
     """TPMI_ST_ATTEST, TPM 2.0 Part 2 §10.12.10: all that a TPM may sign."""
+
+    __hash__ = int.__hash__
 
     NV = 0x8014
     COMMAND_AUDIT = 0x8015
@@ -43,8 +63,7 @@ class AttestType(IntEnum):
     NV_DIGEST = 0x801C
 
 
-@dataclass(frozen=True, slots=True)
-class ClockInfo:
+class ClockInfo(msgspec.Struct, frozen=True):
     """TPMS_CLOCK_INFO, TPM 2.0 Part 2 §10.11.1."""
 
     clock: int
@@ -61,11 +80,8 @@ class ClockInfo:
         Raises:
             MalformedError: cut short, or `safe` is neither YES nor NO.
         """
-        clock, reset_count, restart_count = reader.u64(), reader.u32(), reader.u32()
-        safe = reader.u8()
-        if safe not in {0, 1}:
-            raise MalformedError(f"TPMS_CLOCK_INFO says {safe} where YES (1) or NO (0) must stand")
-        return cls(clock, reset_count, restart_count, bool(safe))
+        clock, reset_count, restart_count, safe = reader.unpack(_CLOCK)
+        return cls(clock, reset_count, restart_count, _yes_no(safe))
 
     def encode(self) -> bytes:
         """The TPMS_CLOCK_INFO."""
@@ -77,8 +93,7 @@ class ClockInfo:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class QuoteInfo:
+class QuoteInfo(msgspec.Struct, frozen=True):
     """TPMS_QUOTE_INFO: which PCRs, and the digest of their values."""
 
     selection: PcrSelection
@@ -94,8 +109,7 @@ class QuoteInfo:
         return self.selection.encode() + codec.tpm2b(self.digest)
 
 
-@dataclass(frozen=True, slots=True)
-class CertifyInfo:
+class CertifyInfo(msgspec.Struct, frozen=True):
     """TPMS_CERTIFY_INFO: the Name and qualified Name of an object in the TPM."""
 
     name: bytes
@@ -111,8 +125,7 @@ class CertifyInfo:
         return codec.tpm2b(self.name) + codec.tpm2b(self.qualified_name)
 
 
-@dataclass(frozen=True, slots=True)
-class NvCertifyInfo:
+class NvCertifyInfo(msgspec.Struct, frozen=True):
     """TPMS_NV_CERTIFY_INFO: a part of the contents of an NV index."""
 
     index_name: bytes
@@ -129,8 +142,7 @@ class NvCertifyInfo:
         return codec.tpm2b(self.index_name) + codec.u16(self.offset) + codec.tpm2b(self.contents)
 
 
-@dataclass(frozen=True, slots=True)
-class CreationInfo:
+class CreationInfo(msgspec.Struct, frozen=True):
     """TPMS_CREATION_INFO: an object's Name and the digest of its creation data."""
 
     name: bytes
@@ -155,10 +167,10 @@ _CLASSES: Final[dict[AttestType, type[Attested]]] = {
     AttestType.CREATION: CreationInfo,
 }
 _TYPES: Final = {cls: type_ for type_, cls in _CLASSES.items()}
+_TYPES_BY_NUMBER: Final = {int(type_): type_ for type_ in _CLASSES}
 
 
-@dataclass(frozen=True, slots=True)
-class Attest:
+class Attest(msgspec.Struct, frozen=True):
     """TPMS_ATTEST: who signed, over what, when, and what is attested."""
 
     raw: bytes
@@ -179,23 +191,35 @@ class Attest:
             MalformedError: cut short, or followed by something.
             UnsupportedError: an unknown PCR bank.
         """
-        reader = Reader(raw, "TPMS_ATTEST")
-        if reader.u32() != GENERATED:
-            raise NotAttestedError(
-                "the attestation was not made by a TPM: TPM_GENERATED_VALUE is missing"
-            )
-        type_ = _read_type(reader)
-        attest = cls(
-            raw=bytes(raw),
-            type=type_,
-            qualified_signer=reader.sized(MAX_NAME),
-            extra_data=reader.sized(MAX_DATA),
-            clock=ClockInfo.read(reader),
-            firmware_version=reader.u64(),
-            attested=_CLASSES[type_].read(reader),
+        raw = bytes(raw)
+        try:
+            magic, number, signer_size = _HEAD.unpack_from(raw)
+            # (2)
+            if magic != GENERATED:
+                raise NotAttestedError(
+                    "the attestation was not made by a TPM: TPM_GENERATED_VALUE is missing"
+                )
+            signer_end = _HEAD.size + signer_size
+            (data_size,) = _SIZE.unpack_from(raw, signer_end)
+            data_end = signer_end + 2 + data_size
+            clock, reset_count, restart_count, safe, firmware = _BODY.unpack_from(raw, data_end)
+        except StructError:
+            raise MalformedError("TPMS_ATTEST is cut short", size=len(raw)) from None
+        # (3)
+        type_ = _TYPES_BY_NUMBER.get(number) or _refused(number)
+        if signer_size > MAX_NAME or data_size > MAX_DATA:
+            raise MalformedError("TPMS_ATTEST has a Name or data that is longer than any digest")
+        rest = raw[data_end + _BODY.size :]
+        return cls(
+            raw,
+            type_,
+            raw[_HEAD.size : signer_end],
+            raw[signer_end + 2 : data_end],
+            ClockInfo(clock, reset_count, restart_count, _yes_no(safe)),
+            firmware,
+            # (4)
+            _kept(type_, rest) if len(rest) <= LONGEST_KEPT else _attested(type_, rest),
         )
-        reader.end()
-        return attest
 
     @classmethod
     def build(
@@ -231,14 +255,28 @@ class Attest:
         ).raw
 
 
-def _read_type(reader: Reader) -> AttestType:
-    number = reader.u16()
+def _attested(type_: AttestType, raw: bytes) -> Attested:
+    """What is attested, all of `raw`."""
+    reader = Reader(raw, "TPMS_ATTEST")
+    attested = _CLASSES[type_].read(reader)
+    reader.end()
+    return attested
+
+
+_kept = lru_cache(maxsize=KEPT)(_attested)
+
+
+def _yes_no(value: int) -> bool:
+    if value > 1:
+        raise MalformedError(f"TPMS_CLOCK_INFO says {value} where YES (1) or NO (0) must stand")
+    return value == 1
+
+
+def _refused(number: int) -> NoReturn:
     try:
         type_ = AttestType(number)
     except ValueError:
         raise AttestTypeError(f"0x{number:04x} is no type of attestation", type=number) from None
-    if type_ not in _CLASSES:
-        raise AttestTypeError(
-            f"an attestation of type {type_.name} is not one that hwtrust believes", type=number
-        )
-    return type_
+    raise AttestTypeError(
+        f"an attestation of type {type_.name} is not one that hwtrust believes", type=number
+    )

@@ -23,14 +23,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from struct import Struct
+from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors import LogError, MalformedError, WireError
 from hwtrust.wire.algorithms import Alg, digest_size, new_hash, to_hash_alg
 from hwtrust.wire.codec import Reader, u8, u32, u64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 LOG_LIMIT = 4 * 1024 * 1024
 RESET_VALUE = bytes(32)
@@ -38,9 +39,19 @@ RESET_VALUE = bytes(32)
 _RECNUM, _PCR, _DIGESTS, _CONTENT = 0, 1, 3, 0xC8
 _KIND, _NAME, _VERSION, _DIGEST = 0, 1, 2, 3
 
+_TLV: Final = Struct(">BI")
+_RECORD: Final = Struct(">BIQ BIB BI")
+"""recnum, pcr, and the head of the digests."""
+_RECORD_FORM: Final = (_RECNUM, 8, _PCR, 1, _DIGESTS)
+_EVENT: Final = Struct(">BIB BI")
+"""kind, and the head of the name."""
+_EVENT_FORM: Final = (_KIND, 1, _NAME)
+
 
 class EventKind(IntEnum):
     """What an event says."""
+
+    __hash__ = int.__hash__
 
     LAYER = 1
     """A layer was measured; name, version and SHA-256 of its content."""
@@ -50,6 +61,9 @@ class EventKind(IntEnum):
     """The layers above are measured anew, without a reboot."""
     VIOLATION = 4
     """A layer is not what its release says; `digest` is what was found."""
+
+
+_KINDS: Final[dict[int, EventKind]] = {int(kind): kind for kind in EventKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,14 @@ class Event:
 
     def content(self) -> bytes:
         """The content TLV, whose hash is extended."""
+        name, version = self.name.encode(), self.version.encode()
         fields = (
-            _tlv(_KIND, u8(self.kind)),
-            _tlv(_NAME, self.name.encode()),
-            _tlv(_VERSION, self.version.encode()),
-            _tlv(_DIGEST, self.digest),
+            _EVENT.pack(_KIND, 1, self.kind, _NAME, len(name)),
+            name,
+            _TLV.pack(_VERSION, len(version)),
+            version,
+            _TLV.pack(_DIGEST, len(self.digest)),
+            self.digest,
         )
         return _tlv(_CONTENT, b"".join(fields))
 
@@ -177,54 +194,61 @@ def extended(initial: bytes, events: Iterable[Event]) -> bytes:
 
 
 def _decode_record(reader: Reader, expected: int) -> Record:
-    number = Reader(_expect(reader, _RECNUM), "CEL recnum")
-    found = number.u64()
-    number.end()
-    if found != expected:
+    number_kind, number_size, number, pcr_kind, pcr_size, pcr, digests_kind, size = reader.unpack(
+        _RECORD
+    )
+    if (number_kind, number_size, pcr_kind, pcr_size, digests_kind) != _RECORD_FORM:
+        raise MalformedError("a record does not begin with its number, its PCR and its digests")
+    if number != expected:
         raise LogError("the event log leaves out, repeats or reorders a record", record=expected)
-    pcr = Reader(_expect(reader, _PCR), "CEL pcr")
-    index = pcr.u8()
-    pcr.end()
-    digests = _decode_digests(_expect(reader, _DIGESTS))
+    digests = _decode_digests(reader.take(size))
+    start = reader.offset
     event = _decode_content(_expect(reader, _CONTENT))
-    if not digests or event.digests(digests) != digests:
+    # As received: rule 3 says that it is what `event.content()` would give.
+    content = reader.since(start)
+    if not digests or any(new_hash(bank, content) != digest for bank, digest in digests):
         raise LogError("an event's digest is not the hash of its content", record=expected)
-    return Record(expected, index, event, tuple(digests))
+    return Record(expected, pcr, event, tuple([bank for bank, _ in digests]))
 
 
-def _decode_digests(data: bytes) -> Mapping[Alg, bytes]:
+def _decode_digests(data: bytes) -> list[tuple[Alg, bytes]]:
     reader = Reader(data, "CEL digests")
-    digests: dict[Alg, bytes] = {}
+    digests: list[tuple[Alg, bytes]] = []
     while reader.remaining:
-        number = reader.u8()
+        number, size = reader.unpack(_TLV)
         bank = to_hash_alg(number)
-        digest = reader.take(reader.u32())
-        if bank in digests or len(digest) != digest_size(bank):
+        digest = reader.take(size)
+        if size != digest_size(bank) or any(bank is other for other, _ in digests):
             raise MalformedError("a digest is repeated or of the wrong length", algorithm=number)
-        digests[bank] = digest
+        digests.append((bank, digest))
     return digests
 
 
 def _decode_content(data: bytes) -> Event:
     reader = Reader(data, "CEL content")
-    kind = Reader(_expect(reader, _KIND), "CEL event kind")
-    number = kind.u8()
-    kind.end()
-    name, version, digest = (_expect(reader, field) for field in (_NAME, _VERSION, _DIGEST))
+    kind_kind, kind_size, number, name_kind, size = reader.unpack(_EVENT)
+    if (kind_kind, kind_size, name_kind) != _EVENT_FORM:
+        raise MalformedError("an event does not begin with its kind and its name")
+    name = reader.take(size)
+    version = _expect(reader, _VERSION)
+    digest = _expect(reader, _DIGEST)
     reader.end()
     if len(digest) not in {0, digest_size(Alg.SHA256)}:
         raise MalformedError("an event's digest is none of SHA-256", length=len(digest))
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise MalformedError("an event is of an unknown kind", kind=number)
     try:
-        return Event(EventKind(number), name.decode(), version.decode(), digest)
+        return Event(kind, name.decode(), version.decode(), digest)
     except ValueError as error:
-        raise MalformedError("an event has an unknown kind or a name that is no text") from error
+        raise MalformedError("an event has a name that is no text") from error
 
 
 def _expect(reader: Reader, kind: int) -> bytes:
-    found = reader.u8()
+    found, size = reader.unpack(_TLV)
     if found != kind:
         raise MalformedError("a TLV of another type is expected", expected=kind, found=found)
-    return reader.take(reader.u32())
+    return reader.take(size)
 
 
 def _tlv(kind: int, value: bytes) -> bytes:

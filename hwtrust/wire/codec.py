@@ -10,7 +10,9 @@ The boundary between bytes from outside and typed structures. Rules:
 
 from __future__ import annotations
 
-from typing import Final
+import struct
+from struct import Struct
+from typing import Any, Final
 
 from hwtrust.errors import MalformedError
 
@@ -18,6 +20,11 @@ U8_MAX: Final = 0xFF
 U16_MAX: Final = 0xFFFF
 U32_MAX: Final = 0xFFFF_FFFF
 U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+_U8: Final = Struct(">B")
+_U16: Final = Struct(">H")
+_U32: Final = Struct(">I")
+_U64: Final = Struct(">Q")
 
 
 class Reader:
@@ -31,6 +38,11 @@ class Reader:
         self._at = 0
 
     @property
+    def offset(self) -> int:
+        """How many bytes have been read."""
+        return self._at
+
+    @property
     def remaining(self) -> int:
         """How many bytes are still unread."""
         return len(self._data) - self._at
@@ -41,19 +53,37 @@ class Reader:
         Raises:
             MalformedError: fewer are left.
         """
-        if not 0 <= count <= self.remaining:
-            raise MalformedError(
-                f"{self._what} is cut short: {count} bytes wanted at offset {self._at}, "
-                f"{self.remaining} are left",
-                offset=self._at,
-            )
-        taken = self._data[self._at : self._at + count]
-        self._at += count
-        return taken
+        at = self._at
+        end = at + count
+        if not at <= end <= len(self._data):
+            raise self._cut_short(count)
+        self._at = end
+        return self._data[at:end]
+
+    def unpack(self, form: Struct) -> tuple[Any, ...]:
+        """The next bytes as the fields of `form`.
+
+        Raises:
+            MalformedError: fewer bytes are left.
+        """
+        try:
+            fields = form.unpack_from(self._data, self._at)
+        except struct.error:
+            raise self._cut_short(form.size) from None
+        self._at += form.size
+        return fields
+
+    def since(self, offset: int) -> bytes:
+        """What was read from `offset` on, once more."""
+        return self._data[offset : self._at]
 
     def u8(self) -> int:
         """One byte."""
-        return self.take(1)[0]
+        at = self._at
+        if at == len(self._data):
+            raise self._cut_short(1)
+        self._at = at + 1
+        return self._data[at]
 
     def u16(self) -> int:
         """Two bytes, big-endian."""
@@ -74,13 +104,19 @@ class Reader:
             MalformedError: the size exceeds `most` or what is left.
         """
         at = self._at
+        start = at + 2
+        size = int.from_bytes(self._data[at:start], "big")
+        end = start + size
+        if size <= most and end <= len(self._data):
+            self._at = end
+            return self._data[start:end]
         size = self.u16()
         if size > most:
             raise MalformedError(
                 f"{self._what} has a field of {size} bytes at offset {at}, {most} at most",
                 offset=at,
             )
-        return self.take(size)
+        raise self._cut_short(size)
 
     def rest(self) -> bytes:
         """All that is left."""
@@ -98,33 +134,44 @@ class Reader:
                 offset=self._at,
             )
 
+    def _cut_short(self, count: int) -> MalformedError:
+        return MalformedError(
+            f"{self._what} is cut short: {count} bytes wanted at offset {self._at}, "
+            f"{self.remaining} are left",
+            offset=self._at,
+        )
 
-def _pack(value: int, size: int, most: int) -> bytes:
-    if not 0 <= value <= most:
-        raise MalformedError(f"{value} does not fit into {size} bytes")
-    return value.to_bytes(size, "big")
+
+def _pack(value: int, form: Struct) -> bytes:
+    try:
+        return form.pack(value)
+    except struct.error:
+        raise MalformedError(f"{value} does not fit into {form.size} bytes") from None
 
 
 def u8(value: int) -> bytes:
     """`value` in one byte."""
-    return _pack(value, 1, U8_MAX)
+    return _pack(value, _U8)
 
 
 def u16(value: int) -> bytes:
     """`value` in two bytes, big-endian."""
-    return _pack(value, 2, U16_MAX)
+    return _pack(value, _U16)
 
 
 def u32(value: int) -> bytes:
     """`value` in four bytes, big-endian."""
-    return _pack(value, 4, U32_MAX)
+    return _pack(value, _U32)
 
 
 def u64(value: int) -> bytes:
     """`value` in eight bytes, big-endian."""
-    return _pack(value, 8, U64_MAX)
+    return _pack(value, _U64)
 
 
 def tpm2b(content: bytes) -> bytes:
     """`content` behind its u16 size."""
-    return u16(len(content)) + content
+    try:
+        return _U16.pack(len(content)) + content
+    except struct.error:
+        raise MalformedError(f"{len(content)} does not fit into {_U16.size} bytes") from None

@@ -6,13 +6,17 @@ Keys and sealed data objects alike. Rules:
    policy, key. What is certified by Name is known entirely.
 2. Decoding judges the form only. `key()` refuses weak keys; what a key may be
    used for is judged in `hwtrust.verify.roles`.
+3. Parsing a key costs as much as a signature that it verifies. The structures
+   decoded last are kept, by all of their bytes, and each remembers its key and
+   its Name once they were asked for. What is refused is refused anew each time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
-from typing import TYPE_CHECKING, Final, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from hwtrust.wire.params import Params
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+KEPT: Final = 16_384
+"""How many decoded structures are kept: a fleet's attestation keys, some 3 KiB each."""
 
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 4096
@@ -91,6 +98,8 @@ class Public:
     auth_policy: bytes
     params: Params
     unique: bytes | EccPoint
+    _key: PublicKey | None = field(default=None, init=False, compare=False, repr=False)
+    _name: bytes = field(default=b"", init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.name_alg is not Alg.NULL:
@@ -105,31 +114,17 @@ class Public:
             )
 
     @classmethod
-    def decode(cls, raw: bytes) -> Self:
+    def decode(cls, raw: bytes) -> Public:
         """Read a whole TPMT_PUBLIC.
 
         Raises:
             MalformedError: cut short, or followed by something.
             UnsupportedError: an unknown type, algorithm, scheme or curve.
         """
-        reader = Reader(raw, "TPMT_PUBLIC")
-        type_ = to_alg(reader.u16())
-        if type_ not in _CLASSES:
-            raise UnsupportedError(f"{type_.name} is no type of object", alg=int(type_))
-        name_alg = to_alg(reader.u16())
-        attributes = ObjectAttributes(reader.u32())
-        auth_policy = reader.sized(MAX_DIGEST_SIZE)
-        params = _CLASSES[type_].read(reader)
-        unique: bytes | EccPoint
-        if type_ is Alg.ECC:
-            unique = EccPoint(reader.sized(_MAX_ECC), reader.sized(_MAX_ECC))
-        else:
-            unique = reader.sized(_MAX_UNIQUE if type_ is Alg.RSA else MAX_DIGEST_SIZE)
-        reader.end()
-        return cls(type_, name_alg, attributes, auth_policy, params, unique)
+        return _decoded(bytes(raw))
 
     @classmethod
-    def decode_sized(cls, raw: bytes) -> Self:
+    def decode_sized(cls, raw: bytes) -> Public:
         """Read a whole TPM2B_PUBLIC, as `tpm2_readpublic -o` writes it."""
         reader = Reader(raw, "TPM2B_PUBLIC")
         inner = reader.sized()
@@ -162,7 +157,10 @@ class Public:
         Raises:
             UnsupportedError: the object has no name algorithm, hence no Name.
         """
-        return codec.u16(self.name_alg) + new_hash(self.name_alg, self.encode())
+        if not self._name:
+            name = codec.u16(self.name_alg) + new_hash(self.name_alg, self.encode())
+            object.__setattr__(self, "_name", name)
+        return self._name
 
     def key(self) -> PublicKey:
         """The public key.
@@ -172,11 +170,9 @@ class Public:
                 other than P-256 and P-384, a point that is not on it, RSA below
                 2048 bits, an exponent that is even or below 65537.
         """
-        if isinstance(self.params, EccParams) and isinstance(self.unique, EccPoint):
-            return _ecc_key(self.params.curve, self.unique)
-        if isinstance(self.params, RsaParams) and isinstance(self.unique, bytes):
-            return _rsa_key(self.params, self.unique)
-        raise WeakKeyError(f"an object of type {self.type.name} holds no public key")
+        if self._key is None:
+            object.__setattr__(self, "_key", _parsed(self))
+        return cast("PublicKey", self._key)
 
 
 _CLASSES: Final[dict[Alg, type[Params]]] = {
@@ -186,6 +182,25 @@ _CLASSES: Final[dict[Alg, type[Params]]] = {
     Alg.SYMCIPHER: SymCipherParams,
 }
 _TYPES: Final = {cls: alg for alg, cls in _CLASSES.items()}
+
+
+@lru_cache(maxsize=KEPT)
+def _decoded(raw: bytes) -> Public:
+    reader = Reader(raw, "TPMT_PUBLIC")
+    type_ = to_alg(reader.u16())
+    if type_ not in _CLASSES:
+        raise UnsupportedError(f"{type_.name} is no type of object", alg=int(type_))
+    name_alg = to_alg(reader.u16())
+    attributes = ObjectAttributes(reader.u32())
+    auth_policy = reader.sized(MAX_DIGEST_SIZE)
+    params = _CLASSES[type_].read(reader)
+    unique: bytes | EccPoint
+    if type_ is Alg.ECC:
+        unique = EccPoint(reader.sized(_MAX_ECC), reader.sized(_MAX_ECC))
+    else:
+        unique = reader.sized(_MAX_UNIQUE if type_ is Alg.RSA else MAX_DIGEST_SIZE)
+    reader.end()
+    return Public(type_, name_alg, attributes, auth_policy, params, unique)
 
 
 def require_strong(key: PublicKey) -> None:
@@ -213,6 +228,14 @@ def require_strong(key: PublicKey) -> None:
             f"exponents from {_DEFAULT_EXPONENT} are accepted",
             exponent=numbers.e,
         )
+
+
+def _parsed(public: Public) -> PublicKey:
+    if isinstance(public.params, EccParams) and isinstance(public.unique, EccPoint):
+        return _ecc_key(public.params.curve, public.unique)
+    if isinstance(public.params, RsaParams) and isinstance(public.unique, bytes):
+        return _rsa_key(public.params, public.unique)
+    raise WeakKeyError(f"an object of type {public.type.name} holds no public key")
 
 
 def _ecc_key(curve: Curve, point: EccPoint) -> PublicKey:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +40,11 @@ Log = Annotated[bytes, Meta(max_length=4 * 1024 * 1024)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 Epoch = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+_BINDINGS: Final = {
+    purpose: tpm2b(b"hwtrust binding v1") + tpm2b(purpose.encode()) for purpose in Purpose
+}
+"""What a binding's digest begins with."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,15 +104,14 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def digest(self) -> bytes:
         """SHA-256 of the length-prefixed fields: the qualifyingData, 32 bytes."""
         fields = (
-            b"hwtrust binding v1",
-            self.purpose.encode(),
-            self.nonce,
-            self.tls_key,
-            u64(self.epoch),
-            self.release.encode(),
-            self.log_digest,
+            _BINDINGS[self.purpose],
+            tpm2b(self.nonce),
+            tpm2b(self.tls_key),
+            tpm2b(u64(self.epoch)),
+            tpm2b(self.release.encode()),
+            tpm2b(self.log_digest),
         )
-        return hashlib.sha256(b"".join(tpm2b(field) for field in fields)).digest()
+        return hashlib.sha256(b"".join(fields)).digest()
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,6 +213,16 @@ class Standing(StrEnum):
     FAILED = "failed"
 
 
+class Mode(StrEnum):
+    """What a device may do, by its verdict and its policy; the host application is told."""
+
+    NORMAL = "normal"
+    LIMITED = "limited"
+    """It keeps what it has until that expires; its root is neither renewed nor replaced."""
+    LOCKED = "locked"
+    """As limited, and it drops its keys at once."""
+
+
 class SignedTime(msgspec.Struct, frozen=True, kw_only=True):
     """The backend's clock, UTC milliseconds, for one device in answer to one nonce."""
 
@@ -242,13 +256,16 @@ class AttestReply(Reply, frozen=True, kw_only=True):
     """The verdict and everything that follows from it, with the next challenge.
 
     `approval` renews the leave to open the current root; `root` is the next one;
-    `certificate` is a PEM chain for the TLS key in the evidence's binding.
+    `certificate` is a PEM chain for the TLS key in the evidence's binding. The
+    next attestation is expected within `heartbeat_ms`; 0 says nothing of it.
     """
 
     standing: Standing
     findings: tuple[Finding, ...]
     time: Envelope
     challenge: bytes
+    mode: Mode = Mode.NORMAL
+    heartbeat_ms: int = 0
     approval: Approval | None = None
     root: RootDelivery | None = None
     certificate: str = ""
@@ -262,6 +279,32 @@ class Enrolled(Reply, frozen=True, kw_only=True):
     root: RootDelivery
     challenge: bytes
     time: Envelope
+
+
+# --- events and waiting ------------------------------------------------------------
+
+
+class EventReport(Request, frozen=True, kw_only=True):
+    """Something that the device's application has met: a transaction, secure input.
+
+    The group's policy says which kinds make the root due.
+    """
+
+    kind: Annotated[str, Meta(min_length=1, max_length=60, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    detail: Annotated[str, Meta(max_length=200)] = ""
+
+
+class EventReply(Reply, frozen=True, kw_only=True):
+    """The event is noted; `attest` says whether to attest now, for the next root."""
+
+    attest: bool
+
+
+class WaitReply(Reply, frozen=True, kw_only=True):
+    """There is something for the device: it should attest now."""
+
+    attest: bool
+    reason: str
 
 
 # --- trust -----------------------------------------------------------------------

@@ -128,7 +128,8 @@ class RootDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A root for one TPM, in one message: TPM2_Import's parameters and what goes with them.
 
     `public` is a TPM2B_PUBLIC, `duplicate` a TPM2B_PRIVATE's content, `seed` a
-    TPM2B_ENCRYPTED_SECRET's content. `increment` revokes the previous root.
+    TPM2B_ENCRYPTED_SECRET's content. `increments` revoke the previous roots, one
+    for each epoch from the counter's to the one before this root's.
     """
 
     metadata: Envelope
@@ -136,7 +137,7 @@ class RootDelivery(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bytes
     seed: bytes
     approval: Approval
-    increment: Increment | None = None
+    increments: tuple[Increment, ...] = ()
 
 
 Recipe = TypeVar("Recipe", Approval, Increment)

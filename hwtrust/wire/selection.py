@@ -7,24 +7,33 @@ Rules:
 2. A bank occurs once. PCR numbers within a bank are ascending and unique.
 3. Bitmaps are written with 3 bytes, as tpm2-tools and the Linux kernel do; a
    decoded selection remembers the width that it came in.
+4. A fleet has few selections, and each of them comes again with every quote: the
+   last ones read are kept, by all of their bytes or all of their text.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from functools import lru_cache
+from struct import Struct
+from typing import Final
 
 from hwtrust.errors import MalformedError
 from hwtrust.wire import codec
 from hwtrust.wire.algorithms import Alg, alg_from_name, alg_name, digest_size, to_hash_alg
-
-if TYPE_CHECKING:
-    from hwtrust.wire.codec import Reader
+from hwtrust.wire.codec import Reader
 
 MAX_BANKS: Final = 16
 MAX_BITMAP: Final = 4
 DEFAULT_BITMAP: Final = 3
 ALL_PCRS: Final = tuple(range(24))
+KEPT: Final = 128
+"""How many selections are kept that were read, and as many that were parsed."""
+LONGEST_KEPT: Final = 200
+"""Characters; as much as a message's field for a selection holds."""
+
+_BANK: Final = Struct(">HB")
+"""The hash of a bank, and the size of its bitmap."""
 
 Bank = tuple[Alg, tuple[int, ...]]
 
@@ -72,7 +81,7 @@ class PcrSelection:
                 )
 
     @classmethod
-    def decode(cls, reader: Reader) -> Self:
+    def decode(cls, reader: Reader) -> PcrSelection:
         """Read a TPML_PCR_SELECTION; what follows it stays in `reader`.
 
         Raises:
@@ -80,35 +89,24 @@ class PcrSelection:
                 no or of more than 4 bytes.
             UnsupportedError: a bank that is no known hash algorithm.
         """
+        start = reader.offset
         count = reader.u32()
         if count > MAX_BANKS:
             raise MalformedError(f"a PCR selection has {count} banks, {MAX_BANKS} at most")
-        banks: list[Bank] = []
-        widths: list[int] = []
         for _ in range(count):
-            alg = to_hash_alg(reader.u16())
-            bitmap = reader.take(reader.u8())
-            banks.append((alg, numbers_of(bitmap)))
-            widths.append(len(bitmap))
-        return cls(tuple(banks), widths=tuple(widths))
+            _, size = reader.unpack(_BANK)
+            reader.take(size)
+        return _decoded(reader.since(start))
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> PcrSelection:
         """Read the spelling of tpm2-tools: `sha256:0,1,7+sha1:all`, in any order.
 
         Raises:
             MalformedError: another spelling, a bank or PCR named twice.
             UnsupportedError: a bank that is no known hash algorithm.
         """
-        banks: list[Bank] = []
-        for part in text.split("+"):
-            name, colon, numbers = part.partition(":")
-            if not colon:
-                raise MalformedError(
-                    f"{text!r} is no PCR selection; write it like sha256:0,1,7+sha1:all"
-                )
-            banks.append((alg_from_name(name.strip()), _parse_numbers(numbers.strip())))
-        return cls(tuple(banks))
+        return _parsed(text) if len(text) <= LONGEST_KEPT else _parse(text)
 
     def encode(self) -> bytes:
         """The TPML_PCR_SELECTION."""
@@ -123,7 +121,39 @@ class PcrSelection:
     @property
     def is_empty(self) -> bool:
         """Whether no PCR at all is selected."""
-        return not any(numbers for _, numbers in self.banks)
+        for _, numbers in self.banks:  # noqa: SIM110  a generator costs more than the answer
+            if numbers:
+                return False
+        return True
+
+
+@lru_cache(maxsize=KEPT)
+def _decoded(raw: bytes) -> PcrSelection:
+    """The selection that `raw` is, whose lengths are known to be right."""
+    reader = Reader(raw, "TPML_PCR_SELECTION")
+    banks: list[Bank] = []
+    widths: list[int] = []
+    for _ in range(reader.u32()):
+        alg = to_hash_alg(reader.u16())
+        bitmap = reader.take(reader.u8())
+        banks.append((alg, numbers_of(bitmap)))
+        widths.append(len(bitmap))
+    return PcrSelection(tuple(banks), widths=tuple(widths))
+
+
+def _parse(text: str) -> PcrSelection:
+    banks: list[Bank] = []
+    for part in text.split("+"):
+        name, colon, numbers = part.partition(":")
+        if not colon:
+            raise MalformedError(
+                f"{text!r} is no PCR selection; write it like sha256:0,1,7+sha1:all"
+            )
+        banks.append((alg_from_name(name.strip()), _parse_numbers(numbers.strip())))
+    return PcrSelection(tuple(banks))
+
+
+_parsed = lru_cache(maxsize=KEPT)(_parse)
 
 
 def numbers_of(bitmap: bytes) -> tuple[int, ...]:

@@ -7,9 +7,11 @@ remembers how its TPM wrote them, so that encoding gives the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from struct import Struct
+from struct import error as StructError
 from typing import Final, Self
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
@@ -18,17 +20,23 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from hwtrust.errors import MalformedError, UnsupportedError
 from hwtrust.wire import codec
 from hwtrust.wire.algorithms import Alg, digest_size, to_alg, to_hash_alg
-from hwtrust.wire.codec import Reader
 
 RSA_ALGS: Final = frozenset({Alg.RSASSA, Alg.RSAPSS})
+
+_ECDSA: Final = Alg.ECDSA
+
+_TAKEN: Final = {int(alg): alg for alg in (*RSA_ALGS, _ECDSA)}
+
+_HEAD: Final = Struct(">HHH")
+"""sigAlg, hash, and the size of the signature's first field."""
+_U16: Final = Struct(">H")
 
 _ECC_SIZES: Final = (32, 48, 66)
 _MAX_ECC: Final = 128
 _MAX_RSA: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True, eq=False):
     """TPMT_SIGNATURE: RSASSA or RSAPSS with its bytes, or ECDSA with (r, s).
 
     Raises:
@@ -39,21 +47,33 @@ class Signature:
     alg: Alg
     hash: Alg
     value: bytes | tuple[int, int]
-    sizes: tuple[int, int] | None = field(default=None, compare=False, repr=False)
-    """Bytes in which `r` and `s` are written; the smallest curve that fits, if None."""
+    sizes: tuple[int, int] | None = None
+    """Bytes in which `r` and `s` are written; the smallest curve that fits, if None.
+
+    It says nothing about the signature: two that differ in it alone are equal.
+    """
 
     def __post_init__(self) -> None:
         digest_size(self.hash)
-        if self.alg in RSA_ALGS:
-            if not isinstance(self.value, bytes):
-                raise MalformedError(f"{self.alg.name} signatures are bytes")
-        elif self.alg is Alg.ECDSA:
-            if isinstance(self.value, bytes) or min(self.value) < 0:
+        value = self.value
+        if self.alg is _ECDSA:
+            if isinstance(value, bytes) or value[0] < 0 or value[1] < 0:
                 raise MalformedError("ECDSA signatures are two numbers that are not negative")
+        elif self.alg in RSA_ALGS:
+            if not isinstance(value, bytes):
+                raise MalformedError(f"{self.alg.name} signatures are bytes")
         else:
             raise UnsupportedError(
                 f"{self.alg.name} is no signature that hwtrust takes", alg=int(self.alg)
             )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return (self.alg, self.hash, self.value) == (other.alg, other.hash, other.value)
+
+    def __hash__(self) -> int:
+        return hash((self.alg, self.hash, self.value))
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
@@ -63,19 +83,22 @@ class Signature:
             MalformedError: cut short, or followed by something.
             UnsupportedError: neither RSASSA, RSAPSS nor ECDSA; no known hash.
         """
-        reader = Reader(raw, "TPMT_SIGNATURE")
-        alg = to_alg(reader.u16())
-        if alg is Alg.ECDSA:
-            hash_ = to_hash_alg(reader.u16())
-            r, s = reader.sized(_MAX_ECC), reader.sized(_MAX_ECC)
-            value = int.from_bytes(r, "big"), int.from_bytes(s, "big")
-            signature = cls(alg, hash_, value, (len(r), len(s)))
-        elif alg in RSA_ALGS:
-            signature = cls(alg, to_hash_alg(reader.u16()), reader.sized(_MAX_RSA))
-        else:
-            raise UnsupportedError(f"{alg.name} is no signature that hwtrust takes", alg=int(alg))
-        reader.end()
-        return signature
+        raw = bytes(raw)
+        try:
+            number, hash_number, size = _HEAD.unpack_from(raw)
+            alg, hash_ = _require_algs(number, hash_number)
+            end = _HEAD.size + size
+            first = raw[_HEAD.size : end]
+            if alg is not _ECDSA:
+                _require_form(raw, end, size, _MAX_RSA)
+                return cls(alg, hash_, first)
+            (second_size,) = _U16.unpack_from(raw, end)
+        except StructError:
+            raise _cut_short(raw) from None
+        second = raw[end + 2 :]
+        _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
+        value = int.from_bytes(first, "big"), int.from_bytes(second, "big")
+        return cls(alg, hash_, value, (size, second_size))
 
     @classmethod
     def from_der_ecdsa(cls, der: bytes, hash_: Alg) -> Self:
@@ -118,6 +141,35 @@ class Signature:
         except OverflowError:
             raise MalformedError("an ECDSA signature's numbers are too large") from None
         return head + codec.tpm2b(r) + codec.tpm2b(s)
+
+
+def _require_algs(number: int, hash_number: int) -> tuple[Alg, Alg]:
+    alg = _TAKEN.get(number)
+    if alg is None:
+        alg = to_alg(number)
+        raise UnsupportedError(f"{alg.name} is no signature that hwtrust takes", alg=number)
+    return alg, to_hash_alg(hash_number)
+
+
+def _cut_short(raw: bytes) -> HwTrustError:
+    """What is wrong with a signature that ends too early: its algorithm, before its length."""
+    if len(raw) >= _U16.size:
+        try:
+            _require_algs(int.from_bytes(raw[:2], "big"), int.from_bytes(raw[2:4], "big"))
+        except UnsupportedError as error:
+            return error
+    return MalformedError("TPMT_SIGNATURE is cut short", size=len(raw))
+
+
+def _require_form(raw: bytes, end: int, size: int, most: int) -> None:
+    """Refuse what does not end at `end`, and a field of `size` bytes where `most` are possible."""
+    if len(raw) != end:
+        raise MalformedError(
+            "TPMT_SIGNATURE is cut short, or followed by bytes that do not belong to it",
+            size=len(raw),
+        )
+    if size > most:
+        raise MalformedError(f"TPMT_SIGNATURE has a field of {size} bytes, {most} at most")
 
 
 def _fitting(value: tuple[int, int]) -> tuple[int, int]:

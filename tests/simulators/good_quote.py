@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from hwtrust.verify.quote import (
     QuoteClaims,
@@ -52,5 +53,5 @@ def quote_of(selection: str) -> Signed:
 
 def resigned(**changes: Any) -> Signed:  # noqa: ANN401 - any field
     """The good quote with other fields, signed again by the same key."""
-    message = replace(Attest.decode(GOOD.message), **changes).encode()
+    message = msgspec.structs.replace(Attest.decode(GOOD.message), **changes).encode()
     return Signed(message, TPM.sign(message).encode())

@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -202,11 +203,13 @@ class SoftwareTpm:
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass."""
-        self.clock = replace(self.clock, clock=self.clock.clock + milliseconds)
+        self.clock = msgspec.structs.replace(self.clock, clock=self.clock.clock + milliseconds)
 
     def reset(self) -> None:
         """TPM2_Startup(CLEAR) after power was off."""
-        self.clock = replace(self.clock, reset_count=self.clock.reset_count + 1, restart_count=0)
+        self.clock = msgspec.structs.replace(
+            self.clock, reset_count=self.clock.reset_count + 1, restart_count=0
+        )
 
     def quote(
         self,

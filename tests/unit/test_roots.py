@@ -127,7 +127,7 @@ SEALED: Final = {
     epoch: seal_for(
         TPM.storage, b"\5" * 32, auth_policy=fold(root_policy(POLICY_PUBLIC, DEVICE, epoch))
     )
-    for epoch in range(COUNTER - 1, COUNTER + 3)
+    for epoch in range(COUNTER - 1, COUNTER + 4)
 }
 
 
@@ -166,7 +166,7 @@ def make_delivery(
         duplicate=sealed.private,
         seed=sealed.seed,
         approval=make_approval(epoch),
-        increment=make_increment(epoch - 1),
+        increments=tuple(make_increment(before) for before in range(COUNTER, epoch)),
     )
     return msgspec.structs.replace(delivery, **parts)
 
@@ -207,18 +207,22 @@ def test_the_next_root_is_accepted_with_all_that_runs_for_it() -> None:
     assert root.public.name == root.metadata.object_name
     assert root.authorization.approved == fold(delivery.approval.policy())
     assert root.authorization.ref == root_ref(DEVICE, COUNTER + 1)
-    assert root.increment is not None
-    assert root.increment.ref == increment_ref(DEVICE)
-    assert root.increment.key_name == root.authorization.key_name == POLICY_PUBLIC.name
+    (increment,) = root.increments
+    assert increment.ref == increment_ref(DEVICE)
+    assert increment.key_name == root.authorization.key_name == POLICY_PUBLIC.name
 
 
 ACCEPTED: dict[str, tuple[Callable[[], RootDelivery], dict[str, Any]]] = {
     "the first root, of the counter's epoch": (lambda: make_delivery(COUNTER), {"held": FIRST}),
     "the first root without an increment, which it does not need": (
-        lambda: make_delivery(COUNTER, parts={"increment": None}),
+        lambda: make_delivery(COUNTER, parts={"increments": ()}),
         {"held": FIRST},
     ),
     "the held root, offered again": (lambda: make_delivery(COUNTER), {}),
+    "a root that leaves out an epoch, with leave for both": (
+        lambda: make_delivery(COUNTER + 2),
+        {},
+    ),
     "a root in the first millisecond of its validity": (
         lambda: make_delivery(not_before=NOW),
         {},
@@ -306,7 +310,19 @@ REFUSED: dict[str, Case] = {
         lambda: make_delivery(storage_key=OTHER.storage.name),
         {},
     ),
-    "65: a root that skips an epoch": (*EPOCH, lambda: make_delivery(COUNTER + 2), {}),
+    "65: a root that skips two epochs": (*EPOCH, lambda: make_delivery(COUNTER + 3), {}),
+    "65: a root that skips an epoch, with leave to count once": (
+        *APPROVAL,
+        lambda: make_delivery(COUNTER + 2, parts={"increments": (make_increment(COUNTER),)}),
+        {},
+    ),
+    "65: a root that skips an epoch, with leave for another order": (
+        *APPROVAL,
+        lambda: make_delivery(
+            COUNTER + 2, parts={"increments": (make_increment(COUNTER + 1), make_increment())}
+        ),
+        {},
+    ),
     "60: the root of an older epoch": (*EPOCH, lambda: make_delivery(COUNTER - 1), {}),
     "65: a root that repeats an epoch with another object": (
         *EPOCH,
@@ -427,37 +443,37 @@ REFUSED: dict[str, Case] = {
     ),
     "the next root without an increment": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": None}),
+        lambda: make_delivery(parts={"increments": ()}),
         {},
     ),
     "an increment from an older epoch": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": make_increment(COUNTER - 1)}),
+        lambda: make_delivery(parts={"increments": (make_increment(COUNTER - 1),)}),
         {},
     ),
     "an increment past the root that comes with it": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": make_increment(COUNTER + 1)}),
+        lambda: make_delivery(parts={"increments": (make_increment(COUNTER + 1),)}),
         {},
     ),
     "the leave to write a counter for the first time": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": make_increment(None)}),
+        lambda: make_delivery(parts={"increments": (make_increment(None),)}),
         {},
     ),
     "an increment past the held root, offered again": (
         *APPROVAL,
-        lambda: make_delivery(COUNTER, parts={"increment": make_increment(COUNTER)}),
+        lambda: make_delivery(COUNTER, parts={"increments": (make_increment(COUNTER),)}),
         {},
     ),
     "an increment of another device": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": make_increment(device=OTHER.ek.name)}),
+        lambda: make_delivery(parts={"increments": (make_increment(device=OTHER.ek.name),)}),
         {},
     ),
     "an increment of another policy key": (
         *APPROVAL,
-        lambda: make_delivery(parts={"increment": make_increment(key=FOREIGN_KEY)}),
+        lambda: make_delivery(parts={"increments": (make_increment(key=FOREIGN_KEY),)}),
         {},
     ),
     "a public area that is cut short": (
@@ -509,7 +525,7 @@ def test_nothing_is_looked_at_before_the_signature() -> None:
         key=FOREIGN_KEY,
         device=b"",
         release="2.0",
-        parts={"public": b"", "increment": None, "approval": make_approval(key=FOREIGN_KEY)},
+        parts={"public": b"", "increments": (), "approval": make_approval(key=FOREIGN_KEY)},
     )
     refusal(EnvelopeError, "wire:envelope:signature", lambda: accept(broken))
 
@@ -523,7 +539,7 @@ def test_an_accepted_root_cannot_be_made_otherwise() -> None:
             delivery=root.delivery,
             public=root.public,
             authorization=root.authorization,
-            increment=root.increment,
+            increments=root.increments,
             accepted=object(),
         )
     with pytest.raises((TypeError, ValueError)):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DatabaseError, DeviceUnknownError, HwTrustError
-from hwtrust_backend.appraisal import Attestations
+from hwtrust_backend.app.committer import Committer
+from hwtrust_backend.appraisal import Attestations, Groups
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Clock, Settings
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import NAME_DIGITS, EkAuthorities, Enrolments
 from hwtrust_backend.keys import KeyRole, KeyVault
+from hwtrust_backend.monitor import ClockWatch
 from hwtrust_backend.publishing import Publisher
-from hwtrust_backend.references import references
+from hwtrust_backend.push import Waiters
+from hwtrust_backend.results import Results
+from hwtrust_backend.webhooks import Courier, Transport, Webhooks
 
 VAULT_NAME: Final = "keys.vault"
 
@@ -37,6 +42,12 @@ class Backend:
     publisher: Publisher
     enrolments: Enrolments
     attestations: Attestations
+    results: Results
+    webhooks: Webhooks
+    courier: Courier
+    waiters: Waiters
+    committer: Committer
+    clock_watch: ClockWatch
 
     def decide(
         self,
@@ -49,8 +60,10 @@ class Backend:
         """Do `work` in one transaction; a refusal leaves its audit record and nothing else.
 
         Raises:
+            ClockSkewError: this replica's clock is off.
             HwTrustError: what `work` raised.
         """
+        self.clock_watch.require_right()
         now = self.clock()
         try:
             with self.database.transaction() as session:
@@ -80,17 +93,35 @@ def make_backend(
     publisher = Publisher(
         policy_key=vault.signer(KeyRole.POLICY),
         metadata_key=vault.signer(KeyRole.METADATA),
-        root_lifetime_ms=settings.root_lifetime_ms,
-        offline_grace_ms=settings.offline_grace_ms,
     )
     enrolments = Enrolments(
         settings=settings,
         vault=vault,
         authorities=EkAuthorities(settings.ek_authorities),
-        releases=references,
         first_root=publisher.first,
     )
     attestations = Attestations(
-        settings=settings, vault=vault, releases=references, rotation=publisher
+        settings=settings, vault=vault, rotation=publisher
     )
-    return Backend(settings, database, vault, clock, publisher, enrolments, attestations)
+    webhooks = Webhooks(settings, vault)
+    return Backend(
+        settings=settings,
+        database=database,
+        vault=vault,
+        clock=clock,
+        publisher=publisher,
+        enrolments=enrolments,
+        attestations=attestations,
+        results=Results(settings, vault),
+        webhooks=webhooks,
+        courier=Courier(
+            database=database,
+            webhooks=webhooks,
+            # Reading the system's CA certificates takes a while, and few need them.
+            transport=partial(Transport.of, settings),
+            clock=clock,
+        ),
+        waiters=Waiters(database, limit=settings.wait_limit),
+        committer=Committer(Groups(attestations, database, clock).answer),
+        clock_watch=ClockWatch(limit_ms=settings.max_clock_skew_ms),
+    )

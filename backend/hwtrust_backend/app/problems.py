@@ -18,6 +18,7 @@ from litestar.exceptions import HTTPException
 
 from hwtrust import errors
 from hwtrust.wire.messages import Problem
+from hwtrust_backend.observe import logs, metrics
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _DETAIL_LIMIT: Final = 500
@@ -39,7 +40,35 @@ _STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
     errors.IdentityKeyError: HTTPStatus.FORBIDDEN,
     errors.TlsKeyRefusedError: HTTPStatus.FORBIDDEN,
     errors.ReleaseUnknownError: HTTPStatus.CONFLICT,
+    errors.AuditRecordUnknownError: HTTPStatus.NOT_FOUND,
+    errors.AuditHeadMissingError: HTTPStatus.NOT_FOUND,
+    errors.CredentialsError: HTTPStatus.UNAUTHORIZED,
+    errors.ForbiddenError: HTTPStatus.FORBIDDEN,
+    errors.DeviceRetiredError: HTTPStatus.FORBIDDEN,
+    errors.DeviceAmbiguousError: HTTPStatus.CONFLICT,
+    errors.DeviceStateError: HTTPStatus.CONFLICT,
+    errors.TokenUnknownError: HTTPStatus.NOT_FOUND,
+    errors.ApiTokenUnknownError: HTTPStatus.NOT_FOUND,
+    errors.ApiTokenConflictError: HTTPStatus.CONFLICT,
+    errors.EkUnlistedError: HTTPStatus.NOT_FOUND,
+    errors.EkAuthorityUnknownError: HTTPStatus.NOT_FOUND,
+    errors.EkAuthorityConflictError: HTTPStatus.CONFLICT,
+    errors.PolicyDocumentError: HTTPStatus.BAD_REQUEST,
+    errors.PolicySignatureError: HTTPStatus.FORBIDDEN,
+    errors.PolicyUnknownError: HTTPStatus.NOT_FOUND,
+    errors.ReleaseConflictError: HTTPStatus.CONFLICT,
+    errors.ReleaseMissingError: HTTPStatus.NOT_FOUND,
     errors.DatabaseError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RateError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ReadOnlyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BackendBusyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ClockSkewError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.WaitersFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.EventLimitError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.ResultKeyEarlyError: HTTPStatus.CONFLICT,
+    errors.WebhookError: HTTPStatus.BAD_REQUEST,
+    errors.WebhookUnknownError: HTTPStatus.NOT_FOUND,
 }
 
 _INSIDE: Final = (errors.DatabaseError, errors.VaultError, errors.AuditError)
@@ -68,9 +97,12 @@ def problem_of(error: errors.HwTrustError) -> Problem:
     )
 
 
-def answer(problem: Problem) -> Response[bytes]:
-    """A response that holds a problem."""
+def answer(problem: Problem, *, seconds: object = None) -> Response[bytes]:
+    """A response that holds a problem; `seconds` says when to come again."""
+    count_refusal(problem)
     headers = {"cache-control": "no-store"}
+    if seconds is not None:
+        headers["retry-after"] = str(seconds)
     return Response(
         msgspec.json.encode(problem),
         status_code=problem.status,
@@ -79,12 +111,18 @@ def answer(problem: Problem) -> Response[bytes]:
     )
 
 
+def count_refusal(problem: Problem) -> None:
+    """Let the metrics and the log's line of this request have the problem's code."""
+    metrics.REFUSALS.inc(code=problem.code or "none")
+    logs.note(code=problem.code)
+
+
 def on_error(_: Request[Any, Any, Any], error: errors.HwTrustError) -> Response[bytes]:
     """Answer an error of the tree."""
     problem = problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s: %s", error.code, error.message)
-    return answer(problem)
+    return answer(problem, seconds=error.data.get("seconds"))
 
 
 def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -1,27 +1,46 @@
 """uvicorn's HTTP protocol with what the backend needs besides.
 
-Adds the ASGI TLS extension (the client's certificate), a limit to the headers,
-and a time by which a connection must have sent its first request's headers.
+Adds the ASGI TLS extension (the client's certificate), a limit to the headers and
+to the connections of one address, and a time for whatever a client can draw out:
+
+1. The headers of a request come within `HEADER_SECONDS` of its first byte, and of
+   the connection's beginning.
+2. What comes after an answer, be it the rest of a body that nobody reads, leads to
+   the headers of the next request in the same time.
+3. A client that does not take its answer loses the connection.
+4. A connection that is told to end while nothing runs on it stays open for a moment:
+   a request that was on its way is answered, and then the connection is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Final
+from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hwtrust_backend.app.limits import AddressConnections
+from hwtrust_backend.app.serving import Stopping
+
 HEADER_LIMIT: Final = 32 * 1024
-FIRST_REQUEST_SECONDS: Final = 10.0
+HEADER_SECONDS: Final = 10.0
+WRITE_SECONDS: Final = 30.0
+LINGER_SECONDS: Final = 0.5
 
 
 class TlsHttpProtocol(HttpToolsProtocol):
     """One connection; `scope["extensions"]["tls"]` is there where it is a TLS connection."""
 
+    addresses: ClassVar[AddressConnections | None] = None
+    stopping: ClassVar[Stopping | None] = None
+
     _extensions: dict[str, dict[object, object]] | None = None
     _deadline: asyncio.TimerHandle | None = None
+    _write_deadline: asyncio.TimerHandle | None = None
+    _linger: asyncio.TimerHandle | None = None
     _header_size: int = 0
+    _peer: str = ""
 
     def connection_made(  # type: ignore[override] # uvicorn's own signature
         self, transport: asyncio.Transport
@@ -30,13 +49,34 @@ class TlsHttpProtocol(HttpToolsProtocol):
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self._extensions = {"tls": tls_extension(secured)}
-        self._deadline = self.loop.call_later(FIRST_REQUEST_SECONDS, transport.abort)
         super().connection_made(transport)
+        self._set_deadline()
+        if self.addresses is not None and self.client:
+            peer = self.client[0]
+            if not self.addresses.opened(peer):
+                transport.abort()
+                return
+            self._peer = peer
+        if self.stopping:
+            # The handshake was under way when the server was told to end.
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the connection and its deadlines."""
         self._met_deadline()
+        for timer in (self._write_deadline, self._linger):
+            if timer is not None:
+                timer.cancel()
+        if self.addresses is not None and self._peer:
+            self.addresses.closed(self._peer)
+            self._peer = ""
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; between two requests the next one's headers are awaited."""
+        if self._deadline is None and self._is_idle():
+            self._set_deadline()
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Begin a request: its scope says what the handshake has shown."""
@@ -59,16 +99,56 @@ class TlsHttpProtocol(HttpToolsProtocol):
         """The headers have come in time."""
         self._met_deadline()
         super().on_headers_complete()
+        if self.stopping:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Let what runs end, and what is on its way come; then close."""
+        if not self._is_idle():
+            super().shutdown()
+        elif self._linger is None:
+            self._linger = self.loop.call_later(LINGER_SECONDS, self._close_idle)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered."""
+        super().pause_writing()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+    def _is_idle(self) -> bool:
+        # Before the first request there is no cycle, whatever uvicorn's annotation says.
+        cycle: object = self.cycle
+        return cycle is None or self.cycle.response_complete
+
+    def _close_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
     def _count(self, part: bytes) -> None:
         self._header_size += len(part)
         if self._header_size > HEADER_LIMIT:
             self.transport.abort()
 
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
     def _met_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def protocol_for(addresses: AddressConnections, stopping: Stopping) -> type[TlsHttpProtocol]:
+    """The protocol of one server: its connections are counted, and end when it does."""
+    parts = {"addresses": addresses, "stopping": stopping}
+    return type("TlsHttpProtocol", (TlsHttpProtocol,), parts)
 
 
 def tls_extension(secured: ssl.SSLObject) -> dict[object, object]:

@@ -1,24 +1,50 @@
-"""Serving the application with uvicorn: the listening socket, TLS, and limits."""
+"""Serving the application with uvicorn: sockets, TLS, limits, and an end without losses.
+
+Rules:
+1. A server that is told to stop takes no new connection, answers what runs and what
+   is on its way, and tells each client that its connection ends. Whoever waits for
+   a push is told at once. Only what takes longer than the time for it is cut off.
+2. Signals belong to whoever runs the process (`run`, `workers`), not to the server:
+   a process that was told to stop and did ends with exit code 0.
+3. A certificate that was renewed is taken over by new connections without a stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import signal
 import socket
 import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp
 
-from hwtrust.errors import ConfigError
+from hwtrust.errors import ConfigError, HwTrustError
 from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.protocol import TlsHttpProtocol
+from hwtrust_backend.app.limits import AddressConnections, RateLimits
+from hwtrust_backend.app.measuring import MEASURING, Measuring
+from hwtrust_backend.app.middleware import Deadline, Gate, Observed
+from hwtrust_backend.app.protocol import protocol_for
 from hwtrust_backend.app.routes import create_app
-from hwtrust_backend.app.tls import server_context
+from hwtrust_backend.app.serving import SERVING, Serving
+from hwtrust_backend.app.tls import load_certificate, server_context
 from hwtrust_backend.config import Settings, system_clock
+from hwtrust_backend.db import Database
+from hwtrust_backend.observe import traces
+from hwtrust_backend.observe.metrics import CONTENT_TYPE
 
-SHUTDOWN_SECONDS = 10
+SAMPLE_SECONDS: Final = 5.0
+_BACKLOG: Final = 512
+_ACCEPTS: Final = 16
+"""Connections that one worker takes at once; the rest is left to the others."""
+
+_log = logging.getLogger("hwtrust_backend")
 
 
 def listening_socket(settings: Settings) -> socket.socket:
@@ -31,21 +57,107 @@ def listening_socket(settings: Settings) -> socket.socket:
     try:
         if isinstance(address, Path):
             return _unix_socket(address)
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        return socket.create_server(address, family=family, backlog=512)
+        return _tcp_socket(address)
     except OSError as error:
         raise ConfigError(f"cannot listen on {settings.listen}: {error.strerror}") from error
 
 
+def metrics_socket(settings: Settings) -> socket.socket | None:
+    """Bind where metrics are served without TLS, if anywhere.
+
+    Raises:
+        ConfigError: the address is taken, or is not ours.
+    """
+    address = settings.metrics_address
+    if address is None:
+        return None
+    try:
+        return _tcp_socket(address)
+    except OSError as error:
+        message = f"cannot listen on {settings.metrics_listen}: {error.strerror}"
+        raise ConfigError(message) from error
+
+
+def check_settings(settings: Settings) -> None:
+    """Try what the settings name, as far as it can be tried without keys and without serving.
+
+    Raises:
+        ConfigError: the server's certificate or key cannot be used.
+        DatabaseError: the database's URL is none.
+    """
+    if settings.server_certificate:
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+    Database(settings.database_url).close()
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves signals alone and stops as rule 1 says."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, backend: Backend, serving: Serving, measuring: Measuring
+    ) -> None:
+        super().__init__(config)
+        self.backend = backend
+        self.serving = serving
+        self.measuring = measuring
+        self.on_started: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none (rule 2)."""
+        yield
+
+    def stop(self) -> None:
+        """Begin to stop; from the loop's thread."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # asyncio has one number for what it takes at once and for what the kernel keeps.
+            listener.listen(_BACKLOG)
+        if self.on_started is not None:
+            self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is under way, and close."""
+        await asyncio.to_thread(self.serving.stopping.set)
+        await super().shutdown(sockets)
+        self.serving.close()
+
+    def reload_certificate(self) -> None:
+        """Read the server's certificate anew (rule 3); one that is no good changes nothing."""
+        settings = self.backend.settings
+        context = self.config.ssl
+        if context is None or not settings.server_certificate:
+            return
+        try:
+            # Into a context of its own first: half of a pair must not be loaded.
+            load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+            load_certificate(context, settings)
+        except HwTrustError as error:
+            _log.error("the certificate stays as it was: %s", error)
+        else:
+            _log.info("the certificate was read anew")
+
+
 def make_server(
-    backend: Backend, *, log_level: str, shutdown_seconds: int = SHUTDOWN_SECONDS
-) -> uvicorn.Server:
-    """A uvicorn server for the backend; run it with `serve(sockets=[…])`."""
+    backend: Backend, *, log_level: str, shutdown_seconds: float | None = None
+) -> HttpServer:
+    """A server for the backend; run it with `serve(sockets=[…])`."""
     settings = backend.settings
     behind_proxy = isinstance(settings.address, Path)
+    app = create_app(backend)
+    serving: Serving = app.state[SERVING]
+    measuring: Measuring = app.state[MEASURING]
+    if shutdown_seconds is None:
+        shutdown_seconds = settings.shutdown_timeout_ms / 1000
+    inner: ASGIApp = Deadline(app, seconds=settings.request_timeout_ms / 1000)
+    gate = Gate(inner, settings, serving=serving, limits=RateLimits(settings))
     config = uvicorn.Config(
-        Deadline(create_app(backend), seconds=settings.request_timeout_ms / 1000),
-        http=TlsHttpProtocol,
+        Observed(gate, settings, serving=serving),
+        http=protocol_for(AddressConnections(settings), serving.stopping),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -53,40 +165,126 @@ def make_server(
         proxy_headers=False,
         server_header=False,
         access_log=False,
-        log_level=log_level,
+        # What is logged, and where, is set up by whoever runs the process.
+        log_config=None,
+        log_level="warning" if log_level in {"debug", "info"} else log_level,
+        backlog=_ACCEPTS,
         limit_concurrency=settings.connection_limit,
-        timeout_graceful_shutdown=shutdown_seconds,
+        timeout_graceful_shutdown=shutdown_seconds,  # type: ignore[arg-type] # a timeout of asyncio
     )
     config.load()
     context: ssl.SSLContext | None = None
     if not behind_proxy:
         context = server_context(settings, backend.vault, clock=system_clock)
     config.ssl = context
-    return uvicorn.Server(config)
+    return HttpServer(config, backend=backend, serving=serving, measuring=measuring)
 
 
-class Deadline:
-    """Gives a request's body so much time to arrive, and then raises `TimeoutError` inside."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sockets:
+    """What a process listens on."""
 
-    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
-        self._app = app
-        self._seconds = seconds
+    main: socket.socket
+    metrics: socket.socket | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run one request."""
-        ends = asyncio.get_running_loop().time() + self._seconds
-        complete = "method" not in scope
 
-        async def receive_in_time() -> Any:  # noqa: ANN401 - an ASGI event
-            nonlocal complete
-            if complete:
-                return await receive()
-            async with asyncio.timeout_at(ends):
-                event: Any = await receive()
-            complete = not event.get("more_body", False)
-            return event
+async def run(
+    server: HttpServer,
+    sockets: Sockets,
+    *,
+    started: Callable[[], None],
+    beat: Callable[[], None],
+    ends: int | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the certificate anew.
 
-        await self._app(scope, receive_in_time, send)
+    `started` is called once requests are answered, `beat` every few seconds while the
+    loop runs. Where `ends` is a descriptor, its end of file stops the server too.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    loop.add_signal_handler(signal.SIGHUP, server.reload_certificate)
+    if ends is not None:
+        loop.add_reader(ends, server.stop)
+    server.on_started = started
+    beating = asyncio.create_task(_beat(server, beat))
+    plain: asyncio.Task[None] | None = None
+    small: HttpServer | None = None
+    if sockets.metrics is not None:
+        small = _metrics_server(server)
+        plain = asyncio.create_task(small.serve(sockets=[sockets.metrics]))
+    try:
+        await server.serve(sockets=[sockets.main])
+    finally:
+        if ends is not None:
+            loop.remove_reader(ends)
+        beating.cancel()
+        if plain is not None and small is not None:
+            small.stop()
+            await plain
+        await asyncio.to_thread(traces.stop)
+
+
+async def _beat(server: HttpServer, beat: Callable[[], None]) -> None:
+    while True:
+        beat()
+        await asyncio.to_thread(server.measuring.sample)
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _metrics_server(server: HttpServer) -> HttpServer:
+    """A server of metrics and health alone, for a port that only the monitoring reaches."""
+    config = uvicorn.Config(
+        _Plain(server.serving, server.measuring),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        limit_concurrency=32,
+        timeout_graceful_shutdown=1,
+    )
+    config.load()
+    return HttpServer(
+        config, backend=server.backend, serving=server.serving, measuring=server.measuring
+    )
+
+
+class _Plain:
+    """GET /metrics, /healthz and /readyz, and nothing else."""
+
+    def __init__(self, serving: Serving, measuring: Measuring) -> None:
+        self._serving = serving
+        self._measuring = measuring
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI
+        """Answer one request."""
+        del receive
+        status, media_type, body = 404, "text/plain", b"not found\n"
+        path = scope["path"] if scope["method"] == "GET" else ""
+        if path == "/metrics":
+            status, media_type = 200, CONTENT_TYPE
+            body = await asyncio.to_thread(self._measuring.exposition)
+        elif path == "/healthz":
+            status, body = 200, b"ok\n"
+        elif path == "/readyz":
+            failed = await asyncio.to_thread(self._serving.readiness.failures)
+            status = 503 if failed else 200
+            body = "".join(f"{name}\n" for name in sorted(failed)).encode() or b"ready\n"
+        headers = [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _tcp_socket(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    return socket.create_server(address, family=family, backlog=_BACKLOG)
 
 
 def _unix_socket(path: Path) -> socket.socket:
@@ -95,5 +293,5 @@ def _unix_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o660)
-    listener.listen(512)
+    listener.listen(_BACKLOG)
     return listener

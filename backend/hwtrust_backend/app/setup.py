@@ -4,6 +4,7 @@ DATA/config.toml      settings
 DATA/keys.vault       all private keys, encrypted, 0600
 DATA/backend.sqlite   devices, roots, audit trail
 DATA/ek-ca/           certificates of TPM vendors
+DATA/audit-key.pem    what tree heads of the audit trail are checked with
 DATA/trust.json       what devices are given before they ever connect
 """
 
@@ -15,7 +16,7 @@ from typing import Final
 import msgspec
 from cryptography.hazmat.primitives import serialization
 
-from hwtrust.errors import VaultExistsError
+from hwtrust.errors import ConfigError, VaultExistsError
 from hwtrust.wire.messages import TrustAnchor
 from hwtrust_backend.app.backend import VAULT_NAME, Backend, make_backend
 from hwtrust_backend.app.tls import trust_anchor_pem
@@ -29,12 +30,23 @@ from hwtrust_backend.config import (
 )
 from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.keys import FileVault, KeyRole, KeyVault, Passphrase
+from hwtrust_backend.policies import DEFAULT_DOCUMENT, first_policy
 
 TRUST_NAME: Final = "trust.json"
+AUDIT_KEY_NAME: Final = "audit-key.pem"
 
 
-def install(settings: Settings, *, passphrase: Passphrase, clock: Clock, cost: int) -> Path:
+def install(
+    settings: Settings,
+    *,
+    passphrase: Passphrase,
+    clock: Clock,
+    cost: int,
+    policy: str = DEFAULT_DOCUMENT,
+) -> Path:
     """Make directory, keys, database and the trust file; gives the trust file's path.
+
+    `policy` is the document that the group `default` is held to from the start.
 
     What was interrupted can be called again; existing keys are never replaced.
 
@@ -60,8 +72,11 @@ def install(settings: Settings, *, passphrase: Passphrase, clock: Clock, cost: i
     database = Database(settings.database_url)
     try:
         migrate(database)
+        with database.transaction() as session:
+            first_policy(session, policy, now=clock())
     finally:
         database.close()
+    _write_audit_key(settings, vault)
     # Last: it is what says that the rest is there.
     anchor = msgspec.json.format(msgspec.json.encode(trust_anchor(settings, vault)), indent=2)
     write_file(trust, anchor + b"\n", mode=0o644, replace=False)
@@ -78,7 +93,27 @@ def open_backend(settings: Settings, *, passphrase: Passphrase, clock: Clock) ->
     vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
     database = Database(settings.database_url)
     migrate(database)
+    _write_audit_key(settings, vault)
     return make_backend(settings, database=database, vault=vault, clock=clock)
+
+
+def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
+    """Open the keys and bring the database up to date, for processes that are made then.
+
+    No connection to the database is left.
+
+    Raises:
+        VaultError: the keys cannot be opened.
+        DatabaseError: the database cannot be used.
+    """
+    vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+    _write_audit_key(settings, vault)
+    return vault
 
 
 def trust_anchor(settings: Settings, vault: KeyVault) -> TrustAnchor:
@@ -89,6 +124,19 @@ def trust_anchor(settings: Settings, vault: KeyVault) -> TrustAnchor:
         policy_key=_pem(vault, KeyRole.POLICY),
         metadata_key=_pem(vault, KeyRole.METADATA),
     )
+
+
+def _write_audit_key(settings: Settings, vault: KeyVault) -> None:
+    """Lay the audit public key beside the trust file, unless it is there."""
+    path = settings.directory / AUDIT_KEY_NAME
+    if path.exists():
+        return
+    try:
+        write_file(path, _pem(vault, KeyRole.AUDIT).encode(), mode=0o644, replace=False)
+    except ConfigError:
+        # Another process of this backend was faster.
+        if not path.exists():
+            raise
 
 
 def _pem(vault: KeyVault, role: KeyRole) -> str:

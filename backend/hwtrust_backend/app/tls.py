@@ -47,14 +47,23 @@ def server_context(settings: Settings, vault: KeyVault, *, clock: Clock) -> ssl.
     # A resumed session would not show its client certificate again.
     context.num_tickets = 0
     if settings.server_certificate:
-        try:
-            context.load_cert_chain(settings.server_certificate, settings.server_key)
-        except OSError as error:
-            message = f"the server's certificate or key cannot be used: {error}"
-            raise ConfigError(message) from error
+        load_certificate(context, settings)
     else:
         _load_own_certificate(context, settings, vault, now=clock())
     return context
+
+
+def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """Load the configured certificate and key.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    try:
+        context.load_cert_chain(settings.server_certificate, settings.server_key)
+    except OSError as error:
+        message = f"the server's certificate or key cannot be used: {error}"
+        raise ConfigError(message) from error
 
 
 def trust_anchor_pem(settings: Settings, vault: KeyVault) -> str:

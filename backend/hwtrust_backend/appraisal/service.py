@@ -8,7 +8,8 @@
 Rules:
 1. Evidence that is not authentic changes nothing, not even the nonce: whoever
    can ask for a challenge could otherwise use up another's.
-2. A nonce is used up by one conditional update; a replica that was faster wins.
+2. A nonce is used up under the lock of the device's row; a replica that was
+   faster wins.
 3. What the certified counter shows is noted even if the device has failed: it
    is true of its TPM.
 4. A device that has failed gets its findings, the time and a challenge.
@@ -19,23 +20,25 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import (
+    ChallengeExpiredError,
     ChallengeUsedError,
     DeviceUnknownError,
     IdentityError,
     IdentityKeyError,
     TlsKeyRefusedError,
 )
-from hwtrust.verify.appraise import References, Verdict, appraise
+from hwtrust.verify.appraise import Verdict
 from hwtrust.verify.evidence import Claims, verify_evidence
+from hwtrust.verify.policy import Rules, judge
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Challenge, Purpose
 from hwtrust.wire.envelope import Envelope, seal
@@ -45,47 +48,65 @@ from hwtrust.wire.messages import (
     ChallengeReply,
     ChallengeRequest,
     Evidence,
+    Mode,
     Release,
     SignedTime,
     Standing,
     TlsKeyKind,
 )
 from hwtrust.wire.root import Approval, RootDelivery
+from hwtrust_backend.appraisal.stored import keep_evidence
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment import (
     Device,
+    DeviceKeys,
     history_of,
-    known_device,
     lock_device,
     note_verdict,
+    rules_of,
 )
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, KeyVault, issue_device_certificate
+from hwtrust_backend.policies import Policy
+from hwtrust_backend.webhooks import Topic, announce
 
 
 class Rotation(Protocol):
     """What follows for a device's roots; `publishing.Publisher` is one."""
 
-    def epochs(self, session: Session, device: Device) -> frozenset[int]:
-        """The counter values that are accepted."""
+    def prepare(self, session: Session, devices: Collection[str]) -> None:
+        """Read at once what the other methods look up for these devices."""
+        ...
+
+    def epochs(self, session: Session, device: Device, *, counter: int) -> frozenset[int]:
+        """The values that are accepted of the counter, which shows `counter`."""
         ...
 
     def confirm(self, session: Session, device: Device, *, counter: int, now: int) -> None:
         """Note what the certified counter shows."""
         ...
 
-    def follow(
-        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
-    ) -> tuple[Approval | None, RootDelivery | None]:
-        """Leave for the current root, and the next root if it is due."""
+    def forgets_before(self, session: Session) -> int:
+        """Until when challenges may have been answered and forgotten, UTC milliseconds."""
         ...
 
+    def attested(
+        self, session: Session, device: Device, *, before: Standing, policy: Policy, now: int
+    ) -> None:
+        """Note that a device was heard of, `before` being its standing until now."""
+        ...
 
-class KnownReleases(Protocol):
-    """Gives the releases that appraisal holds a log against; `references` does."""
-
-    def __call__(self, session: Session) -> References:
-        """Known and accepted releases."""
+    def follow(
+        self,
+        session: Session,
+        device: Device,
+        *,
+        claims: Claims,
+        release: Release,
+        policy: Policy,
+        now: int,
+    ) -> tuple[Approval | None, RootDelivery | None]:
+        """Leave for the current root, and the next root if it is due."""
         ...
 
 
@@ -95,12 +116,24 @@ def evidence_digest(evidence: Evidence) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Verified:
+    """An attestation that is authentic: what `keys` say of it. Only `verify` makes it."""
+
+    request: AttestRequest
+    keys: DeviceKeys
+    purpose: Purpose
+    nonce: Challenge
+    claims: Claims
+    digest: bytes
+    """Of the evidence, as the audit trail names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attestations:
-    """Takes evidence; `attest` works in its caller's transaction."""
+    """Takes evidence. `attest` works in its caller's transaction; its parts serve `groups`."""
 
     settings: Settings
     vault: KeyVault
-    releases: KnownReleases
     rotation: Rotation
 
     def challenge(self, session: Session, request: ChallengeRequest, *, now: int) -> ChallengeReply:
@@ -130,39 +163,91 @@ class Attestations:
             EvidenceError, WireError: the evidence is not authentic.
             TlsKeyRefusedError: the kind of the TLS key is not accepted here.
         """
-        purpose = _purpose(request, identity)
+        purpose_of(request, identity)
         device = lock_device(session, request.device.hex())
+        self.rotation.prepare(session, [device.id])
+        verified = self.verify(request, keys=DeviceKeys.of(device), identity=identity, now=now)
+        self.admit(session, device, verified)
+        return self.decide(session, device, verified, now=now)
+
+    def verify(
+        self, request: AttestRequest, *, keys: DeviceKeys, identity: DeviceIdentity | None, now: int
+    ) -> Verified:
+        """Is it this device's own evidence, for a challenge of ours? No database is asked.
+
+        Raises:
+            IdentityError, ChallengeError, EvidenceError, WireError: as `attest`.
+        """
+        purpose = purpose_of(request, identity)
         binding = request.evidence.binding
         nonce = challenge.check(
             binding.nonce,
             key=self.vault.challenge_key.reveal(),
-            device=device.name,
+            device=request.device,
             purpose=purpose,
             now_ms=now,
         )
         claims = verify_evidence(
             request.evidence,
-            device=known_device(device),
+            device=keys.known,
             nonce=nonce.nonce,
             purpose=purpose,
             tls_key=None if identity is None else identity.tls_key,
         )
-        kind = self._accepted_kind(device, binding.tls_key)
-        _use(session, device, nonce)
-        verdict = self._appraised(session, device, claims, now)
+        return Verified(request, keys, purpose, nonce, claims, evidence_digest(request.evidence))
+
+    def admit(self, session: Session, device: Device, verified: Verified) -> None:
+        """Refuse what may not be decided on; nothing is changed. The caller holds the row.
+
+        Raises:
+            ChallengeUsedError: this challenge, or a newer one, has been answered.
+            TlsKeyRefusedError: the kind of the TLS key is not accepted.
+        """
+        policy = rules_of(session, device.group).policy
+        _accepted_kind(policy, device, verified.claims.binding.tls_key)
+        if device.nonce_issued >= verified.nonce.issued:
+            raise ChallengeUsedError("this challenge, or a newer one, has been answered before")
+        if self.rotation.forgets_before(session) >= verified.nonce.issued:
+            message = "the challenge is from before the backend was restored"
+            raise ChallengeExpiredError(message, issued=verified.nonce.issued)
+
+    def decide(
+        self, session: Session, device: Device, verified: Verified, *, now: int
+    ) -> AttestReply:
+        """Appraise what was admitted, store the verdict, and say what follows.
+
+        Raises:
+            CsrError, IdentityKeyError, WeakKeyError: the certificate request is refused;
+                what was changed until then has to be rolled back.
+        """
+        request, nonce, claims = verified.request, verified.nonce, verified.claims
+        binding, purpose = claims.binding, verified.purpose
+        held_to = rules_of(session, device.group)
+        kind = _accepted_kind(held_to.policy, device, binding.tls_key)
+        device.nonce_issued = nonce.issued
+        before = device.standing
+        verdict = self._appraised(session, device, claims, held_to.rules, now)
         self.rotation.confirm(session, device, counter=claims.counter, now=now)
+        self.rotation.attested(session, device, before=before, policy=held_to.policy, now=now)
         approval, root, certificate = None, None, ""
         if verdict.standing is not Standing.FAILED:
             if purpose is Purpose.ATTEST:
-                release = self.releases(session).releases[binding.release]
                 approval, root = self.rotation.follow(
-                    session, device, claims=claims, release=release, now=now
+                    session,
+                    device,
+                    claims=claims,
+                    release=held_to.rules.references.releases[binding.release],
+                    policy=held_to.policy,
+                    now=now,
                 )
             if request.csr:
                 certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
-        self._audit(session, device, request, verdict, now)
+        keep_evidence(session, device, request.evidence, claims, now=now)
+        self._audit(session, device, verified.digest, verdict, now)
         return AttestReply(
             standing=verdict.standing,
+            mode=device.mode,
+            heartbeat_ms=held_to.policy.heartbeat_ms,
             findings=verdict.findings,
             time=self._time(device.name, nonce.nonce, now),
             challenge=self._issue(device.name, Purpose.ATTEST, now),
@@ -171,24 +256,22 @@ class Attestations:
             certificate=certificate,
         )
 
-    def _accepted_kind(self, device: Device, tls_key: bytes) -> TlsKeyKind:
-        in_tpm = device.tls_kind is TlsKeyKind.TPM and compare_digest(tls_key, device.tls_key)
-        kind = TlsKeyKind.TPM if in_tpm else TlsKeyKind.ATTESTED
-        if kind not in self.settings.tls_keys:
-            raise TlsKeyRefusedError(f"TLS keys of kind {kind} are not accepted here")
-        return kind
-
-    def _appraised(self, session: Session, device: Device, claims: Claims, now: int) -> Verdict:
-        epochs = self.rotation.epochs(session, device)
-        verdict = appraise(
+    def _appraised(
+        self, session: Session, device: Device, claims: Claims, rules: Rules, now: int
+    ) -> Verdict:
+        epochs = self.rotation.epochs(session, device, counter=claims.counter)
+        judgement = judge(
             claims,
-            references=self.releases(session),
+            rules=rules,
             history=history_of(device),
             epochs=epochs,
-            clock_rules=self.settings.clock.rules,
+            locked=None if device.locked_at is None else device.lock_reason,
             now_ms=now,
         )
-        note_verdict(device, verdict, now=now)
+        verdict = judgement.verdict
+        before = (device.standing, device.mode)
+        note_verdict(device, verdict, judgement.mode, now=now)
+        _announce(session, device, before, verdict, now)
         if epochs and claims.counter > max(epochs):
             reason = (
                 f"the counter stands at {claims.counter}; the newest known epoch is {max(epochs)}"
@@ -223,7 +306,7 @@ class Attestations:
         self,
         session: Session,
         device: Device,
-        request: AttestRequest,
+        digest: bytes,
         verdict: Verdict,
         now: int,
     ) -> None:
@@ -234,7 +317,7 @@ class Attestations:
             now=now,
             device=device.id,
             reason=f"{verdict.standing}: {codes}" if codes else str(verdict.standing),
-            evidence=evidence_digest(request.evidence),
+            evidence=digest,
         )
 
     def _issue(self, device: bytes, purpose: Purpose, now: int) -> bytes:
@@ -246,7 +329,12 @@ class Attestations:
         return seal(time, sign=self.vault.signer(KeyRole.METADATA).sign)
 
 
-def _purpose(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose:
+def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose:
+    """What evidence is for, by who brings it.
+
+    Raises:
+        IdentityError: no certificate where one is needed, or another device's.
+    """
     if identity is None:
         if request.evidence.binding.purpose is Purpose.ATTEST:
             raise IdentityError("an attestation comes over a connection with a client certificate")
@@ -256,12 +344,34 @@ def _purpose(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose
     return Purpose.ATTEST
 
 
-def _use(session: Session, device: Device, nonce: Challenge) -> None:
-    used = session.execute(
-        update(Device)
-        .where(Device.id == device.id, Device.nonce_issued < nonce.issued)
-        .values(nonce_issued=nonce.issued),
-        execution_options={"synchronize_session": False},
-    )
-    if used.rowcount != 1:  # type: ignore[attr-defined]
-        raise ChallengeUsedError("this challenge, or a newer one, has been answered before")
+def _announce(
+    session: Session,
+    device: Device,
+    before: tuple[Standing, Mode],
+    verdict: Verdict,
+    now: int,
+) -> None:
+    """Tell of a change, and of nothing else: most attestations change nothing."""
+    standing, mode = before
+    if (standing, mode) == (device.standing, device.mode):
+        return
+    change = {
+        "group": device.group,
+        "from": standing.value,
+        "to": device.standing.value,
+        "mode": device.mode.value,
+        "release": device.release,
+        "findings": [
+            {"code": finding.code, "severity": finding.severity.value}
+            for finding in verdict.findings
+        ],
+    }
+    announce(session, Topic.STANDING_CHANGED, device=device.id, data=change, now=now)
+
+
+def _accepted_kind(policy: Policy, device: Device, tls_key: bytes) -> TlsKeyKind:
+    in_tpm = device.tls_kind is TlsKeyKind.TPM and compare_digest(tls_key, device.tls_key)
+    kind = TlsKeyKind.TPM if in_tpm else TlsKeyKind.ATTESTED
+    if kind not in policy.tls_keys:
+        raise TlsKeyRefusedError(f"TLS keys of kind {kind} are not accepted here")
+    return kind

@@ -1,9 +1,57 @@
-"""The audit trail: every decision, in the transaction that makes it."""
+"""The audit trail: every decision, in the transaction that makes it, in a Merkle log."""
 
 from __future__ import annotations
 
+from hwtrust_backend.audit.entries import Entry, entry_of
 from hwtrust_backend.audit.events import Event
-from hwtrust_backend.audit.models import AuditHead, AuditRecord
-from hwtrust_backend.audit.service import check_chain, record, trail
+from hwtrust_backend.audit.export import LINE_LIMIT, check_export, export_log
+from hwtrust_backend.audit.heads import (
+    TreeHead,
+    decode_head,
+    envelope_of,
+    newest_head,
+    open_head,
+    sign_head,
+)
+from hwtrust_backend.audit.log import record
+from hwtrust_backend.audit.models import AuditHead, AuditRecord, AuditSignedHead, AuditTile
+from hwtrust_backend.audit.reading import (
+    Consistency,
+    Proof,
+    consistency,
+    decode_proof,
+    page_of_records,
+    proof_of,
+    trail,
+)
+from hwtrust_backend.audit.verify import Report, check_proof, verify_log
 
-__all__ = ["AuditHead", "AuditRecord", "Event", "check_chain", "record", "trail"]
+__all__ = [
+    "LINE_LIMIT",
+    "AuditHead",
+    "AuditRecord",
+    "AuditSignedHead",
+    "AuditTile",
+    "Consistency",
+    "Entry",
+    "Event",
+    "Proof",
+    "Report",
+    "TreeHead",
+    "check_export",
+    "check_proof",
+    "consistency",
+    "decode_head",
+    "decode_proof",
+    "entry_of",
+    "envelope_of",
+    "export_log",
+    "newest_head",
+    "open_head",
+    "page_of_records",
+    "proof_of",
+    "record",
+    "sign_head",
+    "trail",
+    "verify_log",
+]

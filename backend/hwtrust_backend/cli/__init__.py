@@ -40,15 +40,22 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 
 _COMMANDS = {
+    "audit": "hwtrust_backend.cli.audit:audit",
+    "config": "hwtrust_backend.cli.operations:config",
     "device": "hwtrust_backend.cli.devices:device",
     "devices": "hwtrust_backend.cli.devices:devices",
     "ek": "hwtrust_backend.cli.lists:ek",
     "ek-ca": "hwtrust_backend.cli.lists:ek_ca",
+    "group": "hwtrust_backend.cli.policies:group",
     "init": "hwtrust_backend.cli.server:init",
+    "policy": "hwtrust_backend.cli.policies:policy",
+    "read-only": "hwtrust_backend.cli.operations:read_only",
     "release": "hwtrust_backend.cli.lists:release",
+    "result": "hwtrust_backend.cli.results:result",
     "rotate": "hwtrust_backend.cli.devices:rotate",
     "serve": "hwtrust_backend.cli.server:serve",
     "token": "hwtrust_backend.cli.lists:token",
+    "webhook": "hwtrust_backend.cli.webhooks:webhook",
 }
 
 

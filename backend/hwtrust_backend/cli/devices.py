@@ -20,8 +20,8 @@ SHORT = 16
 def devices(place: Place, *, as_json: bool) -> None:
     """List the devices: standing, since when, why, epoch, root age, what to do now."""
     now = system_clock()
-    with place.session() as (session, settings):
-        summaries = device_summaries(session, now=now, offline_grace_ms=settings.offline_grace_ms)
+    with place.session() as (session, _):
+        summaries = device_summaries(session, now=now)
     if as_json:
         say_json(summaries)
         return
@@ -39,10 +39,8 @@ def device(place: Place, *, device_id: str, as_json: bool) -> None:
     ID is the device's name or any unique beginning of it.
     """
     now = system_clock()
-    with place.session() as (session, settings):
-        report = device_report(
-            session, device_id, now=now, offline_grace_ms=settings.offline_grace_ms
-        )
+    with place.session() as (session, _):
+        report = device_report(session, device_id, now=now)
     if as_json:
         say_json(report)
         return

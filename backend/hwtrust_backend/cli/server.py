@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,14 +10,21 @@ import click
 import msgspec
 
 from hwtrust.errors import ConfigError
-from hwtrust.wire.messages import TlsKeyKind
-from hwtrust_backend.app.server import listening_socket, make_server
-from hwtrust_backend.app.setup import install, open_backend
+from hwtrust_backend.app.server import Sockets, listening_socket, metrics_socket
+from hwtrust_backend.app.setup import install, open_keys
+from hwtrust_backend.app.workers import serve_alone, serve_with_workers
 from hwtrust_backend.cli.output import say_fields, say_json
 from hwtrust_backend.cli.shared import Place, as_json, ask_passphrase, passphrase_file, placed
-from hwtrust_backend.config import Settings, make_private_directory, system_clock, write_file
+from hwtrust_backend.config import (
+    MOST_WORKERS,
+    Settings,
+    make_private_directory,
+    system_clock,
+    write_file,
+)
 from hwtrust_backend.keys import Passphrase, new_passphrase
 from hwtrust_backend.keys.vault import SCRYPT_COST
+from hwtrust_backend.observe import logs
 
 
 @click.command(epilog="Example: hwtrust-backend init --generate-passphrase ./passphrase")
@@ -74,44 +80,49 @@ def init(
     show_default=True,
     help="What to log.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    help="How many processes serve [default: the setting workers, 1].",
+)
 @placed
-def serve(place: Place, *, passphrase_file: Path | None, log_level: str) -> None:
+def serve(
+    place: Place, *, passphrase_file: Path | None, log_level: str, workers: int | None
+) -> None:
     """Serve devices until stopped by a signal.
 
     The database is brought up to date first. Under systemd the passphrase is
-    best a credential: LoadCredential=hwtrust-backend-passphrase:FILE.
+    best a credential: LoadCredential=hwtrust-backend-passphrase:FILE. SIGTERM
+    lets what runs end; SIGHUP reads the certificate anew, and with several
+    workers all settings.
     """
-    _log_to_standard_error(log_level)
     settings = place.settings()
+    logs.configure(level=log_level, form=settings.log_format, access=settings.access_log)
     passphrase = ask_passphrase(passphrase_file, new=False)
-    backend = open_backend(settings, passphrase=passphrase, clock=system_clock)
-    try:
-        with listening_socket(settings) as listener:
-            server = make_server(backend, log_level=log_level)
-            asyncio.run(server.serve(sockets=[listener]))
-    finally:
-        backend.database.close()
-
-
-def _log_to_standard_error(level: str) -> None:
-    """Refusals and defects go where uvicorn's own messages go."""
-    logger = logging.getLogger("hwtrust_backend")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
+    vault = open_keys(settings, passphrase=passphrase)
+    with contextlib.ExitStack() as stack:
+        main = stack.enter_context(listening_socket(settings))
+        plain = metrics_socket(settings)
+        if plain is not None:
+            stack.enter_context(plain)
+        sockets = Sockets(main=main, metrics=plain)
+        count = workers or settings.workers
+        if count == 1:
+            serve_alone(settings, vault, sockets, log_level=log_level)
+            return
+        serve_with_workers(
+            settings, vault, sockets, count=count, log_level=log_level, reload=place.settings
+        )
 
 
 def _chosen(place: Place, url: str | None, listen: str | None) -> Settings:
-    """The settings that `init` writes down; both kinds of TLS keys are spelled out."""
+    """The settings that `init` writes down."""
     settings = place.settings()
     changes: dict[str, object] = {}
     if url:
         changes["url"] = url
     if listen:
         changes["listen"] = listen
-    if not settings.tls_keys:
-        changes["tls_keys"] = frozenset(TlsKeyKind)
     return msgspec.structs.replace(settings, **changes)
 
 

@@ -53,6 +53,18 @@ class Place:
     @contextmanager
     def session(self) -> Iterator[tuple[Session, Settings]]:
         """A unit of work on the database of an installed backend; no key is needed."""
+        with self.database() as (database, settings), database.transaction() as session:
+            yield session, settings
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Session, Settings]]:
+        """The database of an installed backend, to read for however long it takes."""
+        with self.database() as (database, settings), database.reading() as session:
+            yield session, settings
+
+    @contextmanager
+    def database(self) -> Iterator[tuple[Database, Settings]]:
+        """The database of an installed backend, brought up to date."""
         settings = self.settings()
         if not (settings.directory / TRUST_NAME).exists():
             message = f"there is no backend in {settings.directory}"
@@ -60,8 +72,7 @@ class Place:
         database = Database(settings.database_url)
         try:
             migrate(database)
-            with database.transaction() as session:
-                yield session, settings
+            yield database, settings
         finally:
             database.close()
 

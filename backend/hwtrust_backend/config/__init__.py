@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from hwtrust_backend.config.clock import Clock, spell_span, system_clock, utc_text
 from hwtrust_backend.config.files import make_private_directory, write_file
+from hwtrust_backend.config.reading import parse_span
+from hwtrust_backend.config.serving import (
+    MOST_WORKERS,
+    ForwardedHeader,
+    LogFormat,
+    RateSettings,
+)
 from hwtrust_backend.config.settings import (
     CONFIG_NAME,
-    ClockSettings,
     Settings,
     default_settings,
     load_settings,
-    parse_span,
     settings_text,
 )
 
 __all__ = [
     "CONFIG_NAME",
+    "MOST_WORKERS",
     "Clock",
-    "ClockSettings",
+    "ForwardedHeader",
+    "LogFormat",
+    "RateSettings",
     "Settings",
     "default_settings",
     "load_settings",

@@ -3,20 +3,17 @@
 Rules:
 1. A name that is not known is an error, in the file and in the environment:
    a misspelt security setting must not be a silent default.
-2. `tls_keys` has no default that accepts anything: absent, every device is
-   refused. `init` writes the choice out.
+2. What devices are held to is no setting: policies are in the database, in
+   versions (`policies`).
 3. No secret is a setting. The passphrase comes by other ways (`keys.passphrase`).
 
-A span is written `30d`, `24h`, `15m`, `30s`. A setting `root_lifetime` is read
-from HWTRUST_BACKEND_ROOT_LIFETIME too, `clock.max_lag` from
-HWTRUST_BACKEND_CLOCK_MAX_LAG; lists are separated by commas there.
+A span is written `30d`, `24h`, `15m`, `30s`. A setting `body_limit` is read from
+HWTRUST_BACKEND_BODY_LIMIT too; how, `reading` says.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,9 +23,16 @@ import msgspec
 from msgspec import Meta
 
 from hwtrust.errors import ConfigError
-from hwtrust.verify.appraise import ClockRules
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.config.oidc import OidcSettings
+from hwtrust_backend.config.reading import convert, read_toml, set_from_environment
+from hwtrust_backend.config.serving import (
+    MOST_WORKERS,
+    ForwardedHeader,
+    LogFormat,
+    RateSettings,
+)
 
 PREFIX: Final = "HWTRUST_BACKEND_"
 CONFIG_NAME: Final = "config.toml"
@@ -39,28 +43,6 @@ NOT_SETTINGS: Final = frozenset({"CONFIG", "DATA_DIR", "PASSPHRASE_FILE"})
 Span = Annotated[int, Meta(gt=0)]
 
 _LAST_PORT: Final = 0xFFFF
-_SPAN: Final = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
-_SIZES: Final = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
-
-
-class ClockSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of a TPM's clock and firmware passes without a finding."""
-
-    max_lag_ms: Span = 10 * MINUTE
-    max_ahead_ms: Span = 10 * MINUTE
-    max_drift: Annotated[float, Meta(gt=0, le=1)] = 0.15
-    """The part of the time passed by which a clock may run slow or fast."""
-    firmware_floor: Annotated[int, Meta(ge=0)] = 0
-
-    @property
-    def rules(self) -> ClockRules:
-        """The same for `appraise`."""
-        return ClockRules(
-            max_lag_ms=self.max_lag_ms,
-            max_ahead_ms=self.max_ahead_ms,
-            max_drift=self.max_drift,
-            firmware_floor=self.firmware_floor,
-        )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,24 +53,61 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     listen: str = "127.0.0.1:8443"
     """`HOST:PORT` with TLS, or `unix:PATH` behind a proxy that ends TLS."""
     database: str = ""
-    """An SQLAlchemy URL; absent: SQLite in the data directory."""
+    """`sqlite:////PATH` or `postgresql://USER@HOST/NAME`; absent: SQLite in the data directory.
+
+    A password is best in a file that PGPASSFILE or `?passfile=PATH` names, 0600 or a
+    credential of systemd: the URL stands in a configuration file.
+    """
     server_certificate: str = ""
     server_key: str = ""
     server_ca: str = ""
     """PEM files of the server's own certificate; absent: issued by the backend's CA."""
     ek_ca_dir: str = ""
-    tls_keys: frozenset[TlsKeyKind] = frozenset()
-    root_lifetime_ms: Span = 30 * DAY
-    offline_grace_ms: Span = 7 * DAY
     certificate_tpm_ms: Span = 30 * DAY
     certificate_attested_ms: Span = 24 * HOUR
     enrolment_lifetime_ms: Span = 15 * MINUTE
+    policy_signers: dict[str, str] = {}
+    """Who may sign policies: a name and a PEM file of a P-256 public key each. Absent: nobody
+    need sign."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses whose Client-Cert header (RFC 9440) is believed; `unix` for the socket."""
     body_limit: Annotated[int, Meta(ge=4096)] = 1024 * 1024
     request_timeout_ms: Span = 30 * SECOND
     connection_limit: Annotated[int, Meta(ge=1)] = 1000
-    clock: ClockSettings = ClockSettings()
+    address_connection_limit: Annotated[int, Meta(ge=0)] = 256
+    """Open connections from one address (IPv6: one /64); 0 is no limit. Proxies have none."""
+    wait_limit: Annotated[int, Meta(ge=0)] = 500
+    """Devices that wait for a push at one process; they count as connections too."""
+    max_clock_skew_ms: Span = 30 * SECOND
+    """How far this machine's clock may be from the database's; beyond, nothing is decided."""
+    import_limit: Annotated[int, Meta(ge=4096)] = 16 * 1024 * 1024
+    """Bytes of a body that an administrator uploads."""
+    forwarded_header: ForwardedHeader = ForwardedHeader.NONE
+    """Where trusted proxies name their client: `forwarded` (RFC 7239) or `x-forwarded-for`."""
+    rates: RateSettings = RateSettings()
+    workers: Annotated[int, Meta(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that serve; `serve --workers` says otherwise."""
+    shutdown_timeout_ms: Span = 10 * SECOND
+    """How long requests that are being answered may take to end when the server stops."""
+    metrics_listen: str = ""
+    """`HOST:PORT` where /metrics, /healthz and /readyz are served without TLS and token."""
+    log_format: LogFormat = LogFormat.TEXT
+    access_log: bool = False
+    """Each request is a line of the log."""
+    read_only: bool = False
+    """Nothing is changed: attestations and all other changes are answered with 503."""
+    result_lifetime_ms: Annotated[int, Meta(ge=10 * SECOND, le=DAY)] = 5 * MINUTE
+    """How long an attestation result is good, unless the device's grace ends before."""
+    result_key_lifetime_ms: Annotated[int, Meta(ge=HOUR)] = 90 * DAY
+    webhook_ca_file: str = ""
+    """PEM certificates of the CAs that receivers' certificates are under; absent: the system's."""
+    webhook_private_networks: tuple[str, ...] = ()
+    """Networks that are not public and may receive events: `10.1.0.0/16`."""
+    webhook_unsafe_http_to_loopback: bool = False
+    """Events may go to this machine itself without TLS."""
+    webhook_timeout_ms: Span = 10 * SECOND
+    """How long a receiver may take for all of one delivery."""
+    oidc: OidcSettings = OidcSettings()
 
     def __post_init__(self) -> None:
         if bool(self.server_certificate) != bool(self.server_key):
@@ -97,7 +116,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ConfigError(f"the url must begin with https:// and name a host: {self.url!r}")
         for proxy in self.trusted_proxies:
             _check_proxy(proxy)
-        _ = self.address
+        for network in self.webhook_private_networks:
+            _check_network(network)
+        _ = self.address, self.metrics_address
+
+    def __repr__(self) -> str:
+        # Of the database's URL a part may be secret.
+        return f"Settings(data_dir={self.data_dir!r}, url={self.url!r}, listen={self.listen!r})"
 
     @property
     def directory(self) -> Path:
@@ -119,15 +144,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where to listen: host and port, or a socket's path."""
         if self.listen.startswith("unix:"):
             return Path(self.listen.removeprefix("unix:"))
-        host, colon, port = self.listen.rpartition(":")
-        if (
-            not colon
-            or not host
-            or not (port.isascii() and port.isdigit())
-            or int(port) > _LAST_PORT
-        ):
-            raise ConfigError(f"listen is HOST:PORT or unix:PATH, not {self.listen!r}")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen, "listen is HOST:PORT or unix:PATH")
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where metrics are served without TLS; None: nowhere."""
+        if not self.metrics_listen:
+            return None
+        return _host_and_port(self.metrics_listen, "metrics_listen is HOST:PORT")
 
     def certificate_lifetime(self, kind: TlsKeyKind) -> int:
         """How long a certificate for a TLS key of `kind` is good, in milliseconds."""
@@ -137,7 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def default_settings(data_dir: Path) -> Settings:
-    """What is in force without a file: every device is refused (rule 2)."""
+    """What is in force without a file."""
     return Settings(data_dir=str(data_dir))
 
 
@@ -150,108 +174,34 @@ def load_settings(data_dir: Path, *, file: Path | None, environ: Mapping[str, st
     path = file or data_dir / CONFIG_NAME
     found: dict[str, Any] = {"data_dir": str(data_dir)}
     if file is not None or path.exists():
-        found |= _read_toml(path)
-    for name, value in environ.items():
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in NOT_SETTINGS:
-            _set_from_environment(found, name, value)
-    try:
-        return msgspec.convert(_with_spans(found, Settings), Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}", path=str(path)) from error
+        found |= read_toml(path)
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in NOT_SETTINGS:
+            set_from_environment(
+                found, Settings, variable=variable, name=name.lower(), value=value
+            )
+    return convert(found, Settings, source=str(path))
 
 
 def settings_text(settings: Settings) -> str:
     """The TOML file that `init` writes: what was chosen, for the administrator to change."""
-    kinds = ", ".join(f'"{kind}"' for kind in sorted(settings.tls_keys))
     return f"""\
 # hwtrust-backend; see hwtrust-backend serve --help.
 url = {_quoted(settings.url)}
 listen = {_quoted(settings.listen)}
-
-# Which TLS keys of devices are accepted: "tpm" (held by the TPM) and "attested"
-# (made in memory at each start, bound into the quote). Without this line: none.
-tls_keys = [{kinds}]
-
-# How long a root is good, and how long a device may run without a heartbeat.
-root_lifetime = "{_spelt(settings.root_lifetime_ms)}"
-offline_grace = "{_spelt(settings.offline_grace_ms)}"
 """
-
-
-def parse_span(text: str) -> int:
-    """`30d`, `24h`, `15m` or `30s` in milliseconds.
-
-    Raises:
-        ConfigError: another spelling.
-    """
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"{text!r} is no span of time; write it like 30d, 24h, 15m or 30s")
-    return int(match[1]) * _SIZES[match[2]]
-
-
-def _spelt(span_ms: int) -> str:
-    for size, unit in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m")):
-        if span_ms % size == 0:
-            return f"{span_ms // size}{unit}"
-    return f"{max(span_ms // SECOND, 1)}s"
 
 
 def _quoted(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}", path=str(path)) from error
-
-
-def _set_from_environment(found: dict[str, Any], variable: str, value: str) -> None:
-    name = variable.removeprefix(PREFIX).lower()
-    target = found
-    cls: type[msgspec.Struct] = Settings
-    if name.startswith("clock_"):
-        name, cls = name.removeprefix("clock_"), ClockSettings
-        target = found.setdefault("clock", {})
-    fields = {field.name.removesuffix("_ms"): field for field in msgspec.structs.fields(cls)}
-    if name not in fields:
-        raise ConfigError(f"{variable} is no setting of hwtrust-backend", variable=variable)
-    field = fields[name]
-    if field.name in {"tls_keys", "trusted_proxies"}:
-        target[name] = [item.strip() for item in value.split(",") if item.strip()]
-    elif field.name in {"body_limit", "connection_limit", "firmware_floor", "max_drift"}:
-        try:
-            target[name] = float(value) if field.name == "max_drift" else int(value)
-        except ValueError as error:
-            raise ConfigError(f"{variable} must be a number", variable=variable) from error
-    else:
-        target[name] = value
-
-
-def _with_spans(found: Mapping[str, Any], cls: type[msgspec.Struct]) -> dict[str, Any]:
-    """`root_lifetime = "30d"` as `root_lifetime_ms = 2592000000`; all else as it is."""
-    spans = {
-        field.name.removesuffix("_ms")
-        for field in msgspec.structs.fields(cls)
-        if field.name.endswith("_ms")
-    }
-    converted: dict[str, Any] = {}
-    for name, value in found.items():
-        if name in spans:
-            if not isinstance(value, str):
-                raise ConfigError(f'{name} is a span of time in quotes, such as "30d"')
-            converted[f"{name}_ms"] = parse_span(value)
-        elif name == "clock" and isinstance(value, dict):
-            converted[name] = _with_spans(value, ClockSettings)
-        elif name.endswith("_ms"):
-            raise ConfigError(f"{name} is no setting; write {name.removesuffix('_ms')}")
-        else:
-            converted[name] = value
-    return converted
+def _host_and_port(text: str, message: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > _LAST_PORT:
+        raise ConfigError(f"{message}, not {text!r}")
+    return host.strip("[]"), int(port)
 
 
 def _check_proxy(proxy: str) -> None:
@@ -261,4 +211,12 @@ def _check_proxy(proxy: str) -> None:
         ipaddress.ip_address(proxy)
     except ValueError as error:
         message = f"a trusted proxy is an IP address or 'unix', not {proxy!r}"
+        raise ConfigError(message) from error
+
+
+def _check_network(network: str) -> None:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError as error:
+        message = f"a private network is written like 10.1.0.0/16, not {network!r}"
         raise ConfigError(message) from error

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from hwtrust_backend.enrolment.authorities import EkAuthorities
 from hwtrust_backend.enrolment.devices import (
+    DeviceKeys,
     find_device,
     findings_of,
     history_of,
     known_device,
+    keys_of,
     list_devices,
     lock_device,
+    lock_devices,
     note_verdict,
+    retired,
 )
 from hwtrust_backend.enrolment.models import (
     NAME_DIGITS,
     AllowedEk,
     Device,
+    EkAuthority,
     Enrolment,
     EnrolmentToken,
 )
-from hwtrust_backend.enrolment.service import Enrolments
-from hwtrust_backend.enrolment.trust import EkAuthorities
+from hwtrust_backend.enrolment.rules import GroupRules, rules_by, rules_of
+from hwtrust_backend.enrolment.service import Enrolments, forget_expired
 
 __all__ = [
     "NAME_DIGITS",
     "AllowedEk",
     "Device",
+    "DeviceKeys",
     "EkAuthorities",
+    "EkAuthority",
     "Enrolment",
     "EnrolmentToken",
     "Enrolments",
+    "GroupRules",
     "find_device",
     "findings_of",
+    "forget_expired",
     "history_of",
     "known_device",
+    "keys_of",
     "list_devices",
     "lock_device",
+    "lock_devices",
     "note_verdict",
+    "retired",
+    "rules_by",
+    "rules_of",
 ]

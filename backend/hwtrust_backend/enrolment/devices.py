@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import DeviceAmbiguousError, DeviceUnknownError
+from hwtrust.errors import DeviceAmbiguousError, DeviceRetiredError, DeviceUnknownError
 from hwtrust.verify.appraise import History, Verdict
 from hwtrust.verify.evidence import KnownDevice
-from hwtrust.wire.messages import Finding, Standing
+from hwtrust.wire.messages import Finding, Mode, Standing
 from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.enrolment.models import Device
 
 LAST_EPOCH = 2**63 - 1
 """What a BIGINT holds; no real counter comes near it."""
 _SHOWN = 20
+_HEXADECIMAL = re.compile(r"[0-9a-f]{1,140}", re.ASCII)
+
+
+class DeviceKeys(NamedTuple):
+    """The part of a device's row that evidence is verified against."""
+
+    id: str
+    ak_public: bytes
+    selection: str
+    pcr: int
+    counter_name: bytes
+
+    @classmethod
+    def of(cls, device: Device) -> DeviceKeys:
+        """The keys of a row."""
+        return cls(
+            device.id, device.ak_public, device.selection, device.pcr, device.counter_name
+        )
+
+    @property
+    def known(self) -> KnownDevice:
+        """The same for `verify_evidence`."""
+        return KnownDevice(
+            name=bytes.fromhex(self.id),
+            ak=Public.decode_sized(self.ak_public),
+            selection=PcrSelection.parse(self.selection),
+            pcr=self.pcr,
+            counter_name=self.counter_name,
+        )
+
+
+_KEY_COLUMNS: Final = tuple(getattr(Device, name) for name in DeviceKeys._fields)
 
 
 def lock_device(session: Session, device: str) -> Device:
@@ -23,27 +59,67 @@ def lock_device(session: Session, device: str) -> Device:
 
     Raises:
         DeviceUnknownError: it is not enrolled.
+        DeviceRetiredError: it is out of service; its certificate counts no more.
     """
     row = session.get(Device, device, with_for_update=True)
     if row is None:
         raise DeviceUnknownError("this device is not enrolled here")
+    if row.retired_at is not None:
+        raise retired()
     return row
 
 
-def find_device(session: Session, prefix: str) -> Device:
-    """The one device whose name (hexadecimal) begins with `prefix`.
+def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device]:
+    """Those of these devices that are enrolled, by name; their rows are locked.
+
+    In the order of their names: whoever locks more than one takes them in this order.
+    """
+    query = select(Device).where(Device.id.in_(devices)).order_by(Device.id).with_for_update()
+    return {row.id: row for row in session.scalars(query)}
+
+
+def keys_of(session: Session, devices: Collection[str]) -> dict[str, DeviceKeys]:
+    """What evidence of these devices is verified against, of those that are enrolled."""
+    query = select(*_KEY_COLUMNS).where(Device.id.in_(devices))
+    return {row[0]: DeviceKeys(*row) for row in session.execute(query)}
+
+
+def check_may_enrol(device: Device | None) -> None:
+    """Go on unless it is a device that was retired, and not readmitted since.
+
+    Raises:
+        DeviceRetiredError: it is out of service for good.
+    """
+    if device is not None and device.retired_at is not None and device.readmitted_at is None:
+        raise retired()
+
+
+def retired() -> DeviceRetiredError:
+    """What a device that is out of service is told."""
+    return DeviceRetiredError("this device was retired: it is out of service for good")
+
+
+def find_device(
+    session: Session, prefix: str, *, groups: frozenset[str] | None = None
+) -> Device:
+    """The one device, of some groups, whose name (hexadecimal) begins with `prefix`.
 
     Raises:
         DeviceUnknownError: there is none.
         DeviceAmbiguousError: there is more than one.
     """
     begin = prefix.lower()
-    query = select(Device).where(Device.id.startswith(begin, autoescape=True)).limit(2)
-    found = list(session.scalars(query))
-    if not begin or not found:
+    found: list[Device] = []
+    if _HEXADECIMAL.fullmatch(begin):
+        # A range, which every database finds by the primary key; no digit comes behind "f".
+        query = select(Device).where(Device.id >= begin, Device.id < begin + "g")
+        if groups is not None:
+            query = query.where(Device.group.in_(sorted(groups)))
+        found = list(session.scalars(query.order_by(Device.id).limit(2)))
+    if not found:
         raise DeviceUnknownError(f"no device has a name that begins with {prefix[:_SHOWN]!r}")
     if len(found) > 1:
-        raise DeviceAmbiguousError(f"more than one device has a name that begins with {prefix!r}")
+        raise DeviceAmbiguousError(f"more than one device has a name that begins with {begin!r}")
     return found[0]
 
 
@@ -54,13 +130,7 @@ def list_devices(session: Session) -> list[Device]:
 
 def known_device(device: Device) -> KnownDevice:
     """What `verify_evidence` needs to know of it."""
-    return KnownDevice(
-        name=device.name,
-        ak=Public.decode_sized(device.ak_public),
-        selection=PcrSelection.parse(device.selection),
-        pcr=device.pcr,
-        counter_name=device.counter_name,
-    )
+    return DeviceKeys.of(device).known
 
 
 def history_of(device: Device) -> History:
@@ -73,7 +143,7 @@ def findings_of(device: Device) -> tuple[Finding, ...]:
     return msgspec.json.decode(device.findings, type=tuple[Finding, ...])
 
 
-def note_verdict(device: Device, verdict: Verdict, *, now: int) -> None:
+def note_verdict(device: Device, verdict: Verdict, mode: Mode, *, now: int) -> None:
     """Store what an appraisal came to.
 
     The history stays as it was where the device failed: a reset count that fell
@@ -82,6 +152,7 @@ def note_verdict(device: Device, verdict: Verdict, *, now: int) -> None:
     claims = verdict.claims
     if device.standing is not verdict.standing:
         device.standing, device.standing_since = verdict.standing, now
+    device.mode = mode
     device.findings = msgspec.json.encode(verdict.findings)
     device.attested_at = now
     device.release = claims.binding.release

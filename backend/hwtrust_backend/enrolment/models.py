@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Enum, ForeignKey, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Boolean, Enum, ForeignKey, Index, LargeBinary, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hwtrust.wire.messages import Standing, TlsKeyKind
+from hwtrust.wire.messages import Mode, Standing, TlsKeyKind
 from hwtrust_backend.db import Base, EpochNumber, Millis
+from hwtrust_backend.policies import DEFAULT_GROUP
 
 NAME_DIGITS = 140
 """Hexadecimal digits of a TPM Name: 2 bytes and a digest, 66 bytes at most."""
 
 
-def by_value(cls: type[Standing | TlsKeyKind]) -> Enum:
+def by_value(cls: type[Mode | Standing | TlsKeyKind]) -> Enum:
     """An enumeration stored by value, in a column that any database has."""
     return Enum(
         cls,
@@ -23,10 +24,34 @@ def by_value(cls: type[Standing | TlsKeyKind]) -> Enum:
     )
 
 
+def _rare(name: str, condition: str) -> Index:
+    """An index, by name, of the devices that a condition holds for."""
+    return Index(name, "id", postgresql_where=text(condition), sqlite_where=text(condition))
+
+
 class Device(Base):
     """A device: one TPM, known by its EK's Name."""
 
     __tablename__ = "devices"
+    __table_args__ = (
+        # What lists are filtered by, in the order in which they are paged.
+        Index("ix_devices_group_id", "group", "id"),
+        Index("ix_devices_standing_id", "standing", "id"),
+        # What the overview counts, without touching a row.
+        Index(
+            "ix_devices_fleet",
+            *("group", "standing", "mode", "retired_at", "silent_since", "counter"),
+        ),
+        # Which devices need somebody first.
+        Index("ix_devices_standing_since", "standing", "standing_since"),
+        Index("ix_devices_release_id", "release", "id"),
+        # Rare states: their indexes hold no other device, and cost one that is well nothing.
+        _rare("ix_devices_silent", "silent_since IS NOT NULL"),
+        _rare("ix_devices_locked", "locked_at IS NOT NULL"),
+        _rare("ix_devices_retired", "retired_at IS NOT NULL"),
+        _rare("ix_devices_asked", "rotation_asked_at IS NOT NULL"),
+        _rare("ix_devices_not_normal", "mode <> 'normal'"),
+    )
 
     id: Mapped[str] = mapped_column(String(NAME_DIGITS), primary_key=True)
     """The EK's Name in hexadecimal digits."""
@@ -53,7 +78,30 @@ class Device(Base):
     """The epoch counter as last certified."""
     nonce_issued: Mapped[Millis]
     """When the newest challenge that was accepted had been issued."""
+    evidence_told: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    """A digest of what the kept evidence told; see `appraisal.stored`."""
     rotation_asked_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when the next good attestation is answered with the next root; None: it is not."""
+    rotation_reason: Mapped[str] = mapped_column(String(40), default="")
+    rotate_at: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    """When the root is due to be replaced, by its age or another trigger."""
+    watchdog_at: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    """When the device is missed, unless it attests before; None once it is."""
+    silent_since: Mapped[int | None] = mapped_column(BigInteger)
+    """When the device was found missing; None while it is heard of."""
+    event_free_at: Mapped[int] = mapped_column(BigInteger, default=0)
+    """When the device has reported no event lately; later, the more it has."""
+    group: Mapped[str] = mapped_column(String(100), default=DEFAULT_GROUP)
+    label: Mapped[str] = mapped_column(String(200), default="")
+    """An administrator's note."""
+    mode: Mapped[Mode] = mapped_column(by_value(Mode), default=Mode.NORMAL)
+    locked_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when an administrator has it locked; None: it is not."""
+    lock_reason: Mapped[str] = mapped_column(String(200), default="")
+    retired_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when it is out of service for good; it has to enrol again."""
+    readmitted_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when a device that was retired may enrol again; None: it may not."""
 
     @property
     def name(self) -> bytes:
@@ -80,12 +128,15 @@ class Enrolment(Base):
     finish_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     reply: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The answer to the request of that digest: a device whose connection broke gets it again."""
+    group: Mapped[str] = mapped_column(String(100), default=DEFAULT_GROUP)
+    """Where the device goes: what the token says, or the allow-list."""
 
 
 class EnrolmentToken(Base):
     """A token, by its SHA-256 alone."""
 
     __tablename__ = "enrolment_tokens"
+    __table_args__ = (Index("ix_enrolment_tokens_created_at_digest", "created_at", "digest"),)
 
     digest: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
     label: Mapped[str] = mapped_column(String(200))
@@ -93,7 +144,12 @@ class EnrolmentToken(Base):
     expires_at: Mapped[Millis]
     used_at: Mapped[int | None] = mapped_column(BigInteger)
     used_by: Mapped[str] = mapped_column(String(NAME_DIGITS))
+    """The device that used it last."""
     revoked: Mapped[bool] = mapped_column(Boolean)
+    group: Mapped[str] = mapped_column(String(100), default=DEFAULT_GROUP)
+    """Where the devices go that enrol with it."""
+    uses: Mapped[int] = mapped_column(default=0)
+    uses_allowed: Mapped[int] = mapped_column(default=1)
 
 
 class AllowedEk(Base):
@@ -104,3 +160,19 @@ class AllowedEk(Base):
     name: Mapped[str] = mapped_column(String(NAME_DIGITS), primary_key=True)
     label: Mapped[str] = mapped_column(String(200))
     added_at: Mapped[Millis]
+    group: Mapped[str] = mapped_column(String(100), default=DEFAULT_GROUP)
+
+
+class EkAuthority(Base):
+    """A file of TPM vendors' CA certificates or revocation lists, as it was given."""
+
+    __tablename__ = "ek_authorities"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Half of the file's SHA-256, in hexadecimal digits."""
+    label: Mapped[str] = mapped_column(String(200))
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    kind: Mapped[str] = mapped_column(String(20))
+    """`certificates`, `anchors` or `revocations`."""
+    added_at: Mapped[Millis]
+    added_by: Mapped[str] = mapped_column(String(200))

@@ -36,9 +36,10 @@ from hwtrust.errors import (
     TlsKeyRefusedError,
     UntrustedError,
 )
-from hwtrust.verify.appraise import FIRST_SIGHT, History, References, Verdict, appraise
+from hwtrust.verify.appraise import FIRST_SIGHT, History, Verdict
 from hwtrust.verify.enrolment import EnrolledDevice, verify_enrolment
 from hwtrust.verify.evidence import Claims
+from hwtrust.verify.policy import Rules, judge
 from hwtrust.verify.roles import require_attestation_key, require_endorsement_key
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Purpose
@@ -50,6 +51,7 @@ from hwtrust.wire.messages import (
     EnrolFinish,
     EnrolKey,
     Enrolled,
+    Mode,
     Release,
     SignedTime,
     Standing,
@@ -65,11 +67,15 @@ from hwtrust.wire.root import (
 from hwtrust.wire.structures import Public
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Settings
-from hwtrust_backend.enrolment.devices import LAST_EPOCH
+from hwtrust_backend.enrolment.authorities import EkAuthorities
+from hwtrust_backend.enrolment.devices import LAST_EPOCH, check_may_enrol
 from hwtrust_backend.enrolment.models import Device, Enrolment
-from hwtrust_backend.enrolment.tokens import find_token, use_token
-from hwtrust_backend.enrolment.trust import EkAuthorities, trust_ek
+from hwtrust_backend.enrolment.rules import GroupRules, rules_of
+from hwtrust_backend.enrolment.tokens import find_token, token_group, use_token
+from hwtrust_backend.enrolment.trust import trust_ek
 from hwtrust_backend.keys import Issued, KeyRole, KeyVault, issue_device_certificate
+from hwtrust_backend.policies import Policy
+from hwtrust_backend.webhooks import Topic, announce
 
 SECRET_SIZE = 32
 
@@ -78,17 +84,16 @@ class FirstRoot(Protocol):
     """Makes root number one of a device; `publishing` does."""
 
     def __call__(
-        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
+        self,
+        session: Session,
+        device: Device,
+        *,
+        claims: Claims,
+        release: Release,
+        policy: Policy,
+        now: int,
     ) -> RootDelivery:
         """The root's delivery, stored in the caller's transaction."""
-        ...
-
-
-class KnownReleases(Protocol):
-    """Gives the releases that appraisal holds a log against; `references` does."""
-
-    def __call__(self, session: Session) -> References:
-        """Known and accepted releases."""
         ...
 
 
@@ -99,7 +104,6 @@ class Enrolments:
     settings: Settings
     vault: KeyVault
     authorities: EkAuthorities
-    releases: KnownReleases
     first_root: FirstRoot
 
     def begin(self, session: Session, request: EnrolBegin, *, now: int) -> EnrolChallenge:
@@ -109,14 +113,16 @@ class Enrolments:
             KeyAttributesError, WeakKeyError: it is no endorsement key.
             EkUnknownError, EkCertificateError: it is not believed.
             TokenError: it needs a token, and this is none.
+            DeviceRetiredError: it is out of service for good.
         """
         ek = Public.decode_sized(request.ek_public)
         require_endorsement_key(ek)
         trusted = trust_ek(session, request, ek, authorities=self.authorities, now=now)
-        token = None
+        check_may_enrol(session.get(Device, ek.name.hex()))
+        token, group = None, trusted.group
         if not trusted.allow_listed:
             token = find_token(session, request.token, now=now)
-        session.execute(delete(Enrolment).where(Enrolment.expires_at <= now))
+            group = token_group(session, token)
         nonce = challenge.issue(
             key=self.vault.challenge_key.reveal(),
             device=ek.name,
@@ -135,6 +141,7 @@ class Enrolments:
             secret_digest=None,
             finish_digest=None,
             reply=None,
+            group=group,
         )
         session.add(row)
         reason = trusted.source
@@ -210,26 +217,27 @@ class Enrolments:
             nonce=row.nonce,
             policy_key=policy_key_public(self.vault.signer(KeyRole.POLICY).public_key),
         )
-        if found.tls_kind not in self.settings.tls_keys:
+        held_to = rules_of(session, row.group)
+        if found.tls_kind not in held_to.policy.tls_keys:
             raise TlsKeyRefusedError(f"TLS keys of kind {found.tls_kind} are not accepted here")
         if found.base_epoch >= LAST_EPOCH:
             raise EnrolmentEpochError("the epoch counter is at its end")
-        verdict = self._appraised(session, found, now)
+        verdict = self._appraised(held_to.rules, found, now)
         if row.token is not None:
             use_token(session, row.token, device=row.device, now=now)
-        reply = self._enrolled(session, row, request, found, verdict, now=now)
+        reply = self._enrolled(session, row, request, found, held_to, verdict, now=now)
         row.finish_digest, row.reply = asked, msgspec.json.encode(reply)
         return reply
 
-    def _appraised(self, session: Session, found: EnrolledDevice, now: int) -> Verdict:
-        verdict = appraise(
+    def _appraised(self, rules: Rules, found: EnrolledDevice, now: int) -> Verdict:
+        verdict = judge(
             found.claims,
-            references=self.releases(session),
+            rules=rules,
             history=FIRST_SIGHT,
             epochs=frozenset({found.base_epoch}),
-            clock_rules=self.settings.clock.rules,
+            locked=None,
             now_ms=now,
-        )
+        ).verdict
         if verdict.standing is Standing.FAILED:
             codes = ", ".join(finding.code for finding in verdict.findings)
             raise UntrustedError(f"the device is not in an accepted state: {codes}")
@@ -241,19 +249,34 @@ class Enrolments:
         row: Enrolment,
         request: EnrolFinish,
         found: EnrolledDevice,
+        held_to: GroupRules,
         verdict: Verdict,
         *,
         now: int,
     ) -> Enrolled:
-        device = self._stored(session, row, found, verdict, now=now)
+        device = self._stored(session, row, found, held_to.policy, verdict, now=now)
         issued = self._certificate(session, device, request.csr, found, now=now)
-        release = self.releases(session).releases[found.claims.binding.release]
+        release = held_to.rules.references.releases[found.claims.binding.release]
         try:
-            root = self.first_root(session, device, claims=found.claims, release=release, now=now)
+            root = self.first_root(
+                session,
+                device,
+                claims=found.claims,
+                release=release,
+                policy=held_to.policy,
+                now=now,
+            )
         except RootEpochError as error:
             raise EnrolmentEpochError(error.message, **error.data) from error
         reason = f"{row.ek_source}; TLS key {found.tls_kind}; epoch {found.base_epoch}"
         record(session, Event.ENROLMENT_ACCEPTED, now=now, device=device.id, reason=reason)
+        data = {
+            "group": device.group,
+            "standing": verdict.standing.value,
+            "release": device.release,
+            "epoch": found.base_epoch,
+        }
+        announce(session, Topic.ENROLLED, device=device.id, data=data, now=now)
         return Enrolled(
             device=device.name,
             certificate=issued.pem,
@@ -272,11 +295,13 @@ class Enrolments:
         session: Session,
         row: Enrolment,
         found: EnrolledDevice,
+        policy: Policy,
         verdict: Verdict,
         *,
         now: int,
     ) -> Device:
         device = session.get(Device, row.device, with_for_update=True)
+        check_may_enrol(device)
         if device is None:
             device = Device(id=row.device, nonce_issued=0)
             session.add(device)
@@ -293,7 +318,12 @@ class Enrolments:
         device.findings = msgspec.json.encode(verdict.findings)
         device.history = msgspec.json.encode(History.of(found.claims, observed_ms=now))
         device.release = found.claims.binding.release
-        device.rotation_asked_at = None
+        device.group = row.group
+        device.retired_at = device.readmitted_at = None
+        device.mode = Mode.NORMAL
+        device.rotation_asked_at = device.rotate_at = device.silent_since = None
+        device.rotation_reason = ""
+        device.watchdog_at = now + policy.watchdog_ms
         session.flush()
         return device
 
@@ -321,6 +351,11 @@ class Enrolments:
         recipe = Increment(epoch=None, counter_name=b"")
         signer = self.vault.signer(KeyRole.POLICY)
         return sign_approval(recipe, increment_ref(device), sign_digest=signer.sign_digest)
+
+
+def forget_expired(session: Session, *, now: int) -> None:
+    """Remove the enrolments that have taken too long."""
+    session.execute(delete(Enrolment).where(Enrolment.expires_at <= now))
 
 
 def _locked(session: Session, enrolment: str, now: int) -> Enrolment:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -149,11 +150,30 @@ def issue_server_certificate(
 def device_of_certificate(der: bytes, *, authority: x509.Certificate, now: int) -> DeviceIdentity:
     """Recognise a client certificate that `authority` issued to a device and that is in force.
 
-    That the connection holds its key is for TLS, or for the trusted proxy.
+    That the connection holds its key is for TLS, or for the trusted proxy. What a
+    certificate says is remembered; whether it is in force is judged every time.
 
     Raises:
         IdentityCertificateError: of another CA, expired, not yet valid, no device's.
     """
+    recognised = _recognised(der, authority)
+    if not recognised.not_before <= utc_datetime(now) <= recognised.not_after:
+        message = "the client certificate is expired, or not valid yet"
+        raise IdentityCertificateError(message)
+    return recognised.identity
+
+
+@dataclass(frozen=True, slots=True)
+class _Recognised:
+    """What a certificate says that an authority has issued to a device."""
+
+    identity: DeviceIdentity
+    not_before: datetime
+    not_after: datetime
+
+
+@lru_cache(maxsize=4096)
+def _recognised(der: bytes, authority: x509.Certificate) -> _Recognised:
     try:
         certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(authority)
@@ -172,11 +192,11 @@ def device_of_certificate(der: bytes, *, authority: x509.Certificate, now: int) 
     named = len(uris) == 1 and uris[0].startswith(URN)
     if list(usage) != [ExtendedKeyUsageOID.CLIENT_AUTH] or not named:
         raise IdentityCertificateError("the client certificate names no device")
-    moment = utc_datetime(now)
-    if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
-        message = "the client certificate is expired, or not valid yet"
-        raise IdentityCertificateError(message)
-    return DeviceIdentity(uris[0].removeprefix(URN), spki)
+    return _Recognised(
+        DeviceIdentity(uris[0].removeprefix(URN), spki),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
 
 
 def _issue(

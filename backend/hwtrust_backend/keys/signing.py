@@ -25,6 +25,8 @@ class KeyRole(StrEnum):
     """Signs the certificates of devices."""
     SERVER_CA = "server-ca"
     """Signs the backend's own TLS certificate."""
+    AUDIT = "audit"
+    """Signs the tree heads of the audit trail."""
 
 
 class Signer(Protocol):
@@ -77,6 +79,10 @@ class KeyVault(Protocol):
     @property
     def challenge_key(self) -> Secret:
         """The key of the challenges' MACs; replicas share it."""
+        ...
+
+    def derive(self, purpose: str) -> Secret:
+        """A secret of 32 bytes for `purpose`, always the same; replicas share it."""
         ...
 
 

@@ -5,7 +5,10 @@
 Rules:
 1. The file is 0600 from its first byte, and is never replaced by another one.
 2. The header (KDF parameters, salt, nonce) is authenticated with the content.
-3. A wrong passphrase and a changed content are one error: they cannot be told
+3. What was not in the first form of the file is derived from its MAC key, by
+   HKDF-SHA256 (RFC 5869) with a label of its own for each purpose: the audit key,
+   the secrets of `derive`. None of it shows anything of another.
+4. A wrong passphrase and a changed content are one error: they cannot be told
    apart. A header that is not ours is another.
 """
 
@@ -18,9 +21,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
@@ -42,6 +46,12 @@ SCRYPT_COST: Final = 2**17
 _LEAST_COST: Final = 2**10
 _MOST_COST: Final = 2**20
 _SIZE_LIMIT: Final = 256 * 1024
+
+_STORED: Final[tuple[KeyRole, ...]] = tuple(role for role in KeyRole if role is not KeyRole.AUDIT)
+"""The roles whose keys are in the file."""
+_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_SCALAR_SIZE: Final = 64
+"""So many bytes that their remainder shows no bias (FIPS 186-5, A.2.1)."""
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +87,7 @@ class FileVault:
         authorities: dict[KeyRole, x509.Certificate],
         challenge_key: Secret,
     ) -> None:
-        self._signers = signers
+        self._signers = {**signers, KeyRole.AUDIT: SoftwareSigner(_audit_key(challenge_key))}
         self._authorities = authorities
         self._challenge_key = challenge_key
 
@@ -93,7 +103,7 @@ class FileVault:
         """
         if path.exists():
             raise VaultExistsError(f"{path} holds keys already", path=str(path))
-        keys = {role: ec.generate_private_key(ec.SECP256R1()) for role in KeyRole}
+        keys = {role: ec.generate_private_key(ec.SECP256R1()) for role in _STORED}
         signers = {role: SoftwareSigner(key) for role, key in keys.items()}
         authorities = {
             role: make_authority(signers[role], name=f"hwtrust {role}", now=now)
@@ -125,7 +135,7 @@ class FileVault:
         """
         content = _unseal(_read(path), passphrase, path)
         try:
-            signers = {role: SoftwareSigner(_private(content.keys[role])) for role in KeyRole}
+            signers = {role: SoftwareSigner(_private(content.keys[role])) for role in _STORED}
             authorities = {
                 role: x509.load_der_x509_certificate(der)
                 for role, der in content.authorities.items()
@@ -147,8 +157,22 @@ class FileVault:
         """The key of the challenges' MACs."""
         return self._challenge_key
 
+    def derive(self, purpose: str) -> Secret:
+        """A secret of 32 bytes for `purpose`, always the same."""
+        return Secret(_expanded(self._challenge_key, f"secret: {purpose}", 32))
+
     def __repr__(self) -> str:
         return "FileVault(…)"
+
+
+def _audit_key(master: Secret) -> ec.EllipticCurvePrivateKey:
+    scalar = int.from_bytes(_expanded(master, "key: audit", _SCALAR_SIZE), "big")
+    return ec.derive_private_key(scalar % (_P256_ORDER - 1) + 1, ec.SECP256R1())
+
+
+def _expanded(master: Secret, purpose: str, length: int) -> bytes:
+    info = b"hwtrust-backend v1, " + purpose.encode()
+    return HKDF(hashes.SHA256(), length, salt=None, info=info).derive(master.reveal())
 
 
 def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -6,7 +6,17 @@ from hwtrust_backend.monitor.service import (
     DeviceSummary,
     RootSummary,
     root_summary,
+    summaries_of,
     summary_of,
 )
+from hwtrust_backend.monitor.skew import ClockWatch, clock_skew
 
-__all__ = ["DeviceSummary", "RootSummary", "root_summary", "summary_of"]
+__all__ = [
+    "ClockWatch",
+    "DeviceSummary",
+    "RootSummary",
+    "clock_skew",
+    "root_summary",
+    "summaries_of",
+    "summary_of",
+]

@@ -5,15 +5,18 @@ Everything here is read from what attestations have left; nothing is decided.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hwtrust.wire.messages import Finding, Severity, Standing
 from hwtrust_backend.config.clock import spell_span
 from hwtrust_backend.enrolment import Device, findings_of
-from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
+from hwtrust_backend.policies import policy_of
+from hwtrust_backend.publishing import RootState, StoredRoot
 
 _ADVICE: Final = (
     ("log:violation", "a layer was changed while the device ran: examine it, restore, reboot"),
@@ -23,7 +26,7 @@ _ADVICE: Final = (
     ("epoch:unknown", "this database is older than the device: restore the newest, or re-enrol"),
     ("epoch:", "clear the device's TPM and enrol it again, unless you know why it went back"),
     ("clock:", "the TPM was cleared, replaced or rolled back: examine it, then enrol it again"),
-    ("firmware:", "update the TPM's firmware, or lower clock.firmware_floor"),
+    ("firmware:", "update the TPM's firmware, or lower the floor in the policy"),
 )
 """What to do about a finding that fails a device, by the beginning of its code."""
 
@@ -56,17 +59,45 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     enrolled_at: int
     attested_at: int
     overdue: bool
+    group: str
+    label: str
+    mode: str
+    locked_at: int | None
+    lock_reason: str
+    retired_at: int | None
+    readmitted_at: int | None
+    silent_since: int | None
+    rotate_at: int | None
+    rotation_asked_at: int | None
+    rotation_reason: str
     next_step: str
 
 
-def summary_of(
-    session: Session, device: Device, *, now: int, offline_grace_ms: int
-) -> DeviceSummary:
+def summary_of(session: Session, device: Device, *, now: int) -> DeviceSummary:
     """All that a list of devices shows."""
-    roots = {root.state: root for root in roots_of(session, device.id)}
+    (summary,) = summaries_of(session, [device], now=now)
+    return summary
+
+
+def summaries_of(
+    session: Session, devices: Sequence[Device], *, now: int
+) -> tuple[DeviceSummary, ...]:
+    """The same for a page of devices, with one query for all of their roots."""
+    known: dict[str, list[StoredRoot]] = {device.id: [] for device in devices}
+    living = (RootState.ACTIVE, RootState.OFFERED)
+    query = select(StoredRoot).where(StoredRoot.device.in_(known), StoredRoot.state.in_(living))
+    for root in session.scalars(query):
+        known[root.device].append(root)
+    return tuple(_summary(session, device, known[device.id], now=now) for device in devices)
+
+
+def _summary(
+    session: Session, device: Device, living: Iterable[StoredRoot], *, now: int
+) -> DeviceSummary:
+    roots = {root.state: root for root in living}
     active, offered = roots.get(RootState.ACTIVE), roots.get(RootState.OFFERED)
     findings = findings_of(device)
-    overdue = now - device.attested_at > offline_grace_ms
+    overdue = now - device.attested_at > policy_of(session, device.group).watchdog_ms
     return DeviceSummary(
         device=device.id,
         standing=device.standing.value,
@@ -81,6 +112,17 @@ def summary_of(
         enrolled_at=device.enrolled_at,
         attested_at=device.attested_at,
         overdue=overdue,
+        group=device.group,
+        label=device.label,
+        mode=device.mode.value,
+        locked_at=device.locked_at,
+        lock_reason=device.lock_reason,
+        retired_at=device.retired_at,
+        readmitted_at=device.readmitted_at,
+        silent_since=device.silent_since,
+        rotate_at=device.rotate_at,
+        rotation_asked_at=device.rotation_asked_at,
+        rotation_reason=device.rotation_reason,
         next_step=_next_step(device, findings, offered, overdue=overdue, now=now),
     )
 
@@ -105,6 +147,11 @@ def _next_step(
     overdue: bool,
     now: int,
 ) -> str:
+    if device.retired_at is not None:
+        waits = "wait until it enrols again" if device.readmitted_at is not None else "nothing"
+        return f"{waits}: it is retired"
+    if device.locked_at is not None:
+        return "unlock it, once what it was locked for is settled"
     if device.standing is Standing.FAILED:
         return _advice(findings)
     if overdue:

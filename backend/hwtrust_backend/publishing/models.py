@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Enum, ForeignKey, LargeBinary, String
+from sqlalchemy import BigInteger, Enum, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hwtrust_backend.db import Base, EpochNumber, Millis
@@ -26,6 +26,8 @@ class StoredRoot(Base):
     """One root of one device. The primary key forbids a second one for the same epoch."""
 
     __tablename__ = "roots"
+    # How old the fleet's roots are, without touching a row.
+    __table_args__ = (Index("ix_roots_state_made", "state", "made_at"),)
 
     device: Mapped[str] = mapped_column(
         String(NAME_DIGITS), ForeignKey("devices.id"), primary_key=True

@@ -8,16 +8,19 @@ Rules:
 2. While a root is offered, both its epoch and the active one are accepted;
    once the counter shows it, it alone.
 3. A root is made only on an authentic attestation that has not failed, when
-   the active one has used up two thirds of its life or somebody asked.
+   the schedule grants it (`schedule`).
 4. A root that was offered and has nearly expired unconfirmed, or whose device
    runs another release by now, gets new metadata; it is the same object of the
    same epoch.
 5. A device that was away until its root expired gets a last short approval for
    it, together with the next root: without both it could not move its keys.
+6. After the database was restored, an epoch that may have been given away and
+   forgotten is left out (`recovery`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,13 +31,16 @@ from sqlalchemy.orm import Session
 from hwtrust.errors import RootEpochError
 from hwtrust.verify.evidence import Claims
 from hwtrust.wire.envelope import Envelope
-from hwtrust.wire.messages import Release
+from hwtrust.wire.messages import Release, Standing
 from hwtrust.wire.root import Approval, RootDelivery, RootMetadata
 from hwtrust.wire.structures import Public
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import HOUR, MINUTE
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.keys import Signer
+from hwtrust_backend.policies import Policy
+from hwtrust_backend.publishing import recovery, schedule
+from hwtrust_backend.publishing.live import live_roots, note_new_root, read_live_roots
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 from hwtrust_backend.publishing.recipes import (
     MadeRoot,
@@ -43,6 +49,7 @@ from hwtrust_backend.publishing.recipes import (
     make_root,
     sign_metadata,
 )
+from hwtrust_backend.webhooks import Topic, announce
 
 BACKDATED_MS: Final = 5 * MINUTE
 MOVE_WINDOW_MS: Final = HOUR
@@ -55,11 +62,16 @@ class Publisher:
 
     policy_key: Signer
     metadata_key: Signer
-    root_lifetime_ms: int
-    offline_grace_ms: int
 
     def first(
-        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
+        self,
+        session: Session,
+        device: Device,
+        *,
+        claims: Claims,
+        release: Release,
+        policy: Policy,
+        now: int,
     ) -> RootDelivery:
         """Root number one after an enrolment; earlier roots of the device are over.
 
@@ -71,25 +83,50 @@ class Publisher:
                 message = f"the device has had a root of epoch {earlier.epoch} before"
                 raise RootEpochError(message, epoch=earlier.epoch)
             self._retire(session, earlier, now=now)
-        root, made = self._make(session, device, device.base_epoch, release, "enrolment", now=now)
+        root, made = self._make(
+            session,
+            device,
+            device.base_epoch,
+            release,
+            policy=policy,
+            reason="enrolment",
+            now=now,
+        )
         root.state, root.confirmed_at = RootState.ACTIVE, now
         # Enrolling stores its reply; after that nobody needs the parts again.
         root.public = root.duplicate = root.seed = None
+        schedule.enrolled(device, root, policy=policy, now=now)
         return RootDelivery(
             metadata=_envelope(root),
             public=made.public,
             duplicate=made.duplicate,
             seed=made.seed,
-            approval=self._approval(claims, root, release, now),
+            approval=self._approval(claims, root, release, policy, now),
         )
 
-    def epochs(self, session: Session, device: Device) -> frozenset[int]:
-        """The values that the epoch counter may show: of the active root, and of the offered."""
-        live = {RootState.ACTIVE, RootState.OFFERED}
-        return frozenset(root.epoch for root in roots_of(session, device.id) if root.state in live)
+    def prepare(self, session: Session, devices: Collection[str]) -> None:
+        """Read at once what the other methods look up; the caller holds these devices' rows."""
+        read_live_roots(session, devices)
+
+    def epochs(self, session: Session, device: Device, *, counter: int) -> frozenset[int]:
+        """The values that the epoch counter may show: from the active root's to the offered one's.
+
+        `counter` is what it shows; after a recovery it may be one that was forgotten.
+        """
+        roots = live_roots(session, device.id)
+        if recovery.forgotten(session, roots, counter):
+            return frozenset({counter, counter + 1})
+        known = [root.epoch for root in roots]
+        return frozenset(range(min(known), max(known) + 1)) if known else frozenset()
 
     def confirm(self, session: Session, device: Device, *, counter: int, now: int) -> None:
         """Note what the certified counter shows: an offered root at its epoch is now active."""
+        roots = live_roots(session, device.id)
+        if recovery.forgotten(session, roots, counter):
+            for root in roots:
+                self._retire(session, root, now=now)
+            note_new_root(session, recovery.take_over(session, device, epoch=counter, now=now))
+            return
         active, offered = self._live(session, device)
         if offered is None or offered.epoch != counter:
             return
@@ -99,43 +136,64 @@ class Publisher:
         offered.public = offered.duplicate = offered.seed = None
         reason = f"epoch {offered.epoch}"
         record(session, Event.ROOT_CONFIRMED, now=now, device=device.id, reason=reason)
+        data = {"group": device.group, "epoch": offered.epoch, "release": offered.release}
+        announce(session, Topic.ROOT_CONFIRMED, device=device.id, data=data, now=now)
+
+    def forgets_before(self, session: Session) -> int:
+        """Until when challenges may have been answered and forgotten, UTC milliseconds."""
+        return recovery.recovered_at(session)
+
+    def attested(
+        self, session: Session, device: Device, *, before: Standing, policy: Policy, now: int
+    ) -> None:
+        """Note that a device was heard of, `before` being its standing until now."""
+        schedule.attested(session, device, before=before, policy=policy, now=now)
 
     def follow(
-        self, session: Session, device: Device, *, claims: Claims, release: Release, now: int
+        self,
+        session: Session,
+        device: Device,
+        *,
+        claims: Claims,
+        release: Release,
+        policy: Policy,
+        now: int,
     ) -> tuple[Approval | None, RootDelivery | None]:
         """What a device that has not failed gets: leave for its root, and the next one if due."""
         active, offered = self._live(session, device)
-        if active is None or claims.counter != active.epoch:
+        beyond = None if active is None else (offered or active).epoch + (offered is None)
+        if active is None or beyond is None or not active.epoch <= claims.counter < beyond:
             return None, None
         if offered is None:
-            reason = self._due(device, active, now)
+            reason = schedule.granted(session, device, active, policy=policy, now=now)
+            if active.reason == recovery.RECOVERED:
+                reason = reason or recovery.RECOVERED
             if reason:
-                epoch = active.epoch + 1
-                offered, _ = self._make(session, device, epoch, release, reason, now=now)
-                device.rotation_asked_at = None
-        elif self._outdated(offered, release, now):
-            self._redate(session, device, offered, release, now)
-        approval = self._active_approval(session, claims, active, offered, release, now=now)
+                epoch = active.epoch + 1 + recovery.unsettled(session, active)
+                offered, _ = self._make(
+                    session, device, epoch, release, policy=policy, reason=reason, now=now
+                )
+                data = {"group": device.group, "epoch": epoch, "reason": reason}
+                announce(session, Topic.ROOT_OFFERED, device=device.id, data=data, now=now)
+                schedule.made(device)
+        elif _outdated(offered, release, policy, now):
+            self._redate(session, device, offered, release, policy=policy, now=now)
+        if offered is not None and claims.counter > active.epoch:
+            # The epoch that was left out is being counted over: the next root opens already.
+            approval: Approval | None = self._approval(claims, offered, release, policy, now)
+        else:
+            approval = self._active_approval(
+                session, claims, active, offered, release, policy=policy, now=now
+            )
         if offered is None:
             return approval, None
-        return approval, self._delivery(claims, active, offered, release, now=now)
+        return approval, self._delivery(claims, offered, release, policy, now=now)
 
     def _live(
         self, session: Session, device: Device
     ) -> tuple[StoredRoot | None, StoredRoot | None]:
-        states = {root.state: root for root in roots_of(session, device.id)}
+        states = {root.state: root for root in live_roots(session, device.id)}
         return states.get(RootState.ACTIVE), states.get(RootState.OFFERED)
-
-    def _due(self, device: Device, active: StoredRoot, now: int) -> str:
-        if device.rotation_asked_at is not None:
-            return "asked"
-        begun = active.not_after - self.root_lifetime_ms
-        return "age" if now - begun >= self.root_lifetime_ms * 2 // 3 else ""
-
-    def _outdated(self, offered: StoredRoot, release: Release, now: int) -> bool:
-        # A device takes no root that is for another release than the one it runs.
-        old = offered.not_after - now < self.root_lifetime_ms // 3
-        return old or offered.release != release.name
 
     def _make(
         self,
@@ -143,8 +201,9 @@ class Publisher:
         device: Device,
         epoch: int,
         release: Release,
-        reason: str,
         *,
+        policy: Policy,
+        reason: str,
         now: int,
     ) -> tuple[StoredRoot, MadeRoot]:
         storage_key = Public.decode_sized(device.storage_public)
@@ -158,7 +217,7 @@ class Publisher:
             release=release.name,
             reason=reason,
             made_at=now,
-            not_after=now + self.root_lifetime_ms,
+            not_after=now + policy.root_lifetime_ms,
             confirmed_at=None,
             retired_at=None,
             object_name=made.object_name,
@@ -171,6 +230,7 @@ class Publisher:
         session.add(root)
         # Now, so that a second root of this epoch fails here and not at the end.
         session.flush()
+        note_new_root(session, root)
         record(
             session,
             Event.ROOT_MADE,
@@ -181,9 +241,16 @@ class Publisher:
         return root, made
 
     def _redate(
-        self, session: Session, device: Device, root: StoredRoot, release: Release, now: int
+        self,
+        session: Session,
+        device: Device,
+        root: StoredRoot,
+        release: Release,
+        *,
+        policy: Policy,
+        now: int,
     ) -> None:
-        root.not_after, root.release = now + self.root_lifetime_ms, release.name
+        root.not_after, root.release = now + policy.root_lifetime_ms, release.name
         self._date(device, root, now)
         reason = f"epoch {root.epoch} is still not confirmed; for release {release.name}"
         record(session, Event.ROOT_REDATED, now=now, device=device.id, reason=reason)
@@ -210,15 +277,14 @@ class Publisher:
         reason = f"epoch {root.epoch}"
         record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
 
-    def _left(self, root: StoredRoot, now: int) -> int:
-        return min(root.not_after - now, self.offline_grace_ms)
-
-    def _approval(self, claims: Claims, root: StoredRoot, release: Release, now: int) -> Approval:
+    def _approval(
+        self, claims: Claims, root: StoredRoot, release: Release, policy: Policy, now: int
+    ) -> Approval:
         return approve(
             claims,
             release,
             epoch=root.epoch,
-            left_ms=self._left(root, now),
+            left_ms=_left(root, policy, now),
             policy_key=self.policy_key,
         )
 
@@ -230,10 +296,11 @@ class Publisher:
         offered: StoredRoot | None,
         release: Release,
         *,
+        policy: Policy,
         now: int,
     ) -> Approval | None:
-        if self._left(active, now) > 0:
-            return self._approval(claims, active, release, now)
+        if _left(active, policy, now) > 0:
+            return self._approval(claims, active, release, policy, now)
         if offered is None:
             return None
         reason = f"epoch {active.epoch} has expired; to move the keys to {offered.epoch}"
@@ -242,12 +309,18 @@ class Publisher:
             claims,
             release,
             epoch=active.epoch,
-            left_ms=min(MOVE_WINDOW_MS, self.offline_grace_ms),
+            left_ms=min(MOVE_WINDOW_MS, policy.offline_grace_ms),
             policy_key=self.policy_key,
         )
 
     def _delivery(
-        self, claims: Claims, active: StoredRoot, offered: StoredRoot, release: Release, *, now: int
+        self,
+        claims: Claims,
+        offered: StoredRoot,
+        release: Release,
+        policy: Policy,
+        *,
+        now: int,
     ) -> RootDelivery | None:
         if offered.public is None or offered.duplicate is None or offered.seed is None:
             return None
@@ -256,12 +329,15 @@ class Publisher:
             public=offered.public,
             duplicate=offered.duplicate,
             seed=offered.seed,
-            approval=self._approval(claims, offered, release, now),
-            increment=allow_increment(
-                claims.device.name,
-                epoch=active.epoch,
-                counter_name=claims.device.counter_name,
-                policy_key=self.policy_key,
+            approval=self._approval(claims, offered, release, policy, now),
+            increments=tuple(
+                allow_increment(
+                    claims.device.name,
+                    epoch=epoch,
+                    counter_name=claims.device.counter_name,
+                    policy_key=self.policy_key,
+                )
+                for epoch in range(claims.counter, offered.epoch)
             ),
         )
 
@@ -270,6 +346,16 @@ def roots_of(session: Session, device: str) -> list[StoredRoot]:
     """Every root of a device, oldest first."""
     query = select(StoredRoot).where(StoredRoot.device == device).order_by(StoredRoot.epoch)
     return list(session.scalars(query))
+
+
+def _outdated(offered: StoredRoot, release: Release, policy: Policy, now: int) -> bool:
+    # A device takes no root that is for another release than the one it runs.
+    old = offered.not_after - now < policy.root_lifetime_ms // 3
+    return old or offered.release != release.name
+
+
+def _left(root: StoredRoot, policy: Policy, now: int) -> int:
+    return min(root.not_after - now, policy.offline_grace_ms)
 
 
 def _envelope(root: StoredRoot) -> Envelope:

@@ -17,6 +17,7 @@ from hwtrust.errors import MalformedError, ReleaseConflictError, ReleaseUnknownE
 from hwtrust.verify.appraise import References
 from hwtrust.wire.messages import Release
 from hwtrust_backend.audit import Event, record
+from hwtrust_backend.db import RULES, count_up
 from hwtrust_backend.references.models import StoredRelease
 
 
@@ -36,7 +37,7 @@ def decode_release(content: bytes) -> Release:
     return release
 
 
-def add_release(session: Session, release: Release, *, now: int) -> StoredRelease:
+def add_release(session: Session, release: Release, *, now: int, by: str = "") -> StoredRelease:
     """Store a release; it is not accepted by that. The same one again changes nothing.
 
     Raises:
@@ -53,11 +54,12 @@ def add_release(session: Session, release: Release, *, now: int) -> StoredReleas
         name=release.name, content=content, added_at=now, accepted_at=None, retired_at=None
     )
     session.add(stored)
-    record(session, Event.RELEASE_ADDED, now=now, reason=release.name)
+    count_up(session, RULES)
+    record(session, Event.RELEASE_ADDED, now=now, reason=release.name, actor=by)
     return stored
 
 
-def accept_release(session: Session, name: str, *, now: int) -> StoredRelease:
+def accept_release(session: Session, name: str, *, now: int, by: str = "") -> StoredRelease:
     """Accept a release; it becomes the current one.
 
     Raises:
@@ -67,11 +69,12 @@ def accept_release(session: Session, name: str, *, now: int) -> StoredRelease:
     newest = max((row.accepted_at or 0 for row in list_releases(session)), default=0)
     # Two within a millisecond: the later one is still the current one.
     stored.accepted_at, stored.retired_at = max(now, newest + 1), None
-    record(session, Event.RELEASE_ACCEPTED, now=now, reason=name)
+    count_up(session, RULES)
+    record(session, Event.RELEASE_ACCEPTED, now=now, reason=name, actor=by)
     return stored
 
 
-def retire_release(session: Session, name: str, *, now: int) -> StoredRelease:
+def retire_release(session: Session, name: str, *, now: int, by: str = "") -> StoredRelease:
     """Stop accepting a release.
 
     Raises:
@@ -79,7 +82,8 @@ def retire_release(session: Session, name: str, *, now: int) -> StoredRelease:
     """
     stored = _stored(session, name)
     stored.retired_at = now
-    record(session, Event.RELEASE_RETIRED, now=now, reason=name)
+    count_up(session, RULES)
+    record(session, Event.RELEASE_RETIRED, now=now, reason=name, actor=by)
     return stored
 
 

@@ -54,9 +54,9 @@ PROBLEM = "application/problem+json"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[BackendServer]:
+def server(database_setting: str) -> Iterator[BackendServer]:
     """A backend that accepts release 1.0."""
-    with BackendServer() as started:
+    with BackendServer(database=database_setting) as started:
         started.accept(make_release())
         yield started
 
@@ -131,14 +131,14 @@ def test_a_device_whose_certificate_expired_comes_back_by_a_session(
         server.clock.advance(-31 * DAY)
 
 
-def test_a_backend_keeps_its_devices_over_a_restart(tmp_path: Path) -> None:
-    """The data directory is the backend: another process goes on where one stopped."""
+def test_a_backend_keeps_its_devices_over_a_restart(tmp_path: Path, database_url: str) -> None:
+    """Data directory and database are the backend: another process goes on where one stopped."""
     directory = tmp_path / "data"
-    with BackendServer(directory) as first:
+    with BackendServer(directory, database=database_url) as first:
         first.accept(make_release())
         device = enrolled_device(first)
         clock = first.clock
-    with BackendServer(directory, clock=clock) as second:
+    with BackendServer(directory, clock=clock, database=database_url) as second:
         assert device.attest(HttpApi(second, device)).standing is Standing.TRUSTED
 
 

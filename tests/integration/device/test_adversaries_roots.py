@@ -29,8 +29,7 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.root import RootDelivery, RootMetadata, root_ref, sign_approval
 from hwtrust.wire.structures import NvAttributes, NvPublic
-from hwtrust_backend.audit import Event
-from hwtrust_backend.audit.service import trail
+from hwtrust_backend.audit import Event, trail
 from hwtrust_backend.enrolment import Device as KnownDevice
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.publishing.recipes import make_root
@@ -310,7 +309,7 @@ class Forge:
 
     def without_increment(self) -> RootDelivery:
         """The next root without the leave to revoke the last."""
-        return msgspec.structs.replace(self.delivery, increment=None)
+        return msgspec.structs.replace(self.delivery, increments=())
 
 
 BAD_ROOTS: dict[str, tuple[Callable[[Forge], RootDelivery], str]] = {
@@ -401,16 +400,14 @@ def test_61_an_increment_counts_once(site: Site) -> None:
         site.backend.rotate(name)
         _, accepted = attest_once(context)
         assert accepted is not None
-        assert accepted.increment is not None
-        assert accepted.delivery.increment is not None
         epoch = rotate(context, accepted)
         with pytest.raises(errors.RootRevokedError) as refused:
             provision.increment_counter(
                 context.tpm,
                 context.known().counter,
                 context.known().storage_key,
-                recipe=accepted.delivery.increment.policy(),
-                authorization=accepted.increment,
+                recipe=accepted.delivery.increments[0].policy(),
+                authorization=accepted.increments[0],
                 policy_key=context.policy_key,
             )
         assert counter_of(device) == epoch

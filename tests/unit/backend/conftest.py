@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
-from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.app.setup import install, open_backend
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.keys import Secret
+from hwtrust_backend.policies import activate_policy, add_policy
 from hwtrust_backend.references import accept_release, add_release
-from hwtrust_backend.testing import CHEAP, HOUR, ManualClock
+from hwtrust_backend.testing import CHEAP, HOUR, ManualClock, policy_document
 from simulators.attester import make_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from hwtrust_backend.app.backend import Backend
+    from simulators.postgres import Postgres
 
 PASSPHRASE = Secret(b"protects nothing")
 
@@ -32,9 +35,9 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """The settings; both kinds of TLS keys are accepted."""
-    return Settings(data_dir=str(tmp_path / "data"), tls_keys=frozenset(TlsKeyKind))
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    """The settings."""
+    return Settings(data_dir=str(tmp_path / "data"), database=database_url)
 
 
 @pytest.fixture
@@ -58,6 +61,39 @@ def token(backend: Backend) -> str:
 
 
 @pytest.fixture
-def other_settings(settings: Settings) -> Settings:
-    """The same settings, that accept no TLS key at all."""
-    return msgspec.structs.replace(settings, tls_keys=frozenset())
+def hold_to(backend: Backend) -> Callable[..., None]:
+    """Holds all devices to the default policy with other fields from now on."""
+
+    def hold(**changes: object) -> None:
+        with backend.database.transaction() as session:
+            document = policy_document(**changes)
+            stored = add_policy(session, "default", document, by="test", now=backend.clock())
+            activate_policy(session, "default", stored.version, signers={}, by="test", now=backend.clock())
+
+    return hold
+
+
+@pytest.fixture
+def save_database(
+    backend: Backend, database_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[[], Callable[[], None]]:
+    """Saves the backend's database as it is now; what it gives puts that back."""
+
+    def save() -> Callable[[], None]:
+        backend.database.close()
+        if backend.database.is_postgresql:
+            server: Postgres = request.getfixturevalue("postgres")
+            saved = server.save(database_url)
+            return lambda: server.restore(database_url, saved)
+        file, copy = tmp_path / "backend.sqlite", tmp_path / "saved.sqlite"
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+
+        def restore() -> None:
+            for suffix in ("-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+            shutil.copy(copy, file)
+
+        return restore
+
+    return save

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -32,13 +31,13 @@ from hwtrust.wire.envelope import unseal
 from hwtrust.wire.messages import AttestRequest, Standing, TlsKeyKind
 from hwtrust.wire.root import RootMetadata, authorization, increment_ref, root_ref
 from hwtrust.wire.states import approved_states
-from hwtrust_backend.admin import ask_rotation, device_report
-from hwtrust_backend.app.backend import make_backend
+from hwtrust_backend.admin import ask_rotation, device_report, local_administrator
 from hwtrust_backend.app.setup import open_backend
-from hwtrust_backend.audit import AuditRecord, Event, check_chain
+from hwtrust_backend.audit import AuditRecord, Event, verify_log
 from hwtrust_backend.enrolment import lock_device
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, Secret
+from hwtrust_backend.policies import DEFAULT_DOCUMENT, read_policy
 from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
 from hwtrust_backend.publishing.service import MOVE_WINDOW_MS
 from hwtrust_backend.references import accept_release, add_release
@@ -48,7 +47,7 @@ from simulators.backend_clients import BackendDevice, DirectApi
 from simulators.software_tpm import SoftwareTpm
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from hwtrust.wire.messages import AttestReply
     from hwtrust_backend.app.backend import Backend
@@ -97,7 +96,9 @@ def pass_time(device: BackendDevice, clock: ManualClock, milliseconds: int) -> N
 def ask_for_rotation(backend: Backend, device: BackendDevice) -> None:
     """What `hwtrust-backend rotate` does."""
     with backend.database.transaction() as session:
-        ask_rotation(session, device.name.hex(), now=backend.clock())
+        ask_rotation(
+            session, device.name.hex(), by=local_administrator(), now=backend.clock()
+        )
 
 
 # --- what a good device gets -------------------------------------------------------
@@ -118,7 +119,7 @@ def test_a_good_device_gets_a_longer_approval(
         make_release(), selection=device.selection, values=device.values, pcr=device.pcr
     )
     assert reply.approval.branches == expected
-    grace = backend.settings.offline_grace_ms
+    grace = read_policy(DEFAULT_DOCUMENT).offline_grace_ms
     assert reply.approval.not_after == device.tpm.clock.clock + grace
     assert reply.approval.counter_name == device.index.name
 
@@ -132,7 +133,7 @@ def test_an_approval_is_reckoned_in_the_device_s_own_clock(
     assert reply.standing is Standing.TRUSTED
     assert "clock:ahead" in {finding.code for finding in reply.findings}
     assert reply.approval is not None
-    grace = backend.settings.offline_grace_ms
+    grace = read_policy(DEFAULT_DOCUMENT).offline_grace_ms
     assert reply.approval.not_after == device.tpm.clock.clock + grace
 
 
@@ -317,19 +318,15 @@ def test_an_expired_certificate_is_refused(
 
 
 def test_a_key_kind_that_is_not_accepted_gets_no_session(
-    backend: Backend, settings: Settings, device: BackendDevice
+    backend: Backend, hold_to: Callable[..., None], device: BackendDevice
 ) -> None:
     """Where only keys in the TPM are accepted, a new key in memory gets no certificate."""
-    strict = make_backend(
-        msgspec.structs.replace(settings, tls_keys=frozenset({TlsKeyKind.TPM})),
-        database=backend.database,
-        vault=backend.vault,
-        clock=backend.clock,
-    )
-    assert device.session(DirectApi(strict)).certificate
+    hold_to(tls_keys=["tpm"])
+    assert device.session(DirectApi(backend)).certificate
     device.tpm.tls_key = SoftwareTpm().tls_key
     with pytest.raises(TlsKeyRefusedError):
-        device.session(DirectApi(strict))
+        device.session(DirectApi(backend))
+    hold_to(tls_keys=["tpm", "attested"])
     assert device.session(DirectApi(backend)).certificate
 
 
@@ -357,7 +354,9 @@ def test_a_failed_device_gets_its_findings_and_nothing_else(
     assert "log:violation" in {finding.code for finding in reply.findings}
     assert (reply.approval, reply.root, reply.certificate) == (None, None, "")
     with backend.database.reading() as session:
-        report = device_report(session, device.name.hex()[:20], now=1, offline_grace_ms=1)
+        report = device_report(
+            session, device.name.hex()[:20], by=local_administrator(), now=1
+        )
         assert report.summary.standing == "failed"
         assert report.summary.next_step.startswith("a layer was changed")
         assert "log:violation" in report.trail[0].reason
@@ -387,7 +386,7 @@ def test_a_device_that_has_not_loaded_everything_is_incomplete(
     assert reply.approval is not None
     with backend.database.reading() as session:
         report = device_report(
-            session, device.name.hex(), now=backend.clock(), offline_grace_ms=DAY
+            session, device.name.hex(), by=local_administrator(), now=backend.clock()
         )
     assert report.summary.next_step.startswith("wait")
 
@@ -417,9 +416,9 @@ def test_a_root_is_rotated_when_two_thirds_of_its_life_are_over(
     assert reply.approval.epoch == device.counter
     root = reply.root
     assert root is not None
-    assert root.increment is not None
+    (increment,) = root.increments
     ref = increment_ref(device.name)
-    allowed = authorization(root.increment, ref, policy_key=device.policy_public)
+    allowed = authorization(increment, ref, policy_key=device.policy_public)
     assert allowed.ref == ref
     metadata_key = backend.vault.signer(KeyRole.METADATA).public_key
     metadata = unseal(root.metadata, RootMetadata, key=metadata_key)
@@ -482,7 +481,12 @@ def test_the_publisher_gives_nothing_for_a_counter_that_is_not_the_active_root_s
     with backend.database.transaction() as session:
         row = lock_device(session, device.name.hex())
         given = backend.publisher.follow(
-            session, row, claims=claims, release=make_release(), now=backend.clock()
+            session,
+            row,
+            claims=claims,
+            release=make_release(),
+            policy=read_policy(DEFAULT_DOCUMENT),
+            now=backend.clock(),
         )
         assert given == (None, None)
         assert len(roots_of(session, row.id)) == 1
@@ -573,15 +577,13 @@ def test_a_device_that_was_away_until_its_root_expired_can_move_its_keys(
 
 
 def test_a_restored_database_gives_no_epoch_twice(
-    backend: Backend, settings: Settings, device: BackendDevice, tmp_path: Path
+    backend: Backend,
+    settings: Settings,
+    device: BackendDevice,
+    save_database: Callable[[], Callable[[], None]],
 ) -> None:
     """A device beyond every known epoch fails, and the old database makes no root for it (68)."""
-    file = settings.directory / "backend.sqlite"
-    with backend.database.engine.connect() as connection:
-        connection.exec_driver_sql("COMMIT")
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.exec_driver_sql("BEGIN")
-    shutil.copy(file, tmp_path / "backup.sqlite")
+    restore = save_database()
     api = DirectApi(backend, device)
     for _ in range(2):
         ask_for_rotation(backend, device)
@@ -589,9 +591,7 @@ def test_a_restored_database_gives_no_epoch_twice(
         device.rotate()
         device.attest(api)
     backend.database.close()
-    for suffix in ("-wal", "-shm"):
-        (settings.directory / f"backend.sqlite{suffix}").unlink(missing_ok=True)
-    shutil.copy(tmp_path / "backup.sqlite", file)
+    restore()
     restored = open_backend(settings, passphrase=PASSPHRASE, clock=backend.clock)
     try:
         ask_for_rotation(restored, device)
@@ -602,7 +602,7 @@ def test_a_restored_database_gives_no_epoch_twice(
         with restored.database.reading() as session:
             assert session.query(AuditRecord).filter_by(event=Event.EPOCH_UNKNOWN).count() == 1
             report = device_report(
-                session, device.name.hex(), now=restored.clock(), offline_grace_ms=DAY
+                session, device.name.hex(), by=local_administrator(), now=restored.clock()
             )
         assert report.summary.next_step.startswith("this database is older")
     finally:
@@ -615,10 +615,11 @@ def test_a_restored_database_gives_no_epoch_twice(
 def test_no_verdict_without_its_record(
     backend: Backend, device: BackendDevice, api: DirectApi
 ) -> None:
-    """Verdicts and refusals are in the trail with the evidence's digest, and the chain holds."""
+    """Verdicts and refusals are in the trail with the evidence's digest, and the trail is whole."""
     device.attest(api)
     record = last_event(backend)
     assert record.event == Event.EVIDENCE_ACCEPTED
     assert len(record.evidence) == 32
     with backend.database.reading() as session:
-        assert check_chain(session) == record.sequence
+        key = backend.vault.signer(KeyRole.AUDIT).public_key
+        assert verify_log(session, key=key, kept=()).size == record.sequence

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from hwtrust.errors import ConfigError
-from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.app.caller import trusted_peers
 from hwtrust_backend.config import (
     CONFIG_NAME,
     Settings,
-    default_settings,
     load_settings,
     make_private_directory,
     parse_span,
@@ -29,54 +27,43 @@ def load(directory: Path, text: str, **environ: str) -> object:
     return load_settings(directory, file=None, environ=environ)
 
 
-def test_without_a_choice_no_kind_of_tls_key_is_accepted(tmp_path: Path) -> None:
-    """Absent policy refuses."""
-    assert default_settings(tmp_path).tls_keys == frozenset()
-    assert load_settings(tmp_path, file=None, environ={}).tls_keys == frozenset()
-
-
 def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
     """The file that is written spells out the settings that were chosen."""
     (tmp_path / CONFIG_NAME).write_text(
-        'url = "https://b.example:1"\ntls_keys = ["tpm"]\nroot_lifetime = "10d"\n'
+        'url = "https://b.example:1"\nlisten = "127.0.0.1:1"\n'
     )
     chosen = load_settings(tmp_path, file=None, environ={})
     (tmp_path / CONFIG_NAME).write_text(settings_text(chosen))
     assert load_settings(tmp_path, file=None, environ={}) == chosen
-    assert chosen.root_lifetime_ms == 10 * DAY
+    assert chosen.url == "https://b.example:1"
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     """Spans, lists, numbers and nested settings can come from variables."""
-    (tmp_path / CONFIG_NAME).write_text('root_lifetime = "10d"\n[clock]\nmax_lag = "1m"\n')
+    (tmp_path / CONFIG_NAME).write_text('certificate_tpm = "10d"\n')
     environ = {
-        "HWTRUST_BACKEND_ROOT_LIFETIME": "12h",
-        "HWTRUST_BACKEND_TLS_KEYS": "tpm, attested",
+        "HWTRUST_BACKEND_CERTIFICATE_TPM": "12h",
+        "HWTRUST_BACKEND_TRUSTED_PROXIES": "10.1.2.3, unix",
         "HWTRUST_BACKEND_BODY_LIMIT": "5000",
-        "HWTRUST_BACKEND_CLOCK_MAX_AHEAD": "2m",
-        "HWTRUST_BACKEND_CLOCK_MAX_DRIFT": "0.01",
         "HWTRUST_BACKEND_PASSPHRASE_FILE": "/somewhere",
         "HWTRUST_BACKEND_DATA_DIR": "/elsewhere",
         "UNRELATED": "x",
     }
     settings = load_settings(tmp_path, file=None, environ=environ)
-    assert settings.root_lifetime_ms == 12 * HOUR
-    assert settings.tls_keys == frozenset(TlsKeyKind)
+    assert settings.certificate_tpm_ms == 12 * HOUR
+    assert settings.trusted_proxies == ("10.1.2.3", "unix")
     assert settings.body_limit == 5000
-    assert (settings.clock.max_lag_ms, settings.clock.max_ahead_ms) == (MINUTE, 2 * MINUTE)
-    assert settings.clock.rules.max_drift == 0.01
     assert settings.data_dir == str(tmp_path)
 
 
 BAD = {
-    "a misspelt name": 'tls_key = ["tpm"]',
-    "a misspelt name below": '[clock]\nmax_lagg = "1m"',
-    "an unknown kind of key": 'tls_keys = ["software"]',
-    "no TOML": "tls_keys = ",
-    "a bare number for a span": "root_lifetime = 30",
-    "milliseconds": "root_lifetime_ms = 30",
-    "a span of nothing": 'root_lifetime = "0d"',
-    "a span without a unit": 'root_lifetime = "30"',
+    "a misspelt name": 'lissen = "127.0.0.1:1"',
+    "a policy's field": 'tls_keys = ["tpm"]',
+    "no TOML": "url = ",
+    "a bare number for a span": "certificate_tpm = 30",
+    "milliseconds": "certificate_tpm_ms = 30",
+    "a span of nothing": 'certificate_tpm = "0d"',
+    "a span without a unit": 'certificate_tpm = "30"',
     "plain HTTP": 'url = "http://b.example"',
     "no port": 'listen = "127.0.0.1"',
     "a port that is none": 'listen = "127.0.0.1:99999"',

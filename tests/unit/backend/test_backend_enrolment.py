@@ -30,12 +30,12 @@ from hwtrust.wire.messages import (
     TlsKeyKind,
 )
 from hwtrust.wire.root import RootMetadata, authorization, root_ref
-from hwtrust_backend.app.backend import make_backend
 from hwtrust_backend.app.setup import trust_anchor
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.enrolment import Device, Enrolment, EnrolmentToken
+from hwtrust_backend.enrolment.authorities import AuthorityKind
 from hwtrust_backend.enrolment.tokens import create_token, revoke_token
-from hwtrust_backend.enrolment.trust import add_authority, allow_ek, remove_ek
+from hwtrust_backend.enrolment.trust import allow_ek, remove_ek
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.publishing import StoredRoot
 from hwtrust_backend.references import retire_release
@@ -46,8 +46,9 @@ from simulators.ek_authority import EkAuthority
 from simulators.software_tpm import SoftwareTpm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hwtrust_backend.app.backend import Backend
-    from hwtrust_backend.config import Settings
     from hwtrust_backend.testing import ManualClock
 
 
@@ -62,6 +63,15 @@ def allow(backend: Backend, device: BackendDevice) -> None:
     """Put a device's EK on the allow-list."""
     with backend.database.transaction() as session:
         allow_ek(session, device.name.hex(), label="lab", now=backend.clock())
+
+
+def trust_vendor(backend: Backend, vendor: EkAuthority) -> None:
+    """Import a vendor's CA certificates."""
+    for file in vendor.files:
+        with backend.database.transaction() as session:
+            backend.enrolments.authorities.add(
+                session, file, kind=AuthorityKind.CERTIFICATES, now=backend.clock()
+            )
 
 
 def events(backend: Backend) -> list[str]:
@@ -109,8 +119,7 @@ def test_a_root_is_not_in_the_database(backend: Backend) -> None:
 def test_an_ek_certificate_and_a_token_enrol_a_device(backend: Backend, token: str) -> None:
     """A certificate under a trusted vendor, with a token, is the ordinary way in."""
     vendor = EkAuthority.new()
-    for file in vendor.files:
-        add_authority(backend.settings.ek_authorities, file)
+    trust_vendor(backend, vendor)
     device = ready_device(backend)
     certificate = vendor.issue(device.tpm.ek)
     assert device.enrol(DirectApi(backend), token, certificate).device == device.name
@@ -170,8 +179,7 @@ class Vendor:
 
     def __init__(self, backend: Backend) -> None:
         self.authority = EkAuthority.new()
-        for file in self.authority.files:
-            add_authority(backend.settings.ek_authorities, file)
+        trust_vendor(backend, self.authority)
         self.backend = backend
 
     def device(self) -> tuple[BackendDevice, bytes]:
@@ -334,25 +342,20 @@ def test_the_last_step_repeated_gets_the_same_answer(backend: Backend, token: st
 @pytest.mark.parametrize(
     ("accepted", "kind"),
     [
-        (frozenset(), TlsKeyKind.TPM),
-        (frozenset({TlsKeyKind.TPM}), TlsKeyKind.ATTESTED),
-        (frozenset({TlsKeyKind.ATTESTED}), TlsKeyKind.TPM),
+        ([], TlsKeyKind.TPM),
+        (["tpm"], TlsKeyKind.ATTESTED),
+        (["attested"], TlsKeyKind.TPM),
     ],
 )
 def test_a_kind_of_tls_key_that_is_not_named_is_refused(
-    backend: Backend, settings: Settings, accepted: frozenset[TlsKeyKind], kind: TlsKeyKind
+    backend: Backend, hold_to: Callable[..., None], accepted: list[str], kind: TlsKeyKind
 ) -> None:
-    """Absent policy refuses: a backend that names no kind enrols nobody."""
-    strict = make_backend(
-        msgspec.structs.replace(settings, tls_keys=accepted),
-        database=backend.database,
-        vault=backend.vault,
-        clock=backend.clock,
-    )
+    """Absent policy refuses: a policy that names no kind enrols nobody."""
+    hold_to(tls_keys=accepted)
     device = ready_device(backend, kind=kind)
     allow(backend, device)
     with pytest.raises(TlsKeyRefusedError) as caught:
-        device.enrol(DirectApi(strict))
+        device.enrol(DirectApi(backend))
     assert caught.value.code == "identity:key:refused"
 
 

@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -35,6 +36,7 @@ from hwtrust_backend.keys import (
     make_authority,
     new_passphrase,
 )
+from hwtrust_backend.keys import vault as vault_module
 from hwtrust_backend.keys.signing import IssuingKey, SoftwareSigner
 from hwtrust_backend.testing import CHEAP, DAY, HOUR, MINUTE
 from simulators.attester import make_csr, spki
@@ -43,6 +45,8 @@ from simulators.backend_clients import leaf_der
 if TYPE_CHECKING:
     from pathlib import Path
 
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""SP 800-186, §3.2.1.3."""
 NOW = 1_800_000_000_000
 DEVICE = b"\x00\x0b" + bytes(range(32))
 
@@ -76,6 +80,33 @@ def test_every_role_has_a_key_of_its_own(path: Path) -> None:
     vault = make_vault(path)
     numbers = {vault.signer(role).public_key.public_numbers() for role in KeyRole}
     assert len(numbers) == len(KeyRole)
+
+
+def test_the_audit_key_is_derived_and_not_stored(path: Path) -> None:
+    """A vault that was made before there was one gives it too; each vault its own."""
+    vault = make_vault(path)
+    content = vault_module._unseal(path.read_bytes(), Secret(b"right"), path)
+    assert KeyRole.AUDIT not in content.keys
+    public = vault.signer(KeyRole.AUDIT).public_key
+    expanded = HKDF(
+        hashes.SHA256(), 64, salt=None, info=b"hwtrust-backend v1, key: audit"
+    ).derive(vault.challenge_key.reveal())
+    scalar = int.from_bytes(expanded, "big") % (P256_ORDER - 1) + 1
+    assert ec.derive_private_key(scalar, ec.SECP256R1()).public_key() == public
+    other = make_vault(path.with_name("other"))
+    assert other.signer(KeyRole.AUDIT).public_key != public
+
+
+def test_a_derived_secret_is_the_same_again_and_one_a_purpose(path: Path) -> None:
+    """Replicas share it; it shows nothing of another one, nor of the vault's own key."""
+    made = make_vault(path)
+    opened = FileVault.open(path, passphrase=Secret(b"right"))
+    first, second = made.derive("sessions").reveal(), made.derive("webhooks").reveal()
+    assert opened.derive("sessions").reveal() == first
+    assert len(first) == 32
+    assert len({first, second, made.challenge_key.reveal()}) == 3
+    assert make_vault(path.with_name("other")).derive("sessions").reveal() != first
+    assert first.hex() not in repr(made.derive("sessions"))
 
 
 def test_a_wrong_passphrase_is_an_error_with_a_code(path: Path) -> None:

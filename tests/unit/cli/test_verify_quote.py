@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -184,7 +184,7 @@ def test_going_without_a_check_is_spelled_out_and_said(tmp_path: Path) -> None:
 def test_a_clock_that_is_not_safe_is_said(tmp_path: Path) -> None:
     """It may have shown a later time before."""
     tpm = SoftwareTpm(seed=b"test_quote")
-    tpm.clock = replace(tpm.clock, safe=False)
+    tpm.clock = msgspec.structs.replace(tpm.clock, safe=False)
     result = run(*files(tmp_path, tpm.quote(NONCE, PCRS, selection=SELECTION)), *CHECKED)
     assert result.exit_code == 0, result.exception
     assert "1000 ms, NOT SAFE" in result.output

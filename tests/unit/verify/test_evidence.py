@@ -231,9 +231,9 @@ def rebooted(device: Attester, *, restart: bool) -> Evidence:
     counter = certified(device)
     clock = device.tpm.clock
     device.tpm.clock = (
-        replace(clock, restart_count=clock.restart_count + 1)
+        msgspec.structs.replace(clock, restart_count=clock.restart_count + 1)
         if restart
-        else replace(clock, reset_count=clock.reset_count + 1)
+        else msgspec.structs.replace(clock, reset_count=clock.reset_count + 1)
     )
     return with_counter(device, counter)
 

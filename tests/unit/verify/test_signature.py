@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -127,7 +128,7 @@ def test_a_high_s_is_taken() -> None:
     assert isinstance(signature.value, tuple)
     r, s = signature.value
     for value in ((r, s), (r, P256_ORDER - s)):
-        verify_signature(public(P256), replace(signature, value=value), MESSAGE)
+        verify_signature(public(P256), msgspec.structs.replace(signature, value=value), MESSAGE)
 
 
 @pytest.mark.parametrize(("key", "order"), [(P256, P256_ORDER), (P384, P384_ORDER)])
@@ -142,7 +143,7 @@ def test_a_number_out_of_range_is_refused(
     numbers = list(good.value)
     numbers[which] = {"zero": 0, "order": order, "above": numbers[which] + order}[bad]
     with pytest.raises(SignatureError) as refused:
-        verify_signature(public(key), replace(good, value=(numbers[0], numbers[1])), MESSAGE)
+        verify_signature(public(key), msgspec.structs.replace(good, value=(numbers[0], numbers[1])), MESSAGE)
     assert refused.value.code == "evidence:signature:invalid"
 
 
@@ -179,7 +180,7 @@ def test_another_hash_than_the_keys_is_refused_although_it_verifies(hash_: Alg) 
 def test_a_hash_that_is_swapped_in_the_signature_does_not_verify(hash_: Alg) -> None:
     """Adversary 10: an unbound key's signature says a hash, and must be over that hash."""
     for key, scheme in ((P256, Alg.ECDSA), (RSA, Alg.RSASSA), (RSA, Alg.RSAPSS)):
-        signature = replace(sign(key, MESSAGE, scheme=scheme, hash_=Alg.SHA256), hash=hash_)
+        signature = msgspec.structs.replace(sign(key, MESSAGE, scheme=scheme, hash_=Alg.SHA256), hash=hash_)
         with pytest.raises(SignatureError) as refused:
             verify_signature(public(key), signature, MESSAGE)
         assert refused.value.code == "evidence:signature:invalid"
@@ -291,7 +292,7 @@ def test_what_openssl_refuses_ends_in_a_typed_error(monkeypatch: pytest.MonkeyPa
         digest_size = 32
         block_size = None
 
-    monkeypatch.setattr("hwtrust.verify.signature._HASHES", {Alg.SHA256: Refusing()})
+    monkeypatch.setattr("hwtrust.verify.signature._ECDSA", {Alg.SHA256: ec.ECDSA(Refusing())})
     signature = sign(P256, MESSAGE, scheme=Alg.ECDSA, hash_=Alg.SHA256)
     with pytest.raises(UnsupportedAlgorithm):
         RSA.public_key().verify(bytes(256), MESSAGE, padding.PKCS1v15(), Refusing())

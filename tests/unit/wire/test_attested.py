@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,4 +150,4 @@ def test_raw_is_what_was_received() -> None:
     attest = Attest.decode(bytes(received))
     received[0] = 0
     assert attest.raw == GOOD.raw
-    assert replace(attest, firmware_version=5).encode() != attest.raw
+    assert msgspec.structs.replace(attest, firmware_version=5).encode() != attest.raw

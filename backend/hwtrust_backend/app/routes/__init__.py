@@ -1,7 +1,10 @@
 """The HTTP API, one module for each kind of caller.
 
     devices      devices: enrolment, challenges, attestation
-    operations   those who keep the backend running: health
+    events       devices: application events, and waiting for a push
+    results      relying parties: attestation results, and the keys that sign them
+    admin        administrators' programs, with API tokens
+    operations   those who keep the backend running: health, readiness, metrics
 
 Every error is a problem (RFC 9457) with the error's code. The OpenAPI document
 is at /schema/openapi.json.
@@ -13,12 +16,16 @@ from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 
 from hwtrust.errors import HwTrustError
 from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.measuring import MEASURING, Measuring
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
-from hwtrust_backend.app.routes import devices, operations
+from hwtrust_backend.app.routes import admin, devices, events, operations, results
+from hwtrust_backend.app.routes.admin_guard import SCHEME
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
+from hwtrust_backend.app.serving import SERVING, Serving
 
 
 def create_app(backend: Backend) -> Litestar:
@@ -26,6 +33,9 @@ def create_app(backend: Backend) -> Litestar:
     app = Litestar(
         route_handlers=[
             *devices.HANDLERS,
+            *events.HANDLERS,
+            *results.HANDLERS,
+            *admin.HANDLERS,
             *operations.HANDLERS,
         ],
         exception_handlers={
@@ -35,15 +45,25 @@ def create_app(backend: Backend) -> Litestar:
             Exception: on_anything,
         },
         request_class=HttpRequest,
-        request_max_body_size=backend.settings.body_limit,
+        # Each route's own limit is held before (`limits.body_limit`).
+        request_max_body_size=max(backend.settings.body_limit, backend.settings.import_limit),
         openapi_config=OpenAPIConfig(
             title="hwtrust-backend",
             version="1",
             path="/schema",
             render_plugins=[JsonRenderPlugin()],
+            components=Components(
+                security_schemes={
+                    SCHEME: SecurityScheme(
+                        type="http", scheme="bearer", description="An API token, `hwt_…`."
+                    )
+                }
+            ),
         ),
         logging_config=None,
         debug=False,
     )
     app.state[STATE] = backend
+    serving = Serving.of(backend)
+    app.state[SERVING], app.state[MEASURING] = serving, Measuring(backend, serving)
     return app

@@ -15,7 +15,7 @@ from litestar import post
 from litestar.params import Parameter
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import HwTrustError
+from hwtrust.errors import HwTrustError, IdentityError
 from hwtrust.wire.messages import (
     AttestReply,
     AttestRequest,
@@ -31,6 +31,7 @@ from hwtrust.wire.messages import (
 from hwtrust.wire.structures import Public
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of, identity_of
+from hwtrust_backend.appraisal import Asked
 from hwtrust_backend.appraisal.service import evidence_digest
 from hwtrust_backend.audit import Event
 from hwtrust_backend.enrolment import Enrolment
@@ -92,21 +93,15 @@ def give_challenge(
         return backend.attestations.challenge(session, data, now=backend.clock())
 
 
-@post("/v1/attest", status_code=200, sync_to_thread=True)
-def attest(request: HttpRequest, data: Annotated[AttestRequest, JSON_BODY]) -> AttestReply:
+@post("/v1/attest", status_code=200)
+async def attest(request: HttpRequest, data: Annotated[AttestRequest, JSON_BODY]) -> AttestReply:
     """Attest: with a client certificate for leave and roots, without one for a certificate."""
     backend = backend_of(request)
-
-    def work(session: Session, now: int) -> AttestReply:
-        identity = identity_of(request, backend, now)
-        return backend.attestations.attest(session, data, identity=identity, now=now)
-
-    return backend.decide(
-        work,
-        refused=Event.EVIDENCE_REFUSED,
-        device=data.device.hex(),
-        evidence=evidence_digest(data.evidence),
-    )
+    try:
+        asked = Asked(data, identity_of(request, backend, backend.clock()))
+    except IdentityError as error:
+        asked = Asked(data, None, refusal=error)
+    return await backend.committer.submit(asked)
 
 
 def _name_of(ek_public: bytes) -> str:

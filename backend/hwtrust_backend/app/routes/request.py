@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from litestar import Request
+from litestar.connection import ASGIConnection
 from litestar.enums import RequestEncodingType
 from litestar.params import Body
 
@@ -34,7 +35,7 @@ class HttpRequest(Request[Any, Any, Any]):
             raise RequestError("the request's body is no JSON that this API takes") from error
 
 
-def backend_of(request: HttpRequest) -> Backend:
+def backend_of(request: ASGIConnection[Any, Any, Any, Any]) -> Backend:
     """The backend that answers this request."""
     backend = request.app.state[STATE]
     if not isinstance(backend, Backend):

@@ -1,0 +1,85 @@
+"""Everything that is known of one device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from sqlalchemy.orm import Session
+
+from hwtrust_backend.admin.devices import device_named
+from hwtrust_backend.admin.principals import Principal
+from hwtrust_backend.audit import AuditRecord, trail
+from hwtrust_backend.monitor import DeviceSummary, RootSummary, root_summary, summary_of
+from hwtrust_backend.policies import active_versions, list_groups
+from hwtrust_backend.publishing import roots_of
+
+TRAIL_LENGTH: Final = 50
+
+
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One audit record."""
+
+    sequence: int
+    at: int
+    event: str
+    device: str
+    actor: str
+    """Who did it; empty: the device, or the backend itself."""
+    reason: str
+    evidence: str
+    """SHA-256 of the evidence, in hexadecimal digits; empty where there was none."""
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of a device."""
+
+    summary: DeviceSummary
+    ek_source: str
+    selection: str
+    application_pcr: int
+    base_epoch: int
+    policy: str
+    """The policy of its group; empty where the group has none in force."""
+    policy_version: int | None
+    watchdog_at: int | None
+    """When it is missed, unless it attests before."""
+    roots: tuple[RootSummary, ...]
+    trail: tuple[AuditLine, ...]
+    """The newest audit records, newest first."""
+
+
+def device_report(session: Session, prefix: str, *, by: Principal, now: int) -> DeviceReport:
+    """Everything about the one device whose name begins with `prefix`.
+
+    Raises:
+        DeviceUnknownError, DeviceAmbiguousError: not exactly one device.
+    """
+    device = device_named(session, prefix, by=by)
+    policies = {group.name: group.policy for group in list_groups(session)}
+    policy = policies.get(device.group, "")
+    return DeviceReport(
+        summary=summary_of(session, device, now=now),
+        ek_source=device.ek_source,
+        selection=device.selection,
+        application_pcr=device.pcr,
+        base_epoch=device.base_epoch,
+        policy=policy,
+        policy_version=active_versions(session).get(policy),
+        watchdog_at=device.watchdog_at,
+        roots=tuple(root_summary(root) for root in roots_of(session, device.id)),
+        trail=tuple(audit_line(row) for row in trail(session, device.id, limit=TRAIL_LENGTH)),
+    )
+
+
+def audit_line(row: AuditRecord) -> AuditLine:
+    """A record as people and programs read it."""
+    return AuditLine(
+        sequence=row.sequence,
+        at=row.at,
+        event=row.event,
+        device=row.device,
+        actor=row.actor,
+        reason=row.reason,
+        evidence=row.evidence.hex(),
+    )

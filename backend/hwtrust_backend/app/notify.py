@@ -1,0 +1,36 @@
+"""Telling systemd how a service is: sd_notify(3), one datagram a message.
+
+Without NOTIFY_SOCKET nothing is told. A service manager that does not listen is
+no reason to fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+WATCHDOG = "WATCHDOG=1"
+
+
+def notify(*states: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Send states, such as `READY` or `STATUS=…`, in one message."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in {"/", "@"}:
+        return
+    # An abstract address begins with a zero byte, which no variable can hold.
+    target = f"\0{address[1:]}" if address[0] == "@" else address
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
+    ):
+        channel.sendto("\n".join(states).encode(), target)
+
+
+def reloading() -> None:
+    """Say that settings are read anew; `READY` follows when it is done."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

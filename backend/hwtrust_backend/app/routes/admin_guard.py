@@ -1,0 +1,161 @@
+"""Who may call a route of the administration, and what all of these routes share.
+
+    @get("/devices", **route(Role.VIEWER, tag="devices"))
+
+Rules:
+1. A route names the role that it takes. One that names none is refused to
+   everybody: what was forgotten is closed.
+2. The guard runs before anything of the body is read, and the service that does
+   the work asks the principal once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
+from litestar.concurrency import sync_to_thread
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from sqlalchemy.orm import Session
+
+from hwtrust.errors import CredentialsError, DatabaseError, ForbiddenError
+from hwtrust.wire.messages import Problem
+from hwtrust_backend.admin.paging import LONGEST_CURSOR, LONGEST_PAGE
+from hwtrust_backend.admin.principals import (
+    Principal,
+    Role,
+    authenticate,
+    note_use,
+    was_used_lately,
+)
+from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.problems import PROBLEM_TYPE
+from hwtrust_backend.app.routes.request import HttpRequest, backend_of
+from hwtrust_backend.app.serving import SERVING, Serving
+
+SCHEME: Final = "apiToken"
+"""The name of the security scheme in the OpenAPI document."""
+BODY_LIMIT: Final = 1024 * 1024
+_BEARER: Final = "bearer "
+_PRINCIPAL: Final = "principal"
+_ROLE: Final = "hwtrust_role"
+_ALL_GROUPS: Final = "hwtrust_all_groups"
+
+Cursor = Annotated[
+    str | None,
+    Parameter(max_length=LONGEST_CURSOR, description="The `next` of the page before."),
+]
+PageLimit = Annotated[int, Parameter(ge=1, le=LONGEST_PAGE, description="How long the page is.")]
+
+Answer = TypeVar("Answer")
+
+_REFUSALS: Final = {
+    HTTPStatus.BAD_REQUEST: "The request is none that this route takes.",
+    HTTPStatus.UNAUTHORIZED: "There is no API token, or it is unknown, expired or revoked.",
+    HTTPStatus.FORBIDDEN: "The token's role or its limit to groups does not allow this.",
+    HTTPStatus.NOT_FOUND: "There is no such thing, or it is not for this token to see.",
+    HTTPStatus.CONFLICT: "It does not fit the state that things are in.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this route takes.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Requests come too often.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database is not there, or nothing may be changed now.",
+}
+
+
+def route(
+    role: Role, *, tag: str, all_groups: bool = False, limit: int = BODY_LIMIT
+) -> dict[str, Any]:
+    """What a handler of the administration is made with; `limit` is its body's, in bytes.
+
+    `all_groups`: it is not for tokens that are limited to groups.
+    """
+    return {
+        "opt": {_ROLE: role, _ALL_GROUPS: all_groups},
+        "tags": [tag],
+        "sync_to_thread": True,
+        "request_max_body_size": limit,
+        "responses": {
+            status.value: ResponseSpec(
+                data_container=Problem,
+                description=description,
+                media_type=PROBLEM_TYPE,
+                generate_examples=False,
+            )
+            for status, description in _REFUSALS.items()
+        },
+    }
+
+
+async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Let a request pass whose token has the role that the route names.
+
+    Raises:
+        CredentialsError: no token, or none that counts.
+        ForbiddenError: a lesser role, or a limit to groups.
+    """
+    principal = await sync_to_thread(_identify, connection)
+    role = handler.opt.get(_ROLE)
+    if not isinstance(role, Role):
+        raise ForbiddenError("this route names no role")
+    if handler.opt[_ALL_GROUPS]:
+        principal.require_all_groups(role)
+    else:
+        principal.require(role)
+    connection.scope["state"][_PRINCIPAL] = principal
+
+
+def by_of(request: HttpRequest) -> Principal:
+    """Who calls, as the guard has found out."""
+    principal = request.scope["state"].get(_PRINCIPAL)
+    if not isinstance(principal, Principal):
+        raise CredentialsError("the request has passed no guard")
+    return principal
+
+
+def read(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
+    """What `work` reads, for who calls."""
+    backend = backend_of(request)
+    with backend.database.reading() as session:
+        return work(session, by_of(request), backend.clock())
+
+
+def change(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
+    """What `work` changes, for who calls, in one transaction."""
+    backend, by = backend_of(request), by_of(request)
+    return backend.database.run(lambda session: work(session, by, backend.clock()))
+
+
+def _identify(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    backend = backend_of(connection)
+    token, now = _bearer_token(connection), backend.clock()
+    with backend.database.reading() as session:
+        principal = authenticate(session, token, now=now)
+        used_lately = was_used_lately(session, token, now=now)
+    if not used_lately:
+        _note_use(connection, backend, token, now)
+    return principal
+
+
+def _note_use(
+    connection: ASGIConnection[Any, Any, Any, Any], backend: Backend, token: str, now: int
+) -> None:
+    serving: Serving = connection.app.state[SERVING]
+    if serving.read_only.is_on():
+        return
+    try:
+        with backend.database.transaction() as session:
+            note_use(session, token, now=now)
+    except DatabaseError:
+        # When it was used is worth less than what it is used for.
+        return
+
+
+def _bearer_token(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    headers = connection.headers.getall("authorization", [])
+    if len(headers) != 1 or not headers[0].lower().startswith(_BEARER):
+        raise CredentialsError("there is no API token: Authorization: Bearer TOKEN")
+    return headers[0][len(_BEARER) :].strip()

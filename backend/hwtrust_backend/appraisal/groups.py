@@ -1,0 +1,195 @@
+"""Attestations in groups: what came in meanwhile is decided in one transaction.
+
+    verify      the keys of all devices read at once; signatures; no lock is held
+    lock        the rows of all devices, in one statement, in the order of their names
+    decide      each in its turn, as if it were alone; refusals leave their records
+    commit      once; nobody is answered before
+
+Rules:
+1. Nothing is said of an attestation until what it changed, and its audit record,
+   are committed.
+2. What can be refused is refused before anything is changed, or in a savepoint:
+   a bad attestation changes nothing, and nothing for its neighbours.
+3. Should something unforeseen happen to a group, all of it is rolled back and each
+   attestation is decided alone; what it happened to has the error to itself.
+4. Evidence is verified before its device's row is locked. If the keys that it was
+   verified against are not those of the locked row, it is verified again.
+5. Two attestations of one device in a group are two in a row: the second meets the
+   nonce that the first has used up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from hwtrust.errors import DatabaseError, DeviceUnknownError, HwTrustError
+from hwtrust.wire.messages import AttestReply, AttestRequest
+from hwtrust_backend.appraisal.service import (
+    Attestations,
+    Verified,
+    evidence_digest,
+    purpose_of,
+)
+from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config import Clock
+from hwtrust_backend.db import Database
+from hwtrust_backend.enrolment import (
+    NAME_DIGITS,
+    Device,
+    DeviceKeys,
+    keys_of,
+    lock_devices,
+    retired,
+)
+from hwtrust_backend.keys import DeviceIdentity
+
+GROUP_LIMIT: Final = 64
+"""Attestations in one transaction: so many share a commit, and wait for each other."""
+
+_log = logging.getLogger("hwtrust_backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An attestation that waits for its answer, and who brings it.
+
+    `refusal` is why its client certificate was refused.
+    """
+
+    request: AttestRequest
+    identity: DeviceIdentity | None
+    refusal: HwTrustError | None = None
+
+
+Outcome = AttestReply | Exception
+"""What one is answered, or the error that it is refused or fails with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Decides attestations together."""
+
+    attestations: Attestations
+    database: Database
+    clock: Clock
+
+    def answer(self, group: Sequence[Asked]) -> list[Outcome]:
+        """What each is answered, in the same order; when this returns, it is committed."""
+        try:
+            return self._together(group, savepoints=False)
+        except DatabaseError as error:
+            if self.database.is_down(error):
+                return [error] * len(group)
+            _log.warning("%s: %s; each attestation is decided alone", error.code, error.message)
+        except Exception:  # noqa: BLE001 - each may have it to itself
+            _log.exception("a group of attestations failed; each is decided alone")
+        return [self._alone(asked) for asked in group]
+
+    def _alone(self, asked: Asked) -> Outcome:
+        try:
+            (outcome,) = self._together([asked], savepoints=True)
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            return error
+        return outcome
+
+    def _together(self, group: Sequence[Asked], *, savepoints: bool) -> list[Outcome]:
+        names = sorted({asked.request.device.hex() for asked in group})
+        with self.database.reading() as session:
+            keys = keys_of(session, names)
+        times = [self.clock() for _ in group]
+        verified = [
+            self._verified(asked, keys, now) for asked, now in zip(group, times, strict=True)
+        ]
+
+        def work(session: Session) -> list[Outcome]:
+            devices = lock_devices(session, names)
+            self.attestations.rotation.prepare(session, list(devices))
+            turns = zip(group, verified, times, strict=True)
+            return [self._turn(session, devices, *turn, savepoints=savepoints) for turn in turns]
+
+        return self.database.run(work)
+
+    def _verified(
+        self, asked: Asked, keys: Mapping[str, DeviceKeys], now: int
+    ) -> Verified | HwTrustError:
+        try:
+            if asked.refusal is not None:
+                raise asked.refusal
+            purpose_of(asked.request, asked.identity)
+            known = keys.get(asked.request.device.hex())
+            if known is None:
+                raise DeviceUnknownError("this device is not enrolled here")
+            return self.attestations.verify(
+                asked.request, keys=known, identity=asked.identity, now=now
+            )
+        except HwTrustError as error:
+            return error
+
+    def _turn(
+        self,
+        session: Session,
+        devices: Mapping[str, Device],
+        asked: Asked,
+        verified: Verified | HwTrustError,
+        now: int,
+        *,
+        savepoints: bool,
+    ) -> Outcome:
+        try:
+            device, verified = self._admitted(session, devices, asked, verified, now)
+        except HwTrustError as error:
+            return _refused(session, asked, error, now)
+        if not savepoints and not asked.request.csr:
+            # What this raises was not foreseen: rule 3.
+            return self.attestations.decide(session, device, verified, now=now)
+        try:
+            with session.begin_nested():
+                return self.attestations.decide(session, device, verified, now=now)
+        except HwTrustError as error:
+            return _refused(session, asked, error, now)
+
+    def _admitted(
+        self,
+        session: Session,
+        devices: Mapping[str, Device],
+        asked: Asked,
+        verified: Verified | HwTrustError,
+        now: int,
+    ) -> tuple[Device, Verified]:
+        """The locked row, and evidence that was verified against it; nothing is changed."""
+        if isinstance(verified, HwTrustError):
+            raise verified
+        device = devices.get(verified.keys.id)
+        if device is None:
+            raise DeviceUnknownError("this device is not enrolled here")
+        if device.retired_at is not None:
+            raise retired()
+        keys = DeviceKeys.of(device)
+        if verified.keys != keys:
+            verified = self.attestations.verify(
+                asked.request, keys=keys, identity=asked.identity, now=now
+            )
+        self.attestations.admit(session, device, verified)
+        return device, verified
+
+
+def _refused(session: Session, asked: Asked, error: HwTrustError, now: int) -> HwTrustError:
+    """Leave a record of a refusal; gives the error."""
+    if isinstance(error, DatabaseError):
+        raise error
+    if isinstance(error, DeviceUnknownError):
+        # Anybody can name a device that does not exist: no record for that.
+        return error
+    device = asked.request.device.hex()[:NAME_DIGITS]
+    reason = f"{error.code}: {error.message}"
+    _log.info("%s %s %s", Event.EVIDENCE_REFUSED, device, reason)
+    digest = evidence_digest(asked.request.evidence)
+    record(
+        session, Event.EVIDENCE_REFUSED, now=now, device=device, reason=reason, evidence=digest
+    )
+    return error

@@ -1,0 +1,103 @@
+"""The evidence of each device that is kept, so that a policy can be tried on it.
+
+Rules:
+1. Kept is the newest evidence that told something new: another log, other PCRs,
+   another release, epoch or firmware, another standing. A heartbeat that says
+   what the last one said is not written down again.
+2. What is read back is verified again: a database that was changed convinces
+   nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hwtrust.errors import HwTrustError, MalformedError
+from hwtrust.verify.evidence import Claims, verify_evidence
+from hwtrust.wire.codec import u64
+from hwtrust.wire.messages import Evidence, Standing
+from hwtrust_backend.enrolment import Device, known_device
+from hwtrust_backend.policies import StoredEvidence
+
+_DECODER: Final = msgspec.json.Decoder(Evidence)
+
+
+def told(claims: Claims, standing: Standing) -> bytes:
+    """A digest of all that an appraisal looks at, but for the clock, and of what it came to."""
+    parts = (
+        standing.encode(),
+        claims.binding.log_digest,
+        claims.binding.release.encode(),
+        u64(claims.binding.epoch),
+        u64(claims.counter),
+        u64(claims.firmware_version),
+        *(bytes([number]) + value for number, value in sorted(claims.pcrs.items())),
+    )
+    return hashlib.sha256(b"".join(u64(len(part)) + part for part in parts)).digest()
+
+
+def keep_evidence(
+    session: Session, device: Device, evidence: Evidence, claims: Claims, *, now: int
+) -> None:
+    """Keep `evidence` if it tells something new; `claims` is what it was verified to."""
+    digest = told(claims, device.standing)
+    if device.evidence_told == digest:
+        return
+    device.evidence_told = digest
+    session.merge(
+        StoredEvidence(
+            device=device.id,
+            at=now,
+            nonce=evidence.binding.nonce,
+            content=msgspec.json.encode(evidence),
+        )
+    )
+
+
+def stored_claims(
+    session: Session, *, group: str | None, after: str, limit: int
+) -> Iterator[tuple[Device, int, Claims | None]]:
+    """Devices of a group (None: of all) with when their kept evidence came, and what it says.
+
+    By name, from the first after `after`. Each is verified anew; None stands
+    where what is kept does not hold any more.
+    """
+    query = (
+        select(Device, StoredEvidence)
+        .join(StoredEvidence, StoredEvidence.device == Device.id)
+        .where(Device.id > after, Device.retired_at.is_(None))
+        .order_by(Device.id)
+        .limit(limit)
+    )
+    if group is not None:
+        query = query.where(Device.group == group)
+    for device, stored in session.execute(query):
+        try:
+            yield device, stored.at, claims_of(device, stored)
+        except HwTrustError:
+            yield device, stored.at, None
+
+
+def claims_of(device: Device, stored: StoredEvidence) -> Claims:
+    """What kept evidence says, verified anew.
+
+    Raises:
+        EvidenceError, WireError: it does not hold any more.
+    """
+    try:
+        evidence = _DECODER.decode(stored.content)
+    except msgspec.MsgspecError as error:
+        raise MalformedError("the kept evidence is damaged", structure="Evidence") from error
+    return verify_evidence(
+        evidence,
+        device=known_device(device),
+        nonce=stored.nonce,
+        purpose=evidence.binding.purpose,
+        tls_key=evidence.binding.tls_key,
+    )

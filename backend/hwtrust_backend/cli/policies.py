@@ -1,0 +1,344 @@
+"""`policy` and `group`: what devices are held to."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+from pathlib import Path
+
+import click
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hwtrust.errors import ConfigError, MalformedError
+from hwtrust.wire.envelope import Envelope
+from hwtrust_backend import policies
+from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
+from hwtrust_backend.cli.output import say_fields, say_json, say_table
+from hwtrust_backend.cli.shared import Place, as_json, placed
+from hwtrust_backend.config import system_clock, utc_text
+
+_FILE_LIMIT = 1024 * 1024
+_SHORT = 16
+
+
+@click.group()
+def policy() -> None:
+    """Say what devices are held to: in documents, in versions, tried before they count."""
+
+
+@policy.command("check", epilog="Example: hwtrust-backend policy check strict.toml")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@as_json
+def policy_check(file: Path, *, as_json: bool) -> None:
+    """Read a policy document and say what is wrong with it, or what it leaves unsaid.
+
+    What is unsaid refuses: every device of the group would fail.
+    """
+    read = policies.read_policy(_read(file))
+    if as_json:
+        say_json({"file": str(file), "absent": read.absent})
+        return
+    click.echo(f"{file}: a policy")
+    for name in read.absent:
+        click.echo(f"  says nothing of {name}: every device fails")
+
+
+@policy.command("add", epilog="Example: hwtrust-backend policy add default strict.toml")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--note", default="", help="Why, for the list.")
+@click.option(
+    "--signature",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A signer's envelope, as `policy sign` writes it.",
+)
+@click.option("--activate", is_flag=True, help="Put it into force at once.")
+@as_json
+@placed
+def policy_add(
+    place: Place,
+    *,
+    name: str,
+    file: Path,
+    note: str,
+    signature: Path | None,
+    activate: bool,
+    as_json: bool,
+) -> None:
+    """Add FILE as the next version of the policy NAME."""
+    document = _read(file)
+    now, by = system_clock(), _who()
+    with place.session() as (session, settings):
+        signers = policies.load_signers(settings.policy_signers)
+        stored = policies.add_policy(session, name, document, by=by, note=note, now=now)
+        if signature is not None:
+            envelope = _envelope(signature)
+            policies.add_signature(
+                session, name, stored.version, envelope, signers=signers, by=by, now=now
+            )
+        if activate:
+            policies.activate_policy(session, name, stored.version, signers=signers, by=by, now=now)
+        version, signer = stored.version, stored.signer
+    if as_json:
+        say_json({"policy": name, "version": version, "signer": signer, "active": activate})
+        return
+    click.echo(f"{name}: version {version}{', in force' if activate else ''}")
+
+
+@policy.command("activate", epilog="Example: hwtrust-backend policy activate default 3")
+@click.argument("name")
+@click.argument("version", type=int)
+@as_json
+@placed
+def policy_activate(place: Place, *, name: str, version: int, as_json: bool) -> None:
+    """Put a version into force, for every group that is held to the policy NAME.
+
+    An older version can be put into force again.
+    """
+    with place.session() as (session, settings):
+        signers = policies.load_signers(settings.policy_signers)
+        policies.activate_policy(
+            session, name, version, signers=signers, by=_who(), now=system_clock()
+        )
+    if as_json:
+        say_json({"policy": name, "version": version, "active": True})
+        return
+    click.echo(f"{name}: version {version} is in force")
+
+
+@policy.command("list", epilog="Example: hwtrust-backend policy list")
+@as_json
+@placed
+def policy_list(place: Place, *, as_json: bool) -> None:
+    """List every version of every policy, newest first."""
+    with place.session() as (session, _):
+        active = policies.active_versions(session)
+        rows = [
+            {
+                "policy": row.name,
+                "version": row.version,
+                "active": active.get(row.name) == row.version,
+                "added_at": row.added_at,
+                "author": row.author,
+                "signer": row.signer,
+                "sha256": row.digest.hex(),
+                "note": row.note,
+            }
+            for row in policies.list_policies(session)
+        ]
+    if as_json:
+        say_json(rows)
+        return
+    say_table(
+        ("POLICY", "VERSION", "IN FORCE", "ADDED", "BY", "SIGNED BY", "NOTE"),
+        [
+            (
+                str(row["policy"]),
+                str(row["version"]),
+                "yes" if row["active"] else "",
+                utc_text(int(str(row["added_at"]))),
+                str(row["author"]),
+                str(row["signer"]) or "-",
+                str(row["note"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+@policy.command("show", epilog="Example: hwtrust-backend policy show default > default.toml")
+@click.argument("name")
+@click.argument("version", type=int, required=False)
+@placed
+def policy_show(place: Place, *, name: str, version: int | None) -> None:
+    """Print a version's document, as it was given [default: the version in force]."""
+    with place.session() as (session, _):
+        document = policies.policy_version(session, name, version).document
+    click.echo(document, nl=not document.endswith("\n"))
+
+
+@policy.command("diff", epilog="Example: hwtrust-backend policy diff default 2 3")
+@click.argument("name")
+@click.argument("old", type=int)
+@click.argument("new", type=int)
+@placed
+def policy_diff(place: Place, *, name: str, old: int, new: int) -> None:
+    """Print what changed from one version to another."""
+    with place.session() as (session, _):
+        before = policies.policy_version(session, name, old).document.splitlines(keepends=True)
+        after = policies.policy_version(session, name, new).document.splitlines(keepends=True)
+    lines = difflib.unified_diff(before, after, f"{name} version {old}", f"{name} version {new}")
+    click.echo("".join(lines), nl=False)
+
+
+@policy.command("dry-run", epilog="Example: hwtrust-backend policy dry-run strict.toml")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--group", default=policies.DEFAULT_GROUP, show_default=True, help="Whose devices.")
+@click.option("--limit", type=click.IntRange(min=1), help="Look at so many devices at most.")
+@as_json
+@placed
+def policy_dry_run(
+    place: Place, *, file: Path, group: str, limit: int | None, as_json: bool
+) -> None:
+    """Try FILE on the evidence that is kept: which devices would fail by it, and why.
+
+    Nothing is changed.
+    """
+    read = policies.read_policy(_read(file))
+    with place.session() as (session, _):
+        policies.group_of(session, group)
+        result = dry_run(session, read, group=group, limit=limit)
+    if as_json:
+        say_json(result)
+        return
+    _show_dry_run(result)
+
+
+@policy.command("sign", epilog="Example: hwtrust-backend policy sign default a.toml --key key.pem")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The signer's private key, P-256, PEM; its passphrase is asked for.",
+)
+def policy_sign(name: str, file: Path, *, key: Path) -> None:
+    """Sign FILE as a document of the policy NAME, and print the envelope.
+
+    It needs no backend: sign where the key is.
+    """
+    document = _read(file)
+    policies.read_policy(document)
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(document.encode())
+    say_json(policies.sign_policy(name, digest.finalize(), key=_private_key(key)))
+
+
+@click.group()
+def group() -> None:
+    """Put devices into groups, each of which is held to one policy."""
+
+
+@group.command("set", epilog="Example: hwtrust-backend group set line-3 --policy strict")
+@click.argument("name")
+@click.option("--policy", "policy_name", required=True, help="The policy's name.")
+@click.option("--label", default="", help="A note for the list.")
+@as_json
+@placed
+def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json: bool) -> None:
+    """Make a group, or hold one to another policy."""
+    with place.session() as (session, _):
+        policies.policy_version(session, policy_name, None)
+        policies.add_group(
+            session, name, policy=policy_name, label=label, by=_who(), now=system_clock()
+        )
+    if as_json:
+        say_json({"group": name, "policy": policy_name})
+        return
+    click.echo(f"{name}: policy {policy_name}")
+
+
+@group.command("list", epilog="Example: hwtrust-backend group list")
+@as_json
+@placed
+def group_list(place: Place, *, as_json: bool) -> None:
+    """List the groups, with the policy that each is held to."""
+    with place.session() as (session, _):
+        active = policies.active_versions(session)
+        rows = [
+            {
+                "group": row.name,
+                "policy": row.policy,
+                "version": active.get(row.policy),
+                "label": row.label,
+            }
+            for row in policies.list_groups(session)
+        ]
+    if as_json:
+        say_json(rows)
+        return
+    say_table(
+        ("GROUP", "POLICY", "VERSION", "LABEL"),
+        [
+            (
+                str(row["group"]),
+                str(row["policy"]),
+                str(row["version"] or "none in force"),
+                str(row["label"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _show_dry_run(result: DryRun) -> None:
+    say_fields(
+        [
+            ("group", result.group),
+            ("looked at", f"{result.examined} devices"),
+            ("would fail", f"{result.failing}, of which {result.newly_failing} do not fail now"),
+            ("would recover", str(result.recovering)),
+            ("no evidence", f"{result.without_evidence}; {result.unreadable} not readable"),
+            ("says nothing of", ", ".join(result.absent) or "-"),
+        ]
+    )
+    if result.reasons:
+        click.echo("\nwhy they would fail")
+        rows = [(item.code, str(item.devices), item.message) for item in result.reasons]
+        say_table(("CODE", "DEVICES", "FOR EXAMPLE"), rows)
+    if result.examples:
+        click.echo("\nwhat would change")
+        say_table(
+            ("DEVICE", "IS", "WOULD BE", "MODE", "WHY"),
+            [
+                (
+                    item.device[:_SHORT],
+                    item.standing,
+                    item.would_be,
+                    item.mode,
+                    "; ".join(item.findings) or "-",
+                )
+                for item in result.examples
+            ],
+        )
+
+
+def _who() -> str:
+    return f"cli:{getpass.getuser()}"
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(_FILE_LIMIT)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", path=str(file)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8", path=str(file)) from error
+
+
+def _envelope(file: Path) -> Envelope:
+    try:
+        return msgspec.json.decode(_read(file), type=Envelope)
+    except msgspec.MsgspecError as error:
+        raise MalformedError(f"{file} is no envelope: {error}", structure="Envelope") from error
+
+
+def _private_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    content = _read(file).encode()
+    try:
+        try:
+            key = serialization.load_pem_private_key(content, password=None)
+        except TypeError:
+            asked: str = click.prompt("passphrase of the key", hide_input=True, err=True)
+            key = serialization.load_pem_private_key(content, password=asked.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        message = f"{file} holds no private key that can be opened"
+        raise ConfigError(message, path=str(file)) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ConfigError(f"{file} holds no P-256 key", path=str(file))
+    return key

@@ -1,0 +1,204 @@
+"""The fleet in numbers, for a page that is looked at all day.
+
+    devices, roots (indexes alone) ── FleetView ──▶ Fleet, at most ten seconds old
+
+Rules:
+1. Nothing here reads all rows: counts come from indexes that hold what is counted,
+   lists are short, and what is due is found by when it is due.
+2. One reader at a time makes the numbers of a group of readers; the others get
+   the same ones. What an overview costs does not grow with who looks at it.
+3. Whoever is limited to groups gets the numbers of those groups, and no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from sqlalchemy import ColumnElement, case, func, select, true
+from sqlalchemy.orm import Session
+
+from hwtrust.wire.messages import Mode, Standing
+from hwtrust_backend.config.clock import DAY, HOUR, SECOND
+from hwtrust_backend.enrolment import Device
+from hwtrust_backend.monitor.activity import attestations_by_minute
+from hwtrust_backend.monitor.service import DeviceSummary, summaries_of
+from hwtrust_backend.publishing import RootState, StoredRoot
+
+FRESH_MS: Final = 10 * SECOND
+ACTIVITY_MS: Final = 4 * HOUR
+ROTATIONS_MS: Final = 7 * DAY
+MOST_SHOWN: Final = 12
+"""How many devices that need somebody are named; the others are counted."""
+
+_MOST_KEPT: Final = 64
+
+Groups = frozenset[str] | None
+"""The groups that a reader is limited to; None: all devices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many devices are how; retired ones are in `retired` alone."""
+
+    standing: dict[Standing, int]
+    mode: dict[Mode, int]
+    silent: int
+    retired: int
+
+    @property
+    def total(self) -> int:
+        """All devices that are in service."""
+        return sum(self.standing.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The fleet at one moment. Times are UTC milliseconds."""
+
+    at: int
+    counts: Counts
+    failed: tuple[DeviceSummary, ...]
+    silent: tuple[DeviceSummary, ...]
+    """Devices that are not failed and are missed; newest first, as those that failed."""
+    epochs: dict[int, int]
+    """How many devices' counters stand at which epoch."""
+    root_ages: dict[int, int]
+    """How many active roots are so many whole days old."""
+    activity: dict[int, int]
+    """Attestations by minute since 1970; nothing stands for none."""
+    rotations: dict[int, int]
+    """How many roots are due in so many whole hours from `at`; what is overdue is in 0."""
+
+
+class FleetView:
+    """Makes a `Fleet` when somebody looks, and keeps it for a moment."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Groups, Fleet] = {}
+        self._making: dict[Groups, Lock] = {}
+        self._lock = Lock()
+
+    def look(self, session: Session, *, groups: Groups, now: int) -> Fleet:
+        """The fleet as it was at most `FRESH_MS` ago."""
+        with self._lock:
+            if len(self._making) > _MOST_KEPT:
+                self._kept, self._making = {}, {}
+            making = self._making.setdefault(groups, Lock())
+        with making:
+            kept = self._kept.get(groups)
+            if kept is None or not 0 <= now - kept.at < FRESH_MS:
+                kept = self._kept[groups] = count_fleet(session, groups=groups, now=now)
+            return kept
+
+    def forget(self) -> None:
+        """Have the next look count anew, for whoever has just changed something."""
+        with self._lock:
+            self._kept = {}
+
+
+def count_fleet(session: Session, *, groups: Groups, now: int) -> Fleet:
+    """The fleet as it is."""
+    return Fleet(
+        at=now,
+        counts=_counts(session, groups),
+        failed=_failed(session, groups, now),
+        silent=_silent(session, groups, now),
+        epochs=_epochs(session, groups),
+        root_ages=_root_ages(session, groups, now),
+        activity=attestations_by_minute(session, since=now - ACTIVITY_MS - HOUR, until=now),
+        rotations=_rotations(session, groups, now),
+    )
+
+
+def _counts(session: Session, groups: Groups) -> Counts:
+    serving = Device.retired_at.is_(None)
+    query = (
+        select(
+            Device.standing,
+            Device.mode,
+            func.sum(case((serving, 1), else_=0)),
+            func.sum(case((serving & Device.silent_since.is_not(None), 1), else_=0)),
+            func.count(),
+        )
+        .where(_seen(groups))
+        .group_by(Device.group, Device.standing, Device.mode)
+    )
+    standing = dict.fromkeys(Standing, 0)
+    mode = dict.fromkeys(Mode, 0)
+    silent = retired = 0
+    for one, other, in_service, missed, every in session.execute(query):
+        standing[one] += int(in_service)
+        mode[other] += int(in_service)
+        silent += int(missed)
+        retired += int(every - in_service)
+    return Counts(standing=standing, mode=mode, silent=silent, retired=retired)
+
+
+def _failed(session: Session, groups: Groups, now: int) -> tuple[DeviceSummary, ...]:
+    query = (
+        select(Device)
+        .where(Device.standing == Standing.FAILED, Device.retired_at.is_(None), _seen(groups))
+        .order_by(Device.standing_since.desc())
+    )
+    return summaries_of(session, session.scalars(query.limit(MOST_SHOWN)).all(), now=now)
+
+
+def _silent(session: Session, groups: Groups, now: int) -> tuple[DeviceSummary, ...]:
+    query = (
+        select(Device)
+        .where(
+            Device.silent_since.is_not(None),
+            Device.standing != Standing.FAILED,
+            Device.retired_at.is_(None),
+            _seen(groups),
+        )
+        .order_by(Device.silent_since.desc())
+    )
+    return summaries_of(session, session.scalars(query.limit(MOST_SHOWN)).all(), now=now)
+
+
+def _epochs(session: Session, groups: Groups) -> dict[int, int]:
+    query = (
+        select(Device.counter, func.count())
+        .where(Device.retired_at.is_(None), _seen(groups))
+        .group_by(Device.counter)
+    )
+    return {epoch: count for epoch, count in session.execute(query)}  # noqa: C416 - rows
+
+
+def _root_ages(session: Session, groups: Groups, now: int) -> dict[int, int]:
+    age = (now - StoredRoot.made_at) // DAY
+    query = select(age, func.count()).where(StoredRoot.state == RootState.ACTIVE).group_by(age)
+    if groups is not None:
+        query = query.join(Device, Device.id == StoredRoot.device).where(_seen(groups))
+    found: dict[int, int] = {}
+    for days, count in session.execute(query):
+        # A root of another replica may be some milliseconds younger than now.
+        found[max(days, 0)] = found.get(max(days, 0), 0) + count
+    return found
+
+
+def _rotations(session: Session, groups: Groups, now: int) -> dict[int, int]:
+    hour = (Device.rotate_at - now) // HOUR
+    query = (
+        select(hour, func.count())
+        .where(
+            Device.rotate_at.is_not(None),
+            Device.rotate_at < now + ROTATIONS_MS,
+            Device.retired_at.is_(None),
+            _seen(groups),
+        )
+        .group_by(hour)
+    )
+    found: dict[int, int] = {}
+    for hours, count in session.execute(query):
+        place = max(hours or 0, 0)
+        found[place] = found.get(place, 0) + count
+    return found
+
+
+def _seen(groups: Groups) -> ColumnElement[bool]:
+    """The devices that a reader sees."""
+    return true() if groups is None else Device.group.in_(sorted(groups))

@@ -1,0 +1,360 @@
+"""A policy as an administrator writes it: a TOML document with one meaning for each line.
+
+    releases = ["1.0", "1.1"]        # or "accepted": all releases that are accepted
+    evidence = ["tpm"]
+    tls_keys = ["tpm", "attested"]
+    root_lifetime = "30d"            # a root is replaced after two thirds of it
+    offline_grace = "7d"             # how long a device may run without a heartbeat
+    heartbeat = "5m"                 # how often it attests
+    watchdog = "20m"                 # after what silence it is missed
+
+    [clock]
+    max_lag = "10m"
+    max_ahead = "10m"
+    max_drift = 0.15
+
+    [firmware]
+    floor = 0
+
+    [pcrs]
+    required = []
+    values = { 7 = ["<64 hexadecimal digits>"] }
+    unsafe_any = [0, 1, 2, 3]
+
+    [log]
+    max_records = 1024
+    outdated_loads = true
+
+    [on_failure]
+    default = "locked"               # or "limited", "alert"
+    "firmware:" = "limited"
+
+    [rotation]
+    triggers = ["release", "mismatch", "watchdog", "event"]
+    events = ["transaction", "secure-input"]
+    windows = ["01:00-05:00"]        # UTC; an empty list: at any time
+    jitter = "1h"
+    per_minute = 60
+
+Rules:
+1. An unknown name is an error; so is a value that cannot be meant.
+2. What is absent refuses: the policy is valid, and every device fails by it.
+3. A document is kept as it was given; its digest is over its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from hwtrust.errors import ConfigError, PolicyDocumentError
+from hwtrust.verify.appraise import FINDINGS, ClockRules
+from hwtrust.verify.policy import POLICY_FINDINGS, UNDENIABLE, Effect, LogRules, PcrRules
+from hwtrust.wire.messages import TlsKeyKind
+from hwtrust_backend.config import parse_span
+from hwtrust_backend.policies.lines import line_of
+from hwtrust_backend.policies.windows import Window, parse_window
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Pcr = Annotated[int, Meta(ge=0, le=23)]
+Trigger = Literal["release", "mismatch", "watchdog", "event"]
+
+DOCUMENT_LIMIT: Final = 256 * 1024
+_TOML_LINE: Final = re.compile(r"at line (\d+)")
+_PATH: Final = re.compile(r"at `\$([^`]*)`")
+_CODES: Final = frozenset(FINDINGS) | frozenset(POLICY_FINDINGS)
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
+_DIGEST_SIZE: Final = 32
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Clock(_Part, frozen=True, kw_only=True):
+    max_lag: str | UnsetType = UNSET
+    max_ahead: str | UnsetType = UNSET
+    max_drift: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
+
+
+class _Firmware(_Part, frozen=True, kw_only=True):
+    floor: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
+
+
+class _Pcrs(_Part, frozen=True, kw_only=True):
+    required: tuple[Pcr, ...] | UnsetType = UNSET
+    values: dict[str, tuple[str, ...]] | UnsetType = UNSET
+    unsafe_any: tuple[Pcr, ...] = ()
+
+
+class _Log(_Part, frozen=True, kw_only=True):
+    max_records: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    outdated_loads: bool | UnsetType = UNSET
+
+
+class _Rotation(_Part, frozen=True, kw_only=True):
+    triggers: tuple[Trigger, ...] | UnsetType = UNSET
+    events: tuple[Name, ...] | UnsetType = UNSET
+    windows: tuple[str, ...] | UnsetType = UNSET
+    jitter: str | UnsetType = UNSET
+    per_minute: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+class _Document(_Part, frozen=True, kw_only=True):
+    releases: Literal["accepted"] | tuple[Name, ...] | UnsetType = UNSET
+    evidence: tuple[Name, ...] | UnsetType = UNSET
+    tls_keys: tuple[TlsKeyKind, ...] | UnsetType = UNSET
+    root_lifetime: str | UnsetType = UNSET
+    offline_grace: str | UnsetType = UNSET
+    heartbeat: str | UnsetType = UNSET
+    watchdog: str | UnsetType = UNSET
+    clock: _Clock = _Clock()
+    firmware: _Firmware = _Firmware()
+    pcrs: _Pcrs = _Pcrs()
+    log: _Log = _Log()
+    on_failure: dict[str, Effect] = {}
+    rotation: _Rotation = _Rotation()
+
+
+class RotationRules(msgspec.Struct, frozen=True, kw_only=True):
+    """When roots are replaced, beside their age and an administrator's word."""
+
+    triggers: frozenset[str]
+    events: frozenset[str]
+    """Application events that make a root due."""
+    windows: tuple[Window, ...]
+    jitter_ms: int
+    per_minute: int
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a group of devices is held to. Times are milliseconds.
+
+    `absent` names what the document does not say; while there is any, the
+    values of those fields are such that nothing passes, or comes of them.
+    """
+
+    releases: frozenset[str] | None
+    """None: every release that is accepted."""
+    evidence: frozenset[str]
+    tls_keys: frozenset[TlsKeyKind]
+    root_lifetime_ms: int
+    offline_grace_ms: int
+    heartbeat_ms: int
+    watchdog_ms: int
+    clock: ClockRules
+    pcrs: PcrRules
+    log: LogRules
+    on_failure: tuple[tuple[str, Effect], ...]
+    rotation: RotationRules
+    absent: tuple[str, ...]
+
+
+def read_policy(text: str) -> Policy:
+    """What a document says.
+
+    Raises:
+        PolicyDocumentError: no TOML, an unknown name, a value that cannot be
+            meant; `line` and `field` say where, as far as that can be said.
+    """
+    if len(text) > DOCUMENT_LIMIT:
+        raise PolicyDocumentError("a policy is no longer than 256 KiB")
+    try:
+        found: dict[str, Any] = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        where = _TOML_LINE.search(str(error))
+        line = int(where[1]) if where else None
+        raise PolicyDocumentError(f"this is no TOML: {error}", line=line) from error
+    try:
+        return _Reading(msgspec.convert(found, _Document)).policy()
+    except msgspec.ValidationError as error:
+        raise _placed(text, _field_of(str(error)), str(error).partition(" - at ")[0]) from error
+    except PolicyDocumentError as error:
+        raise _placed(text, str(error.data.get("field") or ""), error.message) from error
+
+
+def _field_of(message: str) -> str:
+    """The field that msgspec speaks of: `… - at `$.clock.max_lag[0]``."""
+    path = _PATH.search(message)
+    unknown = _UNKNOWN.search(message)
+    parts = [path[1].partition("[")[0].strip(".")] if path else []
+    return ".".join([*parts, unknown[1]] if unknown else parts)
+
+
+def _placed(text: str, field: str, message: str) -> PolicyDocumentError:
+    line = line_of(text, field)
+    place = f"line {line}: " if line else ""
+    named = f"{field}: " if field and field not in message else ""
+    return PolicyDocumentError(f"{place}{named}{message}", line=line, field=field or None)
+
+
+class _Reading:
+    """Turns a document into a policy, and notes what is absent."""
+
+    def __init__(self, document: _Document) -> None:
+        self._document = document
+        self._absent: list[str] = []
+
+    def policy(self) -> Policy:
+        document = self._document
+        releases = document.releases
+        named = self._or_absent("releases", None if releases == "accepted" else releases, ())
+        policy = Policy(
+            releases=None if named is None else frozenset(named),
+            evidence=frozenset(self._or_absent("evidence", document.evidence, ())),
+            tls_keys=frozenset(self._or_absent("tls_keys", document.tls_keys, ())),
+            root_lifetime_ms=self._span("root_lifetime", document.root_lifetime),
+            offline_grace_ms=self._span("offline_grace", document.offline_grace),
+            heartbeat_ms=self._span("heartbeat", document.heartbeat),
+            watchdog_ms=self._span("watchdog", document.watchdog),
+            clock=self._clock(),
+            pcrs=self._pcrs(),
+            log=LogRules(
+                max_records=self._or_absent("log.max_records", document.log.max_records, 0),
+                outdated_loads=self._or_absent(
+                    "log.outdated_loads", document.log.outdated_loads, otherwise=False
+                ),
+            ),
+            on_failure=self._on_failure(),
+            rotation=self._rotation(),
+            absent=(),
+        )
+        _require_order(policy)
+        return msgspec.structs.replace(policy, absent=tuple(self._absent))
+
+    def _or_absent(self, name: str, value: Any, otherwise: Any) -> Any:  # noqa: ANN401 - any field
+        if value is UNSET:
+            self._absent.append(name)
+            return otherwise
+        return value
+
+    def _span(self, name: str, value: str | UnsetType) -> int:
+        text = self._or_absent(name, value, "")
+        try:
+            return parse_span(text) if text else 0
+        except ConfigError as error:
+            raise PolicyDocumentError(f"{name}: {error.message}", field=name) from error
+
+    def _clock(self) -> ClockRules:
+        clock = self._document.clock
+        return ClockRules(
+            max_lag_ms=self._span("clock.max_lag", clock.max_lag),
+            max_ahead_ms=self._span("clock.max_ahead", clock.max_ahead),
+            max_drift=self._or_absent("clock.max_drift", clock.max_drift, 0.0),
+            firmware_floor=self._or_absent("firmware.floor", self._document.firmware.floor, 0),
+        )
+
+    def _pcrs(self) -> PcrRules:
+        pcrs = self._document.pcrs
+        values: dict[str, tuple[str, ...]] = self._or_absent("pcrs.values", pcrs.values, {})
+        return PcrRules(
+            required=frozenset(self._or_absent("pcrs.required", pcrs.required, ())),
+            values={_pcr(number): _digests(number, texts) for number, texts in values.items()},
+            unsafe_any=frozenset(pcrs.unsafe_any),
+        )
+
+    def _on_failure(self) -> tuple[tuple[str, Effect], ...]:
+        effects = self._document.on_failure
+        if "default" not in effects:
+            self._absent.append("on_failure.default")
+        for code, effect in effects.items():
+            if code != "default" and not any(known.startswith(code) for known in _CODES):
+                message = f"on_failure: no finding has a code that begins with {code!r}"
+                raise PolicyDocumentError(message, field=f"on_failure.{code}")
+            if effect is not Effect.LOCKED and code.startswith(UNDENIABLE):
+                message = f"on_failure: nothing may make less of {code}"
+                raise PolicyDocumentError(message, field=f"on_failure.{code}")
+        return tuple(
+            ("" if code == "default" else code, effect) for code, effect in effects.items()
+        )
+
+    def _rotation(self) -> RotationRules:
+        rotation = self._document.rotation
+        windows = self._or_absent("rotation.windows", rotation.windows, ())
+        return RotationRules(
+            triggers=frozenset(self._or_absent("rotation.triggers", rotation.triggers, ())),
+            events=frozenset(self._or_absent("rotation.events", rotation.events, ())),
+            windows=tuple(parse_window(text) for text in windows),
+            jitter_ms=self._jitter(),
+            per_minute=self._or_absent("rotation.per_minute", rotation.per_minute, 1),
+        )
+
+    def _jitter(self) -> int:
+        text = self._document.rotation.jitter
+        return 0 if text == "0s" else self._span("rotation.jitter", text)
+
+
+def _require_order(policy: Policy) -> None:
+    """Each span fits into the next, as far as they are there."""
+    spans = ("heartbeat", "watchdog", "offline_grace", "root_lifetime")
+    said = [(name, getattr(policy, f"{name}_ms")) for name in spans]
+    present = [(name, span) for name, span in said if span]
+    for (shorter, first), (longer, second) in pairwise(present):
+        if first > second:
+            message = f"{shorter} is longer than {longer}"
+            raise PolicyDocumentError(message, field=shorter)
+
+
+def _pcr(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 24):  # noqa: PLR2004 - PCRs of a PC
+        raise PolicyDocumentError(f"pcrs.values: {text!r} is no PCR", field="pcrs.values")
+    return int(text)
+
+
+def _digests(number: str, texts: tuple[str, ...]) -> frozenset[bytes]:
+    try:
+        digests = frozenset(bytes.fromhex(text) for text in texts)
+    except ValueError as error:
+        message = f"pcrs.values.{number}: values are hexadecimal digits"
+        raise PolicyDocumentError(message, field=f"pcrs.values.{number}") from error
+    if any(len(digest) != _DIGEST_SIZE for digest in digests):
+        message = f"pcrs.values.{number}: a SHA-256 PCR has 32 bytes"
+        raise PolicyDocumentError(message, field=f"pcrs.values.{number}")
+    return digests
+
+
+DEFAULT_DOCUMENT: Final = """\
+# What the devices of a group are held to; hwtrust-backend policy --help says how it is changed.
+# What a policy does not say refuses.
+releases = "accepted"                # or a list of names
+evidence = ["tpm"]
+tls_keys = ["attested", "tpm"]
+root_lifetime = "30d"
+offline_grace = "7d"
+heartbeat = "5m"
+watchdog = "20m"
+
+[clock]
+max_lag = "10m"
+max_ahead = "10m"
+max_drift = 0.15
+
+[firmware]
+floor = 0
+
+[pcrs]
+required = []
+# Beside the application's PCR, which its log explains, nothing is looked at yet.
+values = {}
+unsafe_any = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]
+
+[log]
+max_records = 4096
+outdated_loads = true
+
+[on_failure]
+default = "locked"
+
+[rotation]
+triggers = ["release", "mismatch", "watchdog", "event"]
+events = ["transaction", "secure-input"]
+windows = []
+jitter = "1h"
+per_minute = 60
+"""
+"""The policy that `init` writes down for the group `default`."""

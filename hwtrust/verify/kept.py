@@ -1,0 +1,45 @@
+"""Results that are kept, so that what comes again in a fleet is not worked out again.
+
+Devices send the same log with every heartbeat, and many run the same release.
+Rules for whoever keeps something, here or with `functools.lru_cache`:
+
+1. Only results of pure functions are kept, and only good ones: what is refused
+   is worked out, and refused, anew each time.
+2. A key is all that goes into a result, or a SHA-256 over it that the verifier
+   itself has made. It is never what something claims to be.
+3. Signatures, nonces and counters are never among them. Evidence is verified
+   each time, whether or not it was seen before.
+4. Both the number of results and the size of each are bounded, so that a hostile
+   device can displace what others profit from, and nothing else.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Kept(Generic[Key, Value]):
+    """At most `most` results, by key; the oldest gives way. For any number of threads."""
+
+    __slots__ = ("_lock", "_most", "_results", "get")
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._results: dict[Key, Value] = {}
+        self._lock = Lock()
+        self.get = self._results.get
+        """What was kept under a key; None if nothing was, or others displaced it."""
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def keep(self, key: Key, result: Value) -> None:
+        """Keep `result` under `key`."""
+        with self._lock:
+            self._results[key] = result
+            if len(self._results) > self._most:
+                del self._results[next(iter(self._results))]

@@ -1,0 +1,203 @@
+"""A policy document says one thing, or is refused with the line that does not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwtrust.errors import PolicyDocumentError
+from hwtrust.verify.policy import Effect
+from hwtrust.wire.messages import TlsKeyKind
+from hwtrust_backend.policies import DEFAULT_DOCUMENT, next_open, read_policy
+from hwtrust_backend.policies.document import DOCUMENT_LIMIT
+from hwtrust_backend.policies.windows import parse_window
+from hwtrust_backend.testing import DAY, HOUR, MINUTE, policy_document
+
+FULL: Final = policy_document(
+    releases=["1.0", "1.1"],
+    tls_keys=["tpm"],
+    root_lifetime="10d",
+    clock={"max_lag": "1m", "max_drift": 0.5},
+    firmware={"floor": 7},
+    pcrs={"required": [0, 7], "values": {"7": ["ab" * 32]}, "unsafe_any": [0]},
+    on_failure={"default": "locked", "firmware:": "alert", "log:": "limited"},
+    rotation={"windows": ["01:00-05:00"], "jitter": "0s", "per_minute": 5},
+)
+
+
+def test_what_init_writes_down_is_complete() -> None:
+    """The first policy leaves nothing unsaid."""
+    policy = read_policy(DEFAULT_DOCUMENT)
+    assert policy.absent == ()
+    assert policy.releases is None
+    assert policy.on_failure == (("", Effect.LOCKED),)
+
+
+def test_every_field_is_read() -> None:
+    """What stands in the document is what the policy says."""
+    policy = read_policy(FULL)
+    assert policy.releases == frozenset({"1.0", "1.1"})
+    assert policy.tls_keys == frozenset({TlsKeyKind.TPM})
+    assert (policy.root_lifetime_ms, policy.heartbeat_ms) == (10 * DAY, 5 * MINUTE)
+    assert (policy.clock.max_lag_ms, policy.clock.max_drift) == (MINUTE, 0.5)
+    assert policy.clock.firmware_floor == 7
+    assert policy.pcrs.required == frozenset({0, 7})
+    assert policy.pcrs.values == {7: frozenset({bytes.fromhex("ab" * 32)})}
+    assert policy.pcrs.unsafe_any == frozenset({0})
+    assert set(policy.on_failure) == {
+        ("", Effect.LOCKED),
+        ("firmware:", Effect.ALERT),
+        ("log:", Effect.LIMITED),
+    }
+    assert policy.rotation.jitter_ms == 0
+    assert policy.rotation.per_minute == 5
+    assert policy.absent == ()
+
+FIELDS: Final = (
+    *("releases", "evidence", "tls_keys", "root_lifetime", "offline_grace", "heartbeat"),
+    *("watchdog", "clock.max_lag", "clock.max_ahead", "clock.max_drift", "firmware.floor"),
+    *("pcrs.required", "pcrs.values", "log.max_records", "log.outdated_loads"),
+    *("on_failure.default", "rotation.triggers", "rotation.events", "rotation.windows"),
+    *("rotation.jitter", "rotation.per_minute"),
+)
+FIELDS: Final = [
+    "releases",
+    "evidence",
+    "tls_keys",
+    "root_lifetime",
+    "offline_grace",
+    "heartbeat",
+    "watchdog",
+    "clock.max_lag",
+    "clock.max_ahead",
+    "clock.max_drift",
+    "firmware.floor",
+    "pcrs.required",
+    "pcrs.values",
+    "log.max_records",
+    "log.outdated_loads",
+    "on_failure.default",
+    "rotation.triggers",
+    "rotation.events",
+    "rotation.windows",
+    "rotation.jitter",
+    "rotation.per_minute",
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_is_left_out_is_named(field: str) -> None:
+    """Every field that is absent is told, so that it can refuse."""
+    table, dot, name = field.rpartition(".")
+    changes: dict[str, object] = {table: {name: None}} if dot else {field: None}
+    assert read_policy(policy_document(**changes)).absent == (field,)
+
+
+def test_an_empty_document_leaves_everything_unsaid() -> None:
+    """The table above is complete: no field has a silent default."""
+    assert sorted(read_policy("").absent) == sorted(FIELDS)
+
+
+WRONG: Final = {
+    "no TOML": ("a = 1\nroot_lifetime = ", None),
+    "a misspelt field": ("\nrot_lifetime = '1d'", 2),
+    "a misspelt field of a table": ("[clock]\n\nmax_lagg = '1m'", 3),
+    "a misspelt table": ("\n[clocks]\nmax_lag = '1m'", 2),
+    "a number for a span": ("a = 1", 1),
+    "a span without a unit": ("[clock]\nmax_lag = '10'", 2),
+    "a drift beyond the whole": ("[clock]\nmax_drift = 2.0", 2),
+    "a PCR that does not exist": ("[pcrs]\nrequired = [\n  24,\n]", 2),
+    "a value of another size": ("[pcrs.values]\n7 = ['00']", 2),
+    "a value that is no number": ("[pcrs]\nvalues = { 7 = ['zz'] }", 2),
+    "an effect that does not exist": ("[on_failure]\ndefault = 'ignore'", 1),
+    "a code that no finding has": ("[on_failure]\ndefault = 'locked'\n'lag:' = 'alert'", 3),
+    "less for a revoked epoch": ("[on_failure]\n'epoch:revoked' = 'alert'", 2),
+    "less for an administrator's lock": ("[on_failure]\n'admin:' = 'limited'", 2),
+    "a trigger that does not exist": ("[rotation]\ntriggers = ['moon']", 2),
+    "a window that is none": ("[rotation]\nwindows = ['night']", 2),
+    "a rate of nothing": ("[rotation]\nper_minute = 0", 2),
+    "a kind of key that does not exist": ("\n\ntls_keys = ['software']", 3),
+    "a watchdog before the heartbeat": ("watchdog = '1m'\nheartbeat = '2m'", 2),
+    "a grace beyond the root": ("root_lifetime = '1d'\noffline_grace = '2d'", 2),
+    "a floor beyond any number": ("[firmware]\nfloor = 9223372036854775808", 2),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_document_is_refused_with_its_line(case: str) -> None:
+    """Nothing that is misspelt or impossible is taken, and the line is told."""
+    text, line = WRONG[case]
+    with pytest.raises(PolicyDocumentError) as caught:
+        read_policy(text)
+    assert caught.value.code == "policy:document"
+    if line is not None:
+        assert caught.value.data["line"] == line
+
+
+def test_a_document_has_a_size_limit() -> None:
+    """A document that nobody can read is not read."""
+    with pytest.raises(PolicyDocumentError):
+        read_policy("#" * (DOCUMENT_LIMIT + 1))
+
+
+def test_a_deeply_nested_document_is_refused() -> None:
+    """The parser's recursion ends in an error of ours."""
+    with pytest.raises(PolicyDocumentError):
+        read_policy("a = " + "[" * 20_000)
+
+
+@given(st.text(max_size=200))
+def test_no_text_ends_outside_the_error_tree(text: str) -> None:
+    """Whatever is given is a policy, or a typed error."""
+    with suppress(PolicyDocumentError):
+        assert read_policy(text).absent
+
+
+# --- windows ---------------------------------------------------------------------------
+
+
+def at(text: str) -> int:
+    """A moment, UTC milliseconds."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+OPENS: Final = {
+    "before it": (["01:00-05:00"], "2026-11-22T00:30", "2026-11-22T01:00"),
+    "in it": (["01:00-05:00"], "2026-11-22T04:59", "2026-11-22T04:59"),
+    "at its end": (["01:00-05:00"], "2026-11-22T05:00", "2026-11-23T01:00"),
+    "past midnight": (["22:00-06:00"], "2026-11-22T03:00", "2026-11-22T03:00"),
+    "between two": (["01:00-02:00", "13:00-14:00"], "2026-11-22T03:00", "2026-11-22T13:00"),
+    "on a day": (["Sat 22:00-23:00"], "2026-11-22T03:00", "2026-11-28T22:00"),
+    "of a day before": (["Sat 22:00-06:00"], "2026-11-22T03:00", "2026-11-22T03:00"),
+    "without windows": ([], "2026-11-22T03:00", "2026-11-22T03:00"),
+}
+
+
+@pytest.mark.parametrize("case", OPENS)
+def test_a_window_opens_when_it_says(case: str) -> None:
+    """2026-11-22 is a Sunday; all times are UTC."""
+    windows, now, expected = OPENS[case]
+    assert next_open(tuple(parse_window(text) for text in windows), at(now)) == at(expected)
+
+
+@given(st.integers(0, 10**13), st.sampled_from(["00:00-23:59", "Mon 10:00-11:00", "23:00-01:00"]))
+def test_a_window_is_open_when_it_is_said_to_open(now: int, text: str) -> None:
+    """The moment that is given is never before now, and asking at it gives it again."""
+    windows = (parse_window(text),)
+    opens = next_open(windows, now)
+    assert now <= opens <= now + 7 * DAY + HOUR
+    assert next_open(windows, opens) == opens
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1:00-2:00", "01:00-01:00", "24:00-01:00", "Moon 01:00-02:00", "01:00-25:00"]
+)
+def test_what_is_no_window_is_refused(text: str) -> None:
+    """One spelling, no surprises."""
+    with pytest.raises(PolicyDocumentError):
+        parse_window(text)
