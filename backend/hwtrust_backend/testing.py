@@ -230,6 +230,9 @@ class BackendServer:
             "listen": f"127.0.0.1:{port}",
             # The clock that a test turns is not the database's.
             "max_clock_skew_ms": 36500 * DAY,
+            # A test asks as fast as it can, and all of it from one address.
+            "rates": {"address": 0, "credentials": 0, "device": 0, "total": 0},
+            "address_connection_limit": 0,
             **self._overrides,
         }
         settings = msgspec.convert(found, Settings)

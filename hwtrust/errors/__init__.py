@@ -36,7 +36,9 @@ from hwtrust.errors.audit import (
     AuditTileError,
 )
 from hwtrust.errors.backend import (
+    BackupError,
     DatabaseError,
+    DatabaseOlderError,
     DeviceAmbiguousError,
     DeviceUnknownError,
     EnrolmentEpochError,
@@ -235,8 +237,9 @@ __all__ = [
     "AuditRecordUnknownError",
     "AuditStateError",
     "AuditTileError",
-    "BootMismatchError",
     "BackendBusyError",
+    "BackupError",
+    "BootMismatchError",
     "CertifiedNameError",
     "ChallengeError",
     "ChallengeExpiredError",
@@ -256,6 +259,7 @@ __all__ = [
     "CsrError",
     "CursorError",
     "DatabaseError",
+    "DatabaseOlderError",
     "DeviceAmbiguousError",
     "DeviceRetiredError",
     "DeviceStateError",

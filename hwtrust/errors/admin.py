@@ -50,7 +50,7 @@ class DeviceRetiredError(ServiceError):
     """A device is out of service for good."""
 
     code = "device:retired"
-    hint = "an administrator can let it enrol again: hwtrust-backend unretire ID"
+    hint = "an administrator can let it enrol again: hwtrust-backend readmit ID"
 
 
 class DeviceStateError(ServiceError):

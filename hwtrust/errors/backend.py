@@ -173,6 +173,20 @@ class DatabaseError(ServiceError):
     code = "database"
 
 
+class DatabaseOlderError(DatabaseError):
+    """The database lacks what this backend has signed for: it was restored, or exchanged."""
+
+    code = "database:older"
+    hint = "restore the newest backup, then hwtrust-backend recovered"
+
+
+class BackupError(ServiceError):
+    """A backup cannot be made, or is none."""
+
+    code = "backup"
+    hint = "docs/operations.md has the steps"
+
+
 class TokenUnknownError(ServiceError):
     """There is no such enrolment token."""
 

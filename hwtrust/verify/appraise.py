@@ -32,12 +32,16 @@ and none of them by its name alone.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
+import msgspec
+
 from hwtrust.errors import UntrustedError
+from hwtrust.verify.attestation import require_made_here
 from hwtrust.verify.kept import Kept
 from hwtrust.wire.cel import CAP, RELOAD, Event, EventKind
 from hwtrust.wire.challenge import SKEW_MS
@@ -156,18 +160,19 @@ class ClockRules:
 
 _APPRAISED: Final = object()
 
+Note = Callable[[str, str], None]
+"""What takes the code and the sentence of a finding."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What appraisal came to; only `appraise` makes them."""
 
     claims: Claims
     findings: tuple[Finding, ...]
-    appraised: InitVar[object]
+    appraised: object
 
-    def __post_init__(self, appraised: object) -> None:
-        if appraised is not _APPRAISED:
-            raise TypeError("verdicts are made by hwtrust.verify.appraise alone")
+    def __post_init__(self) -> None:
+        require_made_here(self, "appraised", _APPRAISED)
 
     @property
     def standing(self) -> Standing:
@@ -207,15 +212,17 @@ def appraise(
     `epochs` are the counter values that are accepted: the current epoch and, from
     the offer of the next root until it is confirmed, the next.
     """
-    findings = (
-        *_of_whole_log(claims, references),
-        *_of_release(claims, references),
-        *_of_epoch(claims, epochs),
-        *_of_clock(claims, clock_rules, now_ms),
-        *_of_history(claims, history, clock_rules, now_ms),
-        *_of_firmware(claims, history, clock_rules),
-    )
-    return Verdict(claims=claims, findings=findings, appraised=_APPRAISED)
+    findings = list(_of_whole_log(claims, references))
+
+    def note(code: str, message: str) -> None:
+        findings.append(_finding(code, message))
+
+    _of_release(note, claims, references)
+    _of_epoch(note, claims, epochs)
+    _of_clock(note, claims, clock_rules, now_ms)
+    _of_history(note, claims, history, clock_rules, now_ms)
+    _of_firmware(note, claims, history, clock_rules)
+    return Verdict(claims=claims, findings=tuple(findings), appraised=_APPRAISED)
 
 
 def with_findings(verdict: Verdict, findings: tuple[Finding, ...]) -> Verdict:
@@ -315,9 +322,7 @@ def _fits(log: EventLog) -> bool:
     return True
 
 
-def _of_log(
-    log: EventLog, release: Release | None, references: References
-) -> Iterator[Finding]:
+def _of_log(log: EventLog, release: Release | None, references: References) -> Iterator[Finding]:
     events = log.events
     if not events:
         yield _finding("log:empty", "nothing was measured since the reset")
@@ -418,26 +423,26 @@ def _of_layer(event: Event, expected: LayerReference | None, release: Release) -
         yield _finding("layer:unknown", f"the release {release.name!r} has no layer {_name(event)}")
 
 
-def _of_release(claims: Claims, references: References) -> Iterator[Finding]:
+def _of_release(note: Note, claims: Claims, references: References) -> None:
     name = claims.binding.release
     if name not in references.releases:
-        yield _finding("release:unknown", f"there is no release {name!r}")
+        note("release:unknown", f"there is no release {name!r}")
     elif name not in references.accepted:
-        yield _finding("release:refused", f"the release {name!r} is not accepted")
+        note("release:refused", f"the release {name!r} is not accepted")
 
 
 # --- epoch -------------------------------------------------------------------------
 
 
-def _of_epoch(claims: Claims, epochs: frozenset[int]) -> Iterator[Finding]:
+def _of_epoch(note: Note, claims: Claims, epochs: frozenset[int]) -> None:
     counter, claimed = claims.counter, claims.binding.epoch
     if counter not in epochs:
         accepted = ", ".join(map(str, sorted(epochs))) or "none"
         code = "epoch:revoked" if epochs and counter < min(epochs) else "epoch:unknown"
-        yield _finding(code, f"the counter stands at {counter}, accepted is {accepted}")
+        note(code, f"the counter stands at {counter}, accepted is {accepted}")
     rotating = claimed == counter + 1 and claimed in epochs
     if claimed != counter and not rotating:
-        yield _finding(
+        note(
             "epoch:mismatch", f"the device claims epoch {claimed}, its counter stands at {counter}"
         )
 
@@ -445,42 +450,47 @@ def _of_epoch(claims: Claims, epochs: frozenset[int]) -> Iterator[Finding]:
 # --- clock and firmware ------------------------------------------------------------
 
 
-def _of_clock(claims: Claims, rules: ClockRules, now_ms: int) -> Iterator[Finding]:
+def _of_clock(note: Note, claims: Claims, rules: ClockRules, now_ms: int) -> None:
     clock = claims.clock
     ahead = clock.clock - now_ms
     if not clock.safe:
-        yield _finding("clock:unsafe", "the TPM is not sure of its clock since a power cut")
+        note("clock:unsafe", "the TPM is not sure of its clock since a power cut")
     if ahead > rules.max_ahead_ms:
-        yield _finding("clock:ahead", f"the TPM's clock is {_spell(ahead)} ahead")
+        note("clock:ahead", f"the TPM's clock is {_spell(ahead)} ahead")
     if -ahead > rules.max_lag_ms:
-        yield _finding("clock:behind", f"the TPM's clock is {_spell(-ahead)} behind")
+        note("clock:behind", f"the TPM's clock is {_spell(-ahead)} behind")
 
 
 def _of_history(
-    claims: Claims, history: History | Literal[Sight.FIRST], rules: ClockRules, now_ms: int
-) -> Iterator[Finding]:
+    note: Note,
+    claims: Claims,
+    history: History | Literal[Sight.FIRST],
+    rules: ClockRules,
+    now_ms: int,
+) -> None:
     if history is FIRST_SIGHT:
         return
     clock = claims.clock
     if clock.reset_count < history.reset_count:
-        yield _finding(
+        note(
             "clock:reset-fell",
             f"the reset count fell from {history.reset_count} to {clock.reset_count}",
         )
         return
     was_reset = clock.reset_count > history.reset_count
     if not was_reset and clock.restart_count < history.restart_count:
-        yield _finding(
+        note(
             "clock:backward",
             f"the restart count fell from {history.restart_count} to {clock.restart_count}",
         )
     passed = clock.clock - history.clock
     if passed < 0:
         code = "clock:rewound" if was_reset else "clock:backward"
-        yield _finding(code, f"the TPM's clock went back by {_spell(-passed)}")
+        note(code, f"the TPM's clock went back by {_spell(-passed)}")
         return
     ran_on = not was_reset and clock.restart_count == history.restart_count
-    yield from _of_drift(
+    _of_drift(
+        note,
         passed=passed,
         # Below zero it tells of two replicas' clocks, and nothing of the TPM's.
         elapsed=max(now_ms - history.observed_ms, 0),
@@ -491,34 +501,26 @@ def _of_history(
 
 
 def _of_drift(
-    *, passed: int, elapsed: int, lag: int, ran_on: bool, rules: ClockRules
-) -> Iterator[Finding]:
+    note: Note, *, passed: int, elapsed: int, lag: int, ran_on: bool, rules: ClockRules
+) -> None:
     """`passed` by the TPM, `elapsed` by the backend; a clock stands still while it is off."""
     tolerance = rules.max_drift * elapsed + DRIFT_SLACK_MS
     # A device that sets its lagging clock by the signed time is doing what it should.
     was_set = -rules.max_ahead_ms <= lag <= rules.max_lag_ms
     if passed - elapsed > tolerance and not was_set:
-        yield _finding(
-            "clock:drift", f"the TPM's clock gained {_spell(passed - elapsed)} on the backend's"
-        )
+        note("clock:drift", f"the TPM's clock gained {_spell(passed - elapsed)} on the backend's")
     if ran_on and elapsed - passed > tolerance:
-        yield _finding(
-            "clock:drift", f"the TPM's clock lost {_spell(elapsed - passed)} to the backend's"
-        )
+        note("clock:drift", f"the TPM's clock lost {_spell(elapsed - passed)} to the backend's")
 
 
 def _of_firmware(
-    claims: Claims, history: History | Literal[Sight.FIRST], rules: ClockRules
-) -> Iterator[Finding]:
+    note: Note, claims: Claims, history: History | Literal[Sight.FIRST], rules: ClockRules
+) -> None:
     version = claims.firmware_version
     if history is not FIRST_SIGHT and version != history.firmware_version:
-        yield _finding(
-            "firmware:changed", f"{history.firmware_version:#018x} became {version:#018x}"
-        )
+        note("firmware:changed", f"{history.firmware_version:#018x} became {version:#018x}")
     if version < rules.firmware_floor:
-        yield _finding(
-            "firmware:floor", f"{version:#018x} is below the floor {rules.firmware_floor:#018x}"
-        )
+        note("firmware:floor", f"{version:#018x} is below the floor {rules.firmware_floor:#018x}")
 
 
 def _name(event: Event) -> str:

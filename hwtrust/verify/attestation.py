@@ -23,11 +23,12 @@ qualified Name, by the Name and the hierarchy.
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from hmac import compare_digest
 from typing import Final, Literal, TypeVar
+
+import msgspec
 
 from hwtrust.errors import AttestTypeError, EmptyNonceError, SignerError, StaleQuoteError
 from hwtrust.verify.signature import verify_signature
@@ -80,8 +81,7 @@ VERIFIED: Final = object()
 """What `Claims` are made with; only the modules of this package use it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What an authentic attestation says; only `hwtrust.verify` makes them."""
 
     nonce: bytes
@@ -89,11 +89,23 @@ class Claims:
     qualified_signer: bytes
     clock: ClockInfo
     firmware_version: int
-    verified: InitVar[object]
+    verified: object
 
-    def __post_init__(self, verified: object) -> None:
-        if verified is not VERIFIED:
-            raise TypeError("claims are made by hwtrust.verify alone")
+    def __post_init__(self) -> None:
+        require_made_here(self, "verified", VERIFIED)
+
+
+def require_made_here(made: msgspec.Struct, field: str, by: object) -> None:
+    """Refuse to make what was not given the token `by` in `field`, and take it away again.
+
+    So that a copy with other contents cannot pass for what was verified.
+
+    Raises:
+        TypeError: the token is another.
+    """
+    if getattr(made, field) is not by:
+        raise TypeError(f"{type(made).__name__} are made by hwtrust.verify alone")
+    msgspec.structs.force_setattr(made, field, None)
 
 
 def authenticate(

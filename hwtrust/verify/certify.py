@@ -14,7 +14,6 @@ Rules; 1 to 5 are those of every attestation, in `hwtrust.verify.attestation`:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hmac import compare_digest
 
 from hwtrust.errors import CertifiedNameError
@@ -22,16 +21,14 @@ from hwtrust.verify.attestation import VERIFIED, Claims, Nonce, Signer, authenti
 from hwtrust.wire.structures import CertifyInfo, NvCertifyInfo, Public, PublicKey, Signature
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertifyClaims(Claims):
+class CertifyClaims(Claims, frozen=True, kw_only=True):
     """An object is loaded in the signer's TPM; only `verify_certify` makes them."""
 
     name: bytes
     qualified_name: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NvClaims(Claims):
+class NvClaims(Claims, frozen=True, kw_only=True):
     """An NV index of the signer's TPM holds this; only `verify_nv_certify` makes them."""
 
     index_name: bytes

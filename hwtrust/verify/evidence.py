@@ -36,9 +36,11 @@ just made of the bytes received, and by the PCR.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from hwtrust.errors import (
     BootMismatchError,
@@ -48,7 +50,12 @@ from hwtrust.errors import (
     LogError,
     StaleQuoteError,
 )
-from hwtrust.verify.attestation import ENDORSEMENT, VERIFIED, qualified_name
+from hwtrust.verify.attestation import (
+    ENDORSEMENT,
+    VERIFIED,
+    qualified_name,
+    require_made_here,
+)
 from hwtrust.verify.certify import NvClaims, verify_nv_certify
 from hwtrust.verify.kept import Kept
 from hwtrust.verify.quote import FIRMWARE_PCRS, QuoteClaims, require_extended, verify_quote
@@ -92,8 +99,7 @@ class KnownDevice:
     counter_name: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What authentic evidence says; only `hwtrust.verify` makes them."""
 
     device: KnownDevice
@@ -105,11 +111,10 @@ class Claims:
     """What was extended into the application PCR since the reset."""
     binding: Binding
     """The device's own words, for which its TPM vouches only that they are unchanged."""
-    verified: InitVar[object]
+    verified: object
 
-    def __post_init__(self, verified: object) -> None:
-        if verified is not VERIFIED:
-            raise TypeError("claims are made by hwtrust.verify alone")
+    def __post_init__(self) -> None:
+        require_made_here(self, "verified", VERIFIED)
 
     @property
     def clock(self) -> ClockInfo:
@@ -193,10 +198,10 @@ def verify_evidence(
     # (8): boot.
     _require_same_boot(quote, counter)
     # (9): records.
-    log, replayed = _replayed(evidence.log, digest=log_digest, pcr=device.pcr)
+    log, value = replayed(evidence.log, digest=log_digest, pcr=device.pcr)
     # (10): replay.
     quoted = values.get(device.pcr)
-    if quoted is None or not compare_digest(replayed, quoted):
+    if quoted is None or not compare_digest(value, quoted):
         raise LogError(
             f"the event log does not explain what PCR {device.pcr} holds", pcr=device.pcr
         )
@@ -230,8 +235,15 @@ def _require_same_boot(quote: QuoteClaims, counter: NvClaims) -> None:
         raise BootMismatchError("the TPM was restarted between its quote and its counter")
 
 
-def _replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]:
-    """The log that `data` is, whose SHA-256 is `digest`, and what it makes of `pcr`."""
+def replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]:
+    """The log that `data` is, and what it makes of the PCR `pcr`, from its reset value.
+
+    `digest` is the SHA-256 of `data`, as the caller has made it.
+
+    Raises:
+        LogError: a digest in it is wrong, or a record is of another PCR (rule 9).
+        WireError: it is malformed.
+    """
     kept = _LOGS.get((digest, pcr))
     if kept is not None:
         return kept
@@ -243,7 +255,7 @@ def _replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]
                 record=record.number,
                 pcr=record.pcr,
             )
-    replayed = log, log.value()
+    result = log, log.value()
     if len(data) <= LONGEST_KEPT:
-        _LOGS.keep((digest, pcr), replayed)
-    return replayed
+        _LOGS.keep((digest, pcr), result)
+    return result

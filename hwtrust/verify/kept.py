@@ -15,7 +15,8 @@ Rules for whoever keeps something, here or with `functools.lru_cache`:
 
 from __future__ import annotations
 
-from threading import Lock
+from collections import OrderedDict
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -23,14 +24,17 @@ Value = TypeVar("Value")
 
 
 class Kept(Generic[Key, Value]):
-    """At most `most` results, by key; the oldest gives way. For any number of threads."""
+    """At most `most` results, by key; the oldest gives way.
 
-    __slots__ = ("_lock", "_most", "_results", "get")
+    For any number of threads: each step is one operation of the dictionary, and
+    two threads that make room at the same time make more of it than is needed.
+    """
+
+    __slots__ = ("_most", "_results", "get")
 
     def __init__(self, *, most: int) -> None:
         self._most = most
-        self._results: dict[Key, Value] = {}
-        self._lock = Lock()
+        self._results: OrderedDict[Key, Value] = OrderedDict()
         self.get = self._results.get
         """What was kept under a key; None if nothing was, or others displaced it."""
 
@@ -39,7 +43,7 @@ class Kept(Generic[Key, Value]):
 
     def keep(self, key: Key, result: Value) -> None:
         """Keep `result` under `key`."""
-        with self._lock:
-            self._results[key] = result
-            if len(self._results) > self._most:
-                del self._results[next(iter(self._results))]
+        self._results[key] = result
+        if len(self._results) > self._most:
+            with suppress(KeyError):
+                self._results.popitem(last=False)

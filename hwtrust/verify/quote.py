@@ -81,8 +81,7 @@ _ANY_SELECTION: Final = Unsafe.ANY_SELECTION
 _SHA1: Final = Alg.SHA1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuoteClaims(Claims):
+class QuoteClaims(Claims, frozen=True, kw_only=True):
     """What an authentic quote says; only `verify_quote` makes them."""
 
     selection: PcrSelection
@@ -235,11 +234,9 @@ def _chosen(pcrs: PcrValues, selection: PcrSelection) -> PcrValues:
 def _of_bank(
     values: Mapping[int, bytes], bank: Alg, numbers: tuple[int, ...]
 ) -> Mapping[int, bytes]:
-    found = [values.get(number) for number in numbers]
-    # All at once; one by one only where this finds something.
-    if {*map(type, found)} != {bytes} or {*map(len, found)} != {digest_size(bank)}:
-        found = [_value(value, bank, number) for value, number in zip(found, numbers, strict=True)]
-    return MappingProxyType(dict(zip(numbers, found, strict=True)))
+    return MappingProxyType(
+        {number: _value(values.get(number), bank, number) for number in numbers}
+    )
 
 
 def _value(value: bytes | None, bank: Alg, number: int) -> bytes:

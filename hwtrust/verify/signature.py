@@ -70,7 +70,7 @@ def verify_signature(
         SignatureAlgorithmError: the key does not make signatures of that kind.
         SignatureError: the signature is not of this key over this message.
     """
-    # (1) and (2). The key of a `Public` is strong, or it is refused there; and
+    # (1) and (2): the key of a `Public` is strong, or it is refused there; and
     # whether it is an ECC key its type says, which costs less than to ask the key.
     if isinstance(key, Public):
         _require_scheme(key, signature)
@@ -80,7 +80,7 @@ def verify_signature(
         require_strong(key)
         public_key = key
         is_ecc = isinstance(key, ec.EllipticCurvePublicKey)
-    # (3)
+    # (3): SHA-1.
     hash_ = _hash(signature.hash, unsafe_allow_sha1=unsafe_allow_sha1)
     try:
         if is_ecc:
@@ -119,14 +119,12 @@ def _hash(alg: Alg, *, unsafe_allow_sha1: bool) -> hashes.HashAlgorithm:
     return hash_
 
 
-def _verify_ecdsa(
-    key: ec.EllipticCurvePublicKey, signature: Signature, message: bytes
-) -> None:
+def _verify_ecdsa(key: ec.EllipticCurvePublicKey, signature: Signature, message: bytes) -> None:
     if isinstance(signature.value, bytes):
         raise SignatureAlgorithmError(f"the key is an ECC key, the signature {signature.alg.name}")
     r, s = signature.value
     order = _ORDERS[key.curve.name]
-    # (4)
+    # (4): range.
     if not (0 < r < order and 0 < s < order):
         raise SignatureError("the signature's numbers are out of the curve's range")
     key.verify(encode_dss_signature(r, s), message, _ECDSA[signature.hash])
@@ -140,7 +138,7 @@ def _verify_rsa(
     if signature.alg is _RSASSA:
         key.verify(signature.value, message, _PKCS1, hash_)
         return
-    # (5)
+    # (5): salt.
     # As numbers: cryptography takes PSS.MAX_LENGTH for any length when verifying.
     encoded = (key.key_size - 1 + 7) // 8
     as_digest, longest = hash_.digest_size, encoded - hash_.digest_size - 2

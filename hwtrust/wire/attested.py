@@ -15,10 +15,10 @@ Decoding believes nothing: an `Attest` says what the bytes say. Only
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
-from struct import error as StructError
 from typing import Final, NoReturn, Self
 
 import msgspec
@@ -194,7 +194,7 @@ class Attest(msgspec.Struct, frozen=True):
         raw = bytes(raw)
         try:
             magic, number, signer_size = _HEAD.unpack_from(raw)
-            # (2)
+            # (2): magic.
             if magic != GENERATED:
                 raise NotAttestedError(
                     "the attestation was not made by a TPM: TPM_GENERATED_VALUE is missing"
@@ -203,9 +203,9 @@ class Attest(msgspec.Struct, frozen=True):
             (data_size,) = _SIZE.unpack_from(raw, signer_end)
             data_end = signer_end + 2 + data_size
             clock, reset_count, restart_count, safe, firmware = _BODY.unpack_from(raw, data_end)
-        except StructError:
+        except struct.error:
             raise MalformedError("TPMS_ATTEST is cut short", size=len(raw)) from None
-        # (3)
+        # (3): types.
         type_ = _TYPES_BY_NUMBER.get(number) or _refused(number)
         if signer_size > MAX_NAME or data_size > MAX_DATA:
             raise MalformedError("TPMS_ATTEST has a Name or data that is longer than any digest")
@@ -217,7 +217,7 @@ class Attest(msgspec.Struct, frozen=True):
             raw[signer_end + 2 : data_end],
             ClockInfo(clock, reset_count, restart_count, _yes_no(safe)),
             firmware,
-            # (4)
+            # (4): what comes again.
             _kept(type_, rest) if len(rest) <= LONGEST_KEPT else _attested(type_, rest),
         )
 

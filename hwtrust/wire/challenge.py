@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 from dataclasses import dataclass
@@ -92,4 +91,4 @@ def check(
 
 def _tag(key: bytes, body: bytes, device: bytes, purpose: Purpose) -> bytes:
     signed = tpm2b(b"hwtrust challenge v1") + tpm2b(body) + tpm2b(device) + tpm2b(purpose.encode())
-    return hmac.new(key, signed, hashlib.sha256).digest()[:16]
+    return hmac.digest(key, signed, "sha256")[:16]

@@ -7,9 +7,9 @@ remembers how its TPM wrote them, so that encoding gives the same bytes.
 
 from __future__ import annotations
 
+import struct
 from struct import Struct
-from struct import error as StructError
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from hwtrust.errors import MalformedError, UnsupportedError
 from hwtrust.wire import codec
 from hwtrust.wire.algorithms import Alg, digest_size, to_alg, to_hash_alg
+from hwtrust.wire.codec import Reader
 
 RSA_ALGS: Final = frozenset({Alg.RSASSA, Alg.RSAPSS})
 
@@ -86,15 +87,15 @@ class Signature(msgspec.Struct, frozen=True, eq=False):
         raw = bytes(raw)
         try:
             number, hash_number, size = _HEAD.unpack_from(raw)
-            alg, hash_ = _require_algs(number, hash_number)
+            alg, hash_ = _require_alg(number), to_hash_alg(hash_number)
             end = _HEAD.size + size
             first = raw[_HEAD.size : end]
             if alg is not _ECDSA:
                 _require_form(raw, end, size, _MAX_RSA)
                 return cls(alg, hash_, first)
             (second_size,) = _U16.unpack_from(raw, end)
-        except StructError:
-            raise _cut_short(raw) from None
+        except struct.error:
+            _cut_short(raw)
         second = raw[end + 2 :]
         _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
         value = int.from_bytes(first, "big"), int.from_bytes(second, "big")
@@ -143,22 +144,20 @@ class Signature(msgspec.Struct, frozen=True, eq=False):
         return head + codec.tpm2b(r) + codec.tpm2b(s)
 
 
-def _require_algs(number: int, hash_number: int) -> tuple[Alg, Alg]:
+def _require_alg(number: int) -> Alg:
     alg = _TAKEN.get(number)
     if alg is None:
-        alg = to_alg(number)
-        raise UnsupportedError(f"{alg.name} is no signature that hwtrust takes", alg=number)
-    return alg, to_hash_alg(hash_number)
+        name = to_alg(number).name
+        raise UnsupportedError(f"{name} is no signature that hwtrust takes", alg=number)
+    return alg
 
 
-def _cut_short(raw: bytes) -> HwTrustError:
-    """What is wrong with a signature that ends too early: its algorithm, before its length."""
-    if len(raw) >= _U16.size:
-        try:
-            _require_algs(int.from_bytes(raw[:2], "big"), int.from_bytes(raw[2:4], "big"))
-        except UnsupportedError as error:
-            return error
-    return MalformedError("TPMT_SIGNATURE is cut short", size=len(raw))
+def _cut_short(raw: bytes) -> NoReturn:
+    """Say what is wrong with a signature that ends too early: its algorithms come first."""
+    reader = Reader(raw, "TPMT_SIGNATURE")
+    _require_alg(reader.u16())
+    to_hash_alg(reader.u16())
+    raise MalformedError("TPMT_SIGNATURE is cut short", size=len(raw))
 
 
 def _require_form(raw: bytes, end: int, size: int, most: int) -> None:

@@ -36,11 +36,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hwtrust.verify.appraise import FIRST_SIGHT, ClockRules, References, appraise
 from hwtrust.verify.attestation import ENDORSEMENT, VERIFIED, qualified_name
-from hwtrust.verify.evidence import Claims, KnownDevice, verify_evidence
+from hwtrust.verify.evidence import Claims, KnownDevice, replayed, verify_evidence
 from hwtrust.verify.policy import LogRules, PcrRules, Rules, judge
 from hwtrust.verify.quote import verify_quote
 from hwtrust.wire.algorithms import Alg
-from hwtrust.wire.cel import EventLog
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Evidence, Signed, Standing
 from hwtrust.wire.structures import PcrSelection, Public, Signature
@@ -53,8 +52,8 @@ if TYPE_CHECKING:
     from hwtrust.verify.appraise import Verdict
     from hwtrust.wire.messages import Release
 
-ROUNDS: Final = 40
-SLICE: Final = 24
+ROUNDS: Final = 60
+SLICE: Final = 8
 DEVICES: Final = 12
 HEARTBEATS: Final = 20
 COLD_DEVICES: Final = {"p256": 120, "rsa2048": 24}
@@ -64,9 +63,7 @@ SELECTION: Final = "sha256:all"
 EVENTS: Final = 12
 EPOCHS: Final = frozenset({7})
 NOW_MS: Final = 0
-CLOCK: Final = ClockRules(
-    max_lag_ms=10**15, max_ahead_ms=10**15, max_drift=0.15, firmware_floor=0
-)
+CLOCK: Final = ClockRules(max_lag_ms=10**15, max_ahead_ms=10**15, max_drift=0.15, firmware_floor=0)
 
 ECDSA: Final = ec.ECDSA(hashes.SHA256())
 PKCS1: Final = padding.PKCS1v15()
@@ -119,9 +116,7 @@ def make_heartbeat(device: Attester, number: int, release: Release) -> Heartbeat
     nonce = hashlib.sha256(f"nonce {number}".encode()).digest() + bytes(8)
     made = device.evidence(nonce)
     evidence = msgspec.json.decode(msgspec.json.encode(made), type=Evidence)
-    references = References(
-        releases={release.name: release}, accepted=frozenset({release.name})
-    )
+    references = References(releases={release.name: release}, accepted=frozenset({release.name}))
     known = device.known
     return Heartbeat(
         evidence=evidence,
@@ -243,8 +238,10 @@ def of_quote(heartbeat: Heartbeat) -> Verdict:
         pcrs={Alg.SHA256: evidence.pcrs},
         signer=qualified_name(known.ak.name, hierarchy=ENDORSEMENT),
     )
-    log = EventLog.decode(evidence.log)
-    assert log.value() == quote.pcrs[Alg.SHA256][known.pcr]
+    digest = hashlib.sha256(evidence.log).digest()
+    log, value = replayed(evidence.log, digest=digest, pcr=known.pcr)
+    assert digest == binding.log_digest
+    assert value == quote.pcrs[Alg.SHA256][known.pcr]
     claims = Claims(
         device=known, quote=quote, counter=7, log=log, binding=binding, verified=VERIFIED
     )

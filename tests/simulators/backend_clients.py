@@ -43,6 +43,7 @@ from hwtrust.wire.messages import (
     Evidence,
     Problem,
     TlsKeyKind,
+    TrustAnchor,
 )
 from hwtrust.wire.policy import fold
 from hwtrust.wire.protect import Credential
@@ -50,7 +51,6 @@ from hwtrust.wire.root import counter_policy, policy_key_public
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.audit import Event
 from hwtrust_backend.keys import KeyRole, device_of_certificate
-from hwtrust_backend.testing import BackendServer
 from simulators.attester import Attester, make_csr
 from simulators.software_tpm import SoftwareTpm, counter_public
 
@@ -66,6 +66,20 @@ class RefusedByHttpError(Exception):
         self.problem = problem
         self.code = problem.code
         self.media_type = media_type
+
+
+class Reachable(Protocol):
+    """A backend that answers over TLS."""
+
+    @property
+    def url(self) -> str:
+        """Where: https://localhost:PORT."""
+        ...
+
+    @property
+    def trust(self) -> TrustAnchor:
+        """What devices are given of it."""
+        ...
 
 
 class Api(Protocol):
@@ -211,7 +225,7 @@ class HttpApi:
 
     def __init__(
         self,
-        server: BackendServer,
+        server: Reachable,
         device: BackendDevice | None = None,
         *,
         headers: dict[str, str] | None = None,
@@ -270,7 +284,7 @@ class HttpApi:
 
 
 def client_context(
-    server: BackendServer,
+    server: Reachable,
     *,
     certificate: str = "",
     key: ec.EllipticCurvePrivateKey | None = None,

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceStateError, DeviceUnknownError
 from hwtrust.wire.messages import Mode
-from hwtrust_backend import push
+from hwtrust_backend import publishing, push
 from hwtrust_backend.admin.fields import label_of, reason_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.audit import Event, record
@@ -86,6 +86,21 @@ def ask_rotation(
     schedule.ask(session, device, now=now)
     _note(session, Event.ROTATION_ASKED, device, label_of(reason), by=by, now=now)
     return device
+
+
+def report_event(
+    session: Session, prefix: str, *, kind: str, detail: str, by: Principal, now: int
+) -> bool:
+    """Note an event that an application's server reports of a device; gives whether it is woken.
+
+    Raises:
+        DeviceUnknownError, DeviceAmbiguousError: not exactly one device.
+        DeviceStateError: it is retired.
+        EventLimitError: too many events of this device.
+    """
+    by.require(Role.OPERATOR)
+    device = _in_service(_locked(session, prefix, by))
+    return publishing.report_event(session, device, kind, detail=detail, by=by.name, now=now)
 
 
 def lock(session: Session, prefix: str, *, reason: str, by: Principal, now: int) -> Device:

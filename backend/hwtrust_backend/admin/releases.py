@@ -9,6 +9,7 @@ from hwtrust.errors import ReleaseMissingError
 from hwtrust.wire.messages import Release
 from hwtrust_backend import references
 from hwtrust_backend.admin.principals import Principal, Role
+from hwtrust_backend.publishing import release_accepted
 from hwtrust_backend.references import StoredRelease
 
 
@@ -40,12 +41,15 @@ def add_release(session: Session, release: Release, *, by: Principal, now: int) 
 def accept_release(session: Session, name: str, *, by: Principal, now: int) -> ReleaseReport:
     """Let devices run a release; it becomes the current one.
 
+    Where a group's policy says so, its devices get new roots for it, bit by bit.
+
     Raises:
         ReleaseMissingError: it was never added.
     """
     by.require_all_groups(Role.ADMINISTRATOR)
     _stored(session, name)
     stored = references.accept_release(session, name, by=by.name, now=now)
+    release_accepted(session, name, by=by.name, now=now)
     return _report(stored, _current(session))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -19,6 +19,7 @@ from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import NAME_DIGITS, EkAuthorities, Enrolments
 from hwtrust_backend.keys import KeyRole, KeyVault
 from hwtrust_backend.monitor import ClockWatch
+from hwtrust_backend.monitor.activity import Activity
 from hwtrust_backend.publishing import Publisher
 from hwtrust_backend.push import Waiters
 from hwtrust_backend.results import Results
@@ -48,6 +49,7 @@ class Backend:
     waiters: Waiters
     committer: Committer
     clock_watch: ClockWatch
+    activity: Activity = field(default_factory=Activity)
 
     def decide(
         self,

@@ -21,12 +21,17 @@ from typing import Final, Protocol
 
 from sqlalchemy.orm import Session
 
+from hwtrust.errors import DatabaseError
 from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.fence import keep_head
 from hwtrust_backend.app.serving import ReadOnly
+from hwtrust_backend.audit import sign_head
 from hwtrust_backend.config.clock import HOUR, MINUTE, SECOND
 from hwtrust_backend.enrolment import forget_expired
+from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.monitor.due import BATCH, grant_due, note_missing
 from hwtrust_backend.observe import metrics
+from hwtrust_backend.pages.sessions import sweep
 from hwtrust_backend.publishing import campaigns
 
 PASSES: Final = 50
@@ -76,6 +81,10 @@ def _start_deliveries(backend: Backend) -> None:
     backend.courier.start_due()
 
 
+def _keep_head(backend: Backend) -> None:
+    keep_head(backend.database, backend.settings, backend.vault, clock=backend.clock)
+
+
 def _prune_outbox(backend: Backend) -> None:
     backend.courier.prune()
 
@@ -89,16 +98,40 @@ def _keep_result_keys(backend: Backend) -> None:
             keys.keep(session, now=now)
 
 
+def _write_activity(backend: Backend) -> None:
+    counts, now = backend.activity.take(), backend.clock()
+    try:
+        backend.database.run(lambda session: backend.activity.write(session, counts, now=now))
+    except DatabaseError:
+        backend.activity.give_back(counts)
+        raise
+
+
+def _sweep_sessions(backend: Backend) -> None:
+    now = backend.clock()
+    backend.database.run(lambda session: sweep(session, now=now))
+
+
+def _sign_audit_head(backend: Backend) -> None:
+    signer, now = backend.vault.signer(KeyRole.AUDIT), backend.clock()
+    with backend.database.transaction() as session:
+        sign_head(session, signer, origin=backend.settings.url, now=now)
+
+
 TASKS: Final = (
     Task("clock", 10 * SECOND, _compare_clocks, by_the_clock=False),
     Task("rotations", SECOND, _in_batches(grant_due, full=BATCH)),
     Task("campaigns", SECOND, _in_batches(campaigns.expand, full=1)),
     # After a start devices first get the time to attest: who was away was perhaps the backend.
     Task("missing", SECOND, _in_batches(note_missing, full=BATCH), first_ms=10 * MINUTE),
+    Task("tree-head", MINUTE, _keep_head),
     Task("enrolments", MINUTE, _forget_enrolments),
     Task("webhooks", SECOND, _start_deliveries),
     Task("outbox", HOUR, _prune_outbox),
     Task("result-keys", MINUTE, _keep_result_keys),
+    Task("audit-head", MINUTE, _sign_audit_head),
+    Task("activity", MINUTE // 2, _write_activity, by_the_clock=False),
+    Task("sessions", HOUR, _sweep_sessions),
 )
 """Everything that runs in the background; the clock comes first."""
 

@@ -22,6 +22,7 @@ from typing import Final
 from hwtrust.errors import BackendBusyError
 from hwtrust.wire.messages import AttestReply
 from hwtrust_backend.appraisal import GROUP_LIMIT, Asked, Outcome
+from hwtrust_backend.observe import metrics
 
 QUEUE_LIMIT: Final = 1024
 BUSY_SECONDS: Final = 2
@@ -52,6 +53,8 @@ class Committer:
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._idle = True
+        self._woken = False
         self._thread: threading.Thread | None = None
 
     async def submit(self, asked: Asked) -> AttestReply:
@@ -61,19 +64,27 @@ class Committer:
             BackendBusyError: too many wait already, or the backend is stopping.
             HwTrustError: it is refused.
         """
-        future: asyncio.Future[AttestReply] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._closed or len(self._queue) >= self._queue_limit:
+            message = "too many attestations wait for their answer"
+            raise BackendBusyError(message, seconds=BUSY_SECONDS)
+        future: asyncio.Future[AttestReply] = loop.create_future()
+        self._queue.append(_Waiting(asked, future))
+        if self._idle:
+            # Once for all that this turn of the loop brings: waking a thread is dear.
+            self._idle = False
+            loop.call_soon(self._wake)
+        return await future
+
+    def _wake(self) -> None:
         with self._changed:
-            if self._closed or len(self._queue) >= self._queue_limit:
-                message = "too many attestations wait for their answer"
-                raise BackendBusyError(message, seconds=BUSY_SECONDS)
-            self._queue.append(_Waiting(asked, future))
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="hwtrust-backend-committer", daemon=True
                 )
                 self._thread.start()
+            self._woken = True
             self._changed.notify()
-        return await future
 
     def close(self) -> None:
         """Take nothing new, answer what was taken, and end the thread."""
@@ -89,15 +100,30 @@ class Committer:
 
     def _run(self) -> None:
         while group := self._next_group():
-            _tell(group, self._outcomes([waiting.asked for waiting in group]))
+            metrics.COMMIT_SIZE.observe(len(group))
+            with metrics.COMMIT_SECONDS.time():
+                outcomes = self._outcomes([waiting.asked for waiting in group])
+            for outcome in outcomes:
+                if isinstance(outcome, AttestReply):
+                    metrics.ATTESTATIONS.inc(standing=outcome.standing.value)
+            _tell(group, outcomes)
 
     def _next_group(self) -> list[_Waiting]:
         """What is there, as soon as something is; empty at the end."""
-        with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            count = min(len(self._queue), self._group_limit)
-            return [self._queue.popleft() for _ in range(count)]
+        while not self._queue:
+            # In this order: whoever appends after the look sees that a wake is due.
+            self._idle = True
+            if self._queue:
+                break
+            with self._changed:
+                while not self._woken and not self._closed:
+                    self._changed.wait()
+                self._woken = False
+            if self._closed and not self._queue:
+                return []
+        self._idle = False
+        count = min(len(self._queue), self._group_limit)
+        return [self._queue.popleft() for _ in range(count)]
 
     def _outcomes(self, group: list[Asked]) -> Sequence[Outcome]:
         try:

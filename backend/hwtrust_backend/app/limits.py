@@ -44,7 +44,8 @@ MINUTE_SECONDS: Final = 60.0
 _DEVICE_ROUTES: Final = ("/v1/enrolments", "/v1/challenges", "/v1/attest")
 _EVIDENCE_ROUTES: Final = re.compile(r"/v1/attest|/v1/enrolments(/[^/]*/finish)?")
 _FREE_ROUTES: Final = frozenset({"/healthz", "/readyz"})
-_UPLOADS: Final = ("/v1/admin/", "/admin/", "/ui/")
+_UPLOADS: Final = "/v1/admin/"
+_FORMS: Final = "/ui/"
 _IPV6_PREFIX: Final = 64
 
 SecondsClock = Callable[[], float]
@@ -184,7 +185,7 @@ def device_of(certificate: bytes) -> str:
 def body_limit(scope: Scope, settings: Settings) -> int:
     """How many bytes the body of a request may have, by its route."""
     path = scope["path"]
-    if _EVIDENCE_ROUTES.fullmatch(path):
+    if _EVIDENCE_ROUTES.fullmatch(path) or path.startswith(_FORMS):
         return settings.body_limit
     if path.startswith(_UPLOADS):
         return settings.import_limit

@@ -71,6 +71,7 @@ class Measuring:
         metrics.sample_process(started=self._serving.started)
         metrics.CLOCK_SKEW.set(self._backend.clock_watch.skew_ms / 1000)
         metrics.WAITING.set(len(self._backend.waiters))
+        metrics.COMMIT_QUEUE.set(len(self._backend.committer))
         pool = self._backend.database.engine.pool
         if isinstance(pool, QueuePool):
             metrics.CONNECTIONS.set(pool.checkedout(), state="used")

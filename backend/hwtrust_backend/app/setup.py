@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from hwtrust.errors import ConfigError, VaultExistsError
 from hwtrust.wire.messages import TrustAnchor
 from hwtrust_backend.app.backend import VAULT_NAME, Backend, make_backend
+from hwtrust_backend.app.fence import require_newest
 from hwtrust_backend.app.tls import trust_anchor_pem
 from hwtrust_backend.config import (
     CONFIG_NAME,
@@ -89,12 +90,18 @@ def open_backend(settings: Settings, *, passphrase: Passphrase, clock: Clock) ->
     Raises:
         VaultError: the keys cannot be opened.
         DatabaseError: the database cannot be used.
+        DatabaseOlderError: it is older than what this backend has signed for.
     """
     vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
     database = Database(settings.database_url)
-    migrate(database)
-    _write_audit_key(settings, vault)
-    return make_backend(settings, database=database, vault=vault, clock=clock)
+    try:
+        migrate(database)
+        require_newest(database, settings, vault)
+        _write_audit_key(settings, vault)
+        return make_backend(settings, database=database, vault=vault, clock=clock)
+    except BaseException:
+        database.close()
+        raise
 
 
 def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
@@ -105,11 +112,13 @@ def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
     Raises:
         VaultError: the keys cannot be opened.
         DatabaseError: the database cannot be used.
+        DatabaseOlderError: it is older than what this backend has signed for.
     """
     vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
     database = Database(settings.database_url)
     try:
         migrate(database)
+        require_newest(database, settings, vault)
     finally:
         database.close()
     _write_audit_key(settings, vault)

@@ -47,6 +47,7 @@ from hwtrust_backend.enrolment import (
     retired,
 )
 from hwtrust_backend.keys import DeviceIdentity
+from hwtrust_backend.observe import traces
 
 GROUP_LIMIT: Final = 64
 """Attestations in one transaction: so many share a commit, and wait for each other."""
@@ -58,12 +59,13 @@ _log = logging.getLogger("hwtrust_backend")
 class Asked:
     """An attestation that waits for its answer, and who brings it.
 
-    `refusal` is why its client certificate was refused.
+    `refusal` is why its client certificate was refused; `trace`, where its spans belong.
     """
 
     request: AttestRequest
     identity: DeviceIdentity | None
     refusal: HwTrustError | None = None
+    trace: traces.Place | None = None
 
 
 Outcome = AttestReply | Exception
@@ -109,10 +111,17 @@ class Groups:
         def work(session: Session) -> list[Outcome]:
             devices = lock_devices(session, names)
             self.attestations.rotation.prepare(session, list(devices))
-            turns = zip(group, verified, times, strict=True)
-            return [self._turn(session, devices, *turn, savepoints=savepoints) for turn in turns]
+            outcomes: list[Outcome] = []
+            for asked, claims, now in zip(group, verified, times, strict=True):
+                with traces.span("appraise", within=asked.trace):
+                    outcomes.append(
+                        self._turn(session, devices, asked, claims, now, savepoints=savepoints)
+                    )
+            return outcomes
 
-        return self.database.run(work)
+        places = [asked.trace for asked in group]
+        with traces.joint_span("commit", places, hwtrust_group_size=len(group)):
+            return self.database.run(work)
 
     def _verified(
         self, asked: Asked, keys: Mapping[str, DeviceKeys], now: int
@@ -124,9 +133,10 @@ class Groups:
             known = keys.get(asked.request.device.hex())
             if known is None:
                 raise DeviceUnknownError("this device is not enrolled here")
-            return self.attestations.verify(
-                asked.request, keys=known, identity=asked.identity, now=now
-            )
+            with traces.span("verify", within=asked.trace):
+                return self.attestations.verify(
+                    asked.request, keys=known, identity=asked.identity, now=now
+                )
         except HwTrustError as error:
             return error
 

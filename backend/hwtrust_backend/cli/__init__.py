@@ -40,21 +40,32 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 
 _COMMANDS = {
+    "backup": "hwtrust_backend.cli.backup:backup",
+    "recovered": "hwtrust_backend.cli.backup:recovered",
+    "restore": "hwtrust_backend.cli.backup:restore",
+    "api-token": "hwtrust_backend.cli.access:api_token",
     "audit": "hwtrust_backend.cli.audit:audit",
     "config": "hwtrust_backend.cli.operations:config",
     "device": "hwtrust_backend.cli.devices:device",
     "devices": "hwtrust_backend.cli.devices:devices",
     "ek": "hwtrust_backend.cli.lists:ek",
     "ek-ca": "hwtrust_backend.cli.lists:ek_ca",
+    "export": "hwtrust_backend.cli.lists:export",
     "group": "hwtrust_backend.cli.policies:group",
     "init": "hwtrust_backend.cli.server:init",
+    "label": "hwtrust_backend.cli.devices:label_device",
+    "lock": "hwtrust_backend.cli.devices:lock_device",
+    "move": "hwtrust_backend.cli.devices:move_device",
     "policy": "hwtrust_backend.cli.policies:policy",
     "read-only": "hwtrust_backend.cli.operations:read_only",
+    "readmit": "hwtrust_backend.cli.devices:readmit_device",
     "release": "hwtrust_backend.cli.lists:release",
     "result": "hwtrust_backend.cli.results:result",
+    "retire": "hwtrust_backend.cli.devices:retire_device",
     "rotate": "hwtrust_backend.cli.devices:rotate",
     "serve": "hwtrust_backend.cli.server:serve",
     "token": "hwtrust_backend.cli.lists:token",
+    "unlock": "hwtrust_backend.cli.devices:unlock_device",
     "webhook": "hwtrust_backend.cli.webhooks:webhook",
 }
 

@@ -1,36 +1,99 @@
-"""`devices`, `device` and `rotate`."""
+"""`devices`, `device`, and what is done to one: `label`, `move`, `rotate`, `lock`, `retire`, …."""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
-from hwtrust_backend.admin import DeviceReport, ask_rotation, device_report, device_summaries
+import click
+from sqlalchemy.orm import Session
+
+from hwtrust.wire.messages import Mode, Standing
+from hwtrust_backend.admin import (
+    DeviceFilter,
+    DeviceReport,
+    Principal,
+    ask_rotation,
+    change_device,
+    device_page,
+    device_report,
+    local_administrator,
+    lock,
+    readmit,
+    retire,
+    unlock,
+)
+from hwtrust_backend.admin.paging import LONGEST_PAGE
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
+from hwtrust_backend.enrolment import Device
 from hwtrust_backend.monitor import DeviceSummary
 
 SHORT = 16
 """Digits of a device's name that a list shows; `device` takes any unique beginning."""
+SHOWN = 200
+
+Work = Callable[[Session, Principal, int], Device]
+
+device_argument = click.argument("device_id", metavar="ID")
+must_say_why = click.option("--reason", required=True, help="Why, for the audit trail.")
+may_say_why = click.option("--reason", default="", help="Why, for the audit trail.")
 
 
-@click.command(epilog="Example: hwtrust-backend devices")
+@click.command(epilog="Example: hwtrust-backend devices --group line-3 --standing failed")
+@click.option("--search", default="", help="The beginning of a name, a part of a label, a release.")
+@click.option("--group", help="Of this group only.")
+@click.option("--release", help="That last showed this release.")
+@click.option("--standing", type=click.Choice([item.value for item in Standing]))
+@click.option("--mode", type=click.Choice([item.value for item in Mode]))
+@click.option("--overdue", "silent", flag_value=True, default=None, help="That were found missing.")
+@click.option("--locked", flag_value=True, default=None, help="That an administrator has locked.")
+@click.option("--retired", flag_value=True, default=None, help="That are out of service.")
+@click.option("--due", flag_value=True, default=None, help="Whose next root is due.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=SHOWN,
+    show_default=True,
+    help="Show so many at most.",
+)
+@click.option("--all", "everything", is_flag=True, help="Show all, however many.")
 @as_json
 @placed
-def devices(place: Place, *, as_json: bool) -> None:
+def devices(
+    place: Place,
+    *,
+    limit: int,
+    everything: bool,
+    as_json: bool,
+    standing: str | None,
+    mode: str | None,
+    **chosen: Any,  # noqa: ANN401 - the other filters, as they are
+) -> None:
     """List the devices: standing, since when, why, epoch, root age, what to do now."""
     now = system_clock()
-    with place.session() as (session, _):
-        summaries = device_summaries(session, now=now)
+    wanted = DeviceFilter(
+        standing=None if standing is None else Standing(standing),
+        mode=None if mode is None else Mode(mode),
+        **chosen,
+    )
+    with place.reading() as (session, _):
+        found = _found(session, wanted, now)
+        summaries = list(found if everything else islice(found, limit))
+        more = next(found, None) is not None
     if as_json:
         say_json(summaries)
-        return
-    heads = ("DEVICE", "STANDING", "FOR", "WHY", "EPOCH", "ROOT AGE", "LAST SEEN", "WHAT NOW")
-    say_table(heads, [_row(summary, now) for summary in summaries])
+    else:
+        heads = ("DEVICE", "STANDING", "FOR", "WHY", "EPOCH", "ROOT AGE", "LAST SEEN", "WHAT NOW")
+        say_table(heads, [_row(summary, now) for summary in summaries])
+    if more:
+        click.echo(f"there are more than {limit}: --all shows them", err=True)
 
 
 @click.command(epilog="Example: hwtrust-backend device 000b5e1f")
-@click.argument("device_id", metavar="ID")
+@device_argument
 @as_json
 @placed
 def device(place: Place, *, device_id: str, as_json: bool) -> None:
@@ -39,27 +102,148 @@ def device(place: Place, *, device_id: str, as_json: bool) -> None:
     ID is the device's name or any unique beginning of it.
     """
     now = system_clock()
-    with place.session() as (session, _):
-        report = device_report(session, device_id, now=now)
+    with place.reading() as (session, _):
+        report = device_report(session, device_id, by=local_administrator(), now=now)
     if as_json:
         say_json(report)
         return
     _show(report, now)
 
 
-@click.command(epilog="Example: hwtrust-backend rotate 000b5e1f")
-@click.argument("device_id", metavar="ID")
+@click.command("label", epilog='Example: hwtrust-backend label 000b5e1f "hall 2, cabinet 7"')
+@device_argument
+@click.argument("text")
 @as_json
 @placed
-def rotate(place: Place, *, device_id: str, as_json: bool) -> None:
+def label_device(place: Place, *, device_id: str, text: str, as_json: bool) -> None:
+    """Give a device a label; an empty one takes it away."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return change_device(session, device_id, label=text, by=by, now=now)
+
+    _do(place, work, "labelled", as_json=as_json)
+
+
+@click.command("move", epilog="Example: hwtrust-backend move 000b5e1f line-3")
+@device_argument
+@click.argument("group")
+@as_json
+@placed
+def move_device(place: Place, *, device_id: str, group: str, as_json: bool) -> None:
+    """Move a device to another group: its policy counts from the next attestation on."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return change_device(session, device_id, group=group, by=by, now=now)
+
+    _do(place, work, f"now of the group {group}", as_json=as_json)
+
+
+@click.command(epilog="Example: hwtrust-backend rotate 000b5e1f")
+@device_argument
+@may_say_why
+@as_json
+@placed
+def rotate(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
     """Give a device its next root at its next good attestation."""
-    with place.session() as (session, _):
-        row = ask_rotation(session, device_id, now=system_clock())
-        name = row.id
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return ask_rotation(session, device_id, reason=reason, by=by, now=now)
+
     if as_json:
+        name = _change(place, work).id
         say_json({"device": name, "rotation": "asked"})
         return
-    click.echo(f"{name[:SHORT]}: the next root goes out with the next good attestation")
+    _do(place, work, "the next root goes out with the next good attestation", as_json=False)
+
+
+@click.command("lock", epilog='Example: hwtrust-backend lock 000b5e1f --reason "stolen"')
+@device_argument
+@must_say_why
+@as_json
+@placed
+def lock_device(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
+    """Lock a device: it fails from now on, and is told why."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return lock(session, device_id, reason=reason, by=by, now=now)
+
+    _do(place, work, "locked", as_json=as_json)
+
+
+@click.command("unlock", epilog="Example: hwtrust-backend unlock 000b5e1f")
+@device_argument
+@may_say_why
+@as_json
+@placed
+def unlock_device(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
+    """Lift a lock: the next attestation decides what the device may do."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return unlock(session, device_id, reason=reason, by=by, now=now)
+
+    _do(place, work, "unlocked", as_json=as_json)
+
+
+@click.command("retire", epilog='Example: hwtrust-backend retire 000b5e1f --reason "sold"')
+@device_argument
+@must_say_why
+@as_json
+@placed
+def retire_device(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
+    """Take a device out of service for good: it is refused, whatever it shows."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return retire(session, device_id, reason=reason, by=by, now=now)
+
+    _do(place, work, "retired", as_json=as_json)
+
+
+@click.command("readmit", epilog='Example: hwtrust-backend readmit 000b5e1f --reason "it is back"')
+@device_argument
+@must_say_why
+@as_json
+@placed
+def readmit_device(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
+    """Let a retired device enrol again; until it has, it stays refused."""
+
+    def work(session: Session, by: Principal, now: int) -> Device:
+        return readmit(session, device_id, reason=reason, by=by, now=now)
+
+    _do(place, work, "may enrol again", as_json=as_json)
+
+
+def _found(session: Session, wanted: DeviceFilter, now: int) -> Iterator[DeviceSummary]:
+    """Every device that is wanted, page by page."""
+    by, cursor = local_administrator(), None
+    while True:
+        page = device_page(session, wanted, by=by, now=now, cursor=cursor, limit=LONGEST_PAGE)
+        yield from page.devices
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def _change(place: Place, work: Work) -> Device:
+    with place.session() as (session, _):
+        return work(session, local_administrator(), system_clock())
+
+
+def _do(place: Place, work: Work, done: str, *, as_json: bool) -> None:
+    """Do it, and say so."""
+    changed = _change(place, work)
+    if as_json:
+        say_json(
+            {
+                "device": changed.id,
+                "group": changed.group,
+                "label": changed.label,
+                "mode": changed.mode.value,
+                "locked_at": changed.locked_at,
+                "retired_at": changed.retired_at,
+            }
+        )
+        return
+    click.echo(f"{changed.id[:SHORT]}: {done}")
 
 
 def _row(summary: DeviceSummary, now: int) -> tuple[str, ...]:
@@ -79,23 +263,42 @@ def _show(report: DeviceReport, now: int) -> None:
     summary = report.summary
     seen = f"{utc_text(summary.attested_at)} ({spell_span(now - summary.attested_at)} ago)"
     since = f"{summary.standing}, since {utc_text(summary.since)}"
-    say_fields(
-        [
-            ("device", summary.device),
-            ("standing", since),
-            ("what now", summary.next_step),
-            ("last seen", seen),
-            ("enrolled", utc_text(summary.enrolled_at)),
-            ("ek", report.ek_source),
-            ("tls key", summary.tls_key),
-            ("release", summary.release),
-            ("pcrs", f"{report.selection}, application PCR {report.application_pcr}"),
-            ("epoch", f"{summary.epoch}, base {report.base_epoch}"),
-        ]
+    version = "none in force" if report.policy_version is None else f"v{report.policy_version}"
+    fields = [
+        ("device", summary.device),
+        ("label", summary.label),
+        ("standing", since),
+        ("mode", summary.mode),
+        ("what now", summary.next_step),
+        ("last seen", seen),
+        ("enrolled", utc_text(summary.enrolled_at)),
+        ("group", f"{summary.group}, policy {report.policy} ({version})"),
+        ("ek", report.ek_source),
+        ("tls key", summary.tls_key),
+        ("release", summary.release),
+        ("pcrs", f"{report.selection}, application PCR {report.application_pcr}"),
+        ("epoch", f"{summary.epoch}, base {report.base_epoch}"),
+    ]
+    moments = (
+        ("locked", summary.locked_at, summary.lock_reason),
+        ("retired", summary.retired_at, ""),
+        ("readmitted", summary.readmitted_at, ""),
+        ("missed since", summary.silent_since, ""),
+        ("next root", summary.rotate_at, summary.rotation_reason),
     )
-    if summary.why:
+    fields += [
+        (name, ", ".join(filter(None, (utc_text(at), why))))
+        for name, at, why in moments
+        if at is not None
+    ]
+    say_fields([(name, value) for name, value in fields if value])
+    _show_lists(report)
+
+
+def _show_lists(report: DeviceReport) -> None:
+    if report.summary.why:
         click.echo("\nfindings")
-        rows = [(item.code, item.severity.value, item.message) for item in summary.why]
+        rows = [(item.code, item.severity.value, item.message) for item in report.summary.why]
         say_table(("CODE", "WEIGHT", "MESSAGE"), rows)
     click.echo("\nroots")
     say_table(
@@ -114,6 +317,9 @@ def _show(report: DeviceReport, now: int) -> None:
     )
     click.echo("\naudit trail, newest first")
     say_table(
-        ("NUMBER", "TIME", "EVENT", "REASON"),
-        [(str(line.sequence), utc_text(line.at), line.event, line.reason) for line in report.trail],
+        ("NUMBER", "TIME", "EVENT", "BY", "REASON"),
+        [
+            (str(line.sequence), utc_text(line.at), line.event, line.actor or "-", line.reason)
+            for line in report.trail
+        ],
     )

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
-from sqlalchemy.orm import Session
+import msgspec
 
 from hwtrust.errors import ConfigError
 from hwtrust_backend import references
-from hwtrust_backend.audit import Event, record
+from hwtrust_backend.admin import authorities, eks, local_administrator, releases, tokens
+from hwtrust_backend.admin.export import ExportFormat, ExportKind
+from hwtrust_backend.admin.export import export as lines_of
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, as_span, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
-from hwtrust_backend.enrolment import EnrolmentToken
-from hwtrust_backend.enrolment import tokens as enrolment_tokens
-from hwtrust_backend.enrolment import trust as ek_trust
+from hwtrust_backend.enrolment import EkAuthorities
+from hwtrust_backend.enrolment.authorities import AuthorityKind
+from hwtrust_backend.policies import DEFAULT_GROUP
 
 HOUR_TEXT = "1h"
-_FILE_LIMIT = 4 * 1024 * 1024
+_FILE_LIMIT = eks.FILE_LIMIT + 1
+
+file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+group_option = click.option(
+    "--group", default=DEFAULT_GROUP, show_default=True, help="Where the devices go."
+)
 
 
 # --- releases --------------------------------------------------------------------
@@ -30,20 +38,19 @@ def release() -> None:
 
 
 @release.command("add", epilog="Example: hwtrust-backend release add release.json --accept")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@file_argument
 @click.option("--accept", is_flag=True, help="Accept it at once.")
 @as_json
 @placed
 def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> None:
     """Add a release from a JSON file; devices may run it once it is accepted."""
     content = references.decode_release(_read(file))
+    by, now = local_administrator(), system_clock()
     with place.session() as (session, _):
-        now = system_clock()
-        stored = references.add_release(session, content, now=now)
+        stored = releases.add_release(session, content, by=by, now=now)
         if accept:
-            stored = references.accept_release(session, stored.name, now=now)
-        name, state = stored.name, stored.state
-    _say_release(name, state, as_json=as_json)
+            stored = releases.accept_release(session, stored.name, by=by, now=now)
+    _say_release(stored.name, stored.state, as_json=as_json)
 
 
 @release.command("accept", epilog="Example: hwtrust-backend release accept 1.0")
@@ -53,8 +60,10 @@ def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> Non
 def release_accept(place: Place, *, name: str, as_json: bool) -> None:
     """Let devices run a release; the one accepted last is the current one."""
     with place.session() as (session, _):
-        state = references.accept_release(session, name, now=system_clock()).state
-    _say_release(name, state, as_json=as_json)
+        stored = releases.accept_release(
+            session, name, by=local_administrator(), now=system_clock()
+        )
+    _say_release(name, stored.state, as_json=as_json)
 
 
 @release.command("retire", epilog="Example: hwtrust-backend release retire 0.9")
@@ -64,8 +73,10 @@ def release_accept(place: Place, *, name: str, as_json: bool) -> None:
 def release_retire(place: Place, *, name: str, as_json: bool) -> None:
     """Refuse a release from now on: devices that run it fail."""
     with place.session() as (session, _):
-        state = references.retire_release(session, name, now=system_clock()).state
-    _say_release(name, state, as_json=as_json)
+        stored = releases.retire_release(
+            session, name, by=local_administrator(), now=system_clock()
+        )
+    _say_release(name, stored.state, as_json=as_json)
 
 
 @release.command("list", epilog="Example: hwtrust-backend release list")
@@ -73,18 +84,8 @@ def release_retire(place: Place, *, name: str, as_json: bool) -> None:
 @placed
 def release_list(place: Place, *, as_json: bool) -> None:
     """List the releases."""
-    with place.session() as (session, _):
-        current = references.current_release(session)
-        rows = [
-            {
-                "name": row.name,
-                "state": row.state,
-                "current": current is not None and row.name == current.name,
-                "added_at": row.added_at,
-                "layers": [layer.name for layer in references.decode_release(row.content).layers],
-            }
-            for row in references.list_releases(session)
-        ]
+    with place.reading() as (session, _):
+        rows = releases.releases(session, by=local_administrator())
     if as_json:
         say_json(rows)
         return
@@ -92,11 +93,11 @@ def release_list(place: Place, *, as_json: bool) -> None:
         ("RELEASE", "STATE", "CURRENT", "ADDED", "LAYERS"),
         [
             (
-                str(row["name"]),
-                str(row["state"]),
-                "yes" if row["current"] else "",
-                utc_text(int(str(row["added_at"]))),
-                " ".join(map(str, row["layers"] if isinstance(row["layers"], list) else [])),
+                row.name,
+                row.state,
+                "yes" if row.current else "",
+                utc_text(row.added_at),
+                " ".join(row.layers),
             )
             for row in rows
         ],
@@ -120,21 +121,34 @@ def token() -> None:
     metavar="SPAN",
     default=HOUR_TEXT,
     show_default=True,
-    help="How long it is good: 30d, 24h, 15m.",
+    help="How long it is good, 30d at most: 24h, 15m.",
 )
 @click.option("--label", default="", help="A note for the list, such as whom it is for.")
+@click.option(
+    "--uses",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many devices may enrol with it.",
+)
+@group_option
 @as_json
 @placed
-def token_create(place: Place, *, expires: int, label: str, as_json: bool) -> None:
-    """Make a token for one enrolment. It is printed once and cannot be shown again."""
-    now = system_clock()
+def token_create(
+    place: Place, *, expires: int, label: str, uses: int, group: str, as_json: bool
+) -> None:
+    """Make an enrolment token. It is printed once and cannot be shown again."""
+    by, now = local_administrator(), system_clock()
     with place.session() as (session, _):
-        made = enrolment_tokens.create_token(session, label=label, lifetime_ms=expires, now=now)
+        report, made = tokens.create_token(
+            session, label=label, lifetime_ms=expires, uses=uses, group=group, by=by, now=now
+        )
     if as_json:
-        say_json({"token": made, "expires_at": now + expires})
+        say_json({"token": made, **msgspec.structs.asdict(report)})
         return
     click.echo(made)
-    click.echo(f"good for one enrolment in the next {spell_span(expires)}", err=True)
+    times = "one enrolment" if uses == 1 else f"{uses} enrolments"
+    click.echo(f"good for {times} in the next {spell_span(expires)}", err=True)
 
 
 @token.command("list", epilog="Example: hwtrust-backend token list")
@@ -142,17 +156,30 @@ def token_create(place: Place, *, expires: int, label: str, as_json: bool) -> No
 @placed
 def token_list(place: Place, *, as_json: bool) -> None:
     """List the tokens by their ids; the tokens themselves are not stored."""
-    now = system_clock()
-    with place.session() as (session, _):
-        rows = [_token_row(row, now) for row in enrolment_tokens.list_tokens(session)]
+    by, now, cursor = local_administrator(), system_clock(), None
+    rows: list[tokens.TokenReport] = []
+    with place.reading() as (session, _):
+        while True:
+            page = tokens.token_page(session, by=by, now=now, cursor=cursor, limit=500)
+            rows += page.tokens
+            cursor = page.next
+            if cursor is None:
+                break
     if as_json:
         say_json(rows)
         return
-    heads = ("ID", "STATE", "EXPIRES", "USED BY", "LABEL")
     say_table(
-        heads,
+        ("ID", "STATE", "USES", "EXPIRES", "GROUP", "USED BY", "LABEL"),
         [
-            (row["id"], row["state"], row["expires"], row["used_by"][:16], row["label"])
+            (
+                row.id,
+                row.state,
+                f"{row.uses}/{row.uses_allowed}",
+                utc_text(row.expires_at),
+                row.group,
+                row.used_by[:16],
+                row.label,
+            )
             for row in rows
         ],
     )
@@ -165,28 +192,13 @@ def token_list(place: Place, *, as_json: bool) -> None:
 def token_revoke(place: Place, *, token_id: str, as_json: bool) -> None:
     """Revoke a token by its id, as `token list` shows it."""
     with place.session() as (session, _):
-        revoked = enrolment_tokens.revoke_token(session, token_id, now=system_clock())
+        revoked = tokens.revoke_token(
+            session, token_id, by=local_administrator(), now=system_clock()
+        )
     if as_json:
-        say_json({"id": revoked, "state": "revoked"})
+        say_json({"id": revoked.id, "state": revoked.state})
         return
-    click.echo(f"{revoked}: revoked")
-
-
-def _token_row(row: EnrolmentToken, now: int) -> dict[str, str]:
-    state = "open"
-    if row.used_at is not None:
-        state = "used"
-    elif row.revoked:
-        state = "revoked"
-    elif row.expires_at <= now:
-        state = "expired"
-    return {
-        "id": enrolment_tokens.token_id(row),
-        "state": state,
-        "expires": utc_text(row.expires_at),
-        "used_by": row.used_by,
-        "label": row.label,
-    }
+    click.echo(f"{revoked.id}: {revoked.state}")
 
 
 # --- endorsement keys --------------------------------------------------------------
@@ -200,15 +212,17 @@ def ek() -> None:
 @ek.command("allow", epilog='Example: hwtrust-backend ek allow 000b4ff1… --label "lab board"')
 @click.argument("name")
 @click.option("--label", default="", help="A note for the list.")
+@group_option
 @as_json
 @placed
-def ek_allow(place: Place, *, name: str, label: str, as_json: bool) -> None:
+def ek_allow(place: Place, *, name: str, label: str, group: str, as_json: bool) -> None:
     """Let the TPM whose EK has this NAME enrol, with no certificate and no token.
 
     NAME is in hexadecimal; `hwtrust device info` shows it on the device.
     """
+    by, now = local_administrator(), system_clock()
     with place.session() as (session, _):
-        ek_trust.allow_ek(session, name, label=label, now=system_clock())
+        eks.allow_ek(session, name, label=label, group=group, by=by, now=now)
     _say_ek(name, "allowed", as_json=as_json)
 
 
@@ -219,7 +233,7 @@ def ek_allow(place: Place, *, name: str, label: str, as_json: bool) -> None:
 def ek_remove(place: Place, *, name: str, as_json: bool) -> None:
     """Take an EK off the list; a device that is enrolled stays enrolled."""
     with place.session() as (session, _):
-        ek_trust.remove_ek(session, name, now=system_clock())
+        eks.remove_ek(session, name, by=local_administrator(), now=system_clock())
     _say_ek(name, "removed", as_json=as_json)
 
 
@@ -228,12 +242,49 @@ def ek_remove(place: Place, *, name: str, as_json: bool) -> None:
 @placed
 def ek_list(place: Place, *, as_json: bool) -> None:
     """List the EKs that are trusted by name."""
-    with place.session() as (session, _):
-        rows = [(row.name, row.label, row.added_at) for row in ek_trust.list_eks(session)]
+    by, cursor = local_administrator(), None
+    rows: list[eks.EkReport] = []
+    with place.reading() as (session, _):
+        while True:
+            page = eks.ek_page(session, by=by, cursor=cursor, limit=500)
+            rows += page.eks
+            cursor = page.next
+            if cursor is None:
+                break
     if as_json:
-        say_json([{"name": name, "label": label, "added_at": at} for name, label, at in rows])
+        say_json(rows)
         return
-    say_table(("NAME", "ADDED", "LABEL"), [(name, utc_text(at), label) for name, label, at in rows])
+    say_table(
+        ("NAME", "ADDED", "GROUP", "LABEL"),
+        [(row.name, utc_text(row.added_at), row.group, row.label) for row in rows],
+    )
+
+
+@ek.command("import", epilog="Example: hwtrust-backend ek import delivery.csv")
+@file_argument
+@as_json
+@placed
+def ek_import(place: Place, *, file: Path, as_json: bool) -> None:
+    """Allow every EK of a CSV file, or none of them.
+
+    Its columns are name, label and group; the last two may be absent, and so may a
+    line that names them.
+    """
+    content = _read(file)
+    with place.session() as (session, _):
+        result = eks.import_eks(session, content, by=local_administrator(), now=system_clock())
+    if as_json:
+        say_json(result)
+        return
+    say_fields([(key, str(value)) for key, value in msgspec.structs.asdict(result).items()])
+
+
+@ek.command("export", epilog="Example: hwtrust-backend ek export > allowed.csv")
+@placed
+def ek_export(place: Place) -> None:
+    """Write the list as CSV; it can be imported again as it is."""
+    with place.reading() as (session, _):
+        sys.stdout.writelines(eks.export_eks(session, by=local_administrator()))
 
 
 @click.group("ek-ca")
@@ -242,30 +293,113 @@ def ek_ca() -> None:
 
 
 @ek_ca.command("add", epilog="Example: hwtrust-backend ek-ca add vendor-root.pem")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@file_argument
+@click.option("--label", default="", help="A note for the list.")
+@click.option(
+    "--anchor", is_flag=True, help="Trust its CAs though they have not signed themselves."
+)
+@click.option("--crl", is_flag=True, help="It holds revocation lists.")
 @as_json
 @placed
-def ek_ca_add(place: Place, *, file: Path, as_json: bool) -> None:
+def ek_ca_add(
+    place: Place, *, file: Path, label: str, anchor: bool, crl: bool, as_json: bool
+) -> None:
     """Add a vendor's CA certificates, PEM or DER, one or a bundle."""
+    if anchor and crl:
+        raise click.UsageError("--anchor and --crl exclude each other")
+    kind = AuthorityKind.ANCHORS if anchor else AuthorityKind.CERTIFICATES
     content = _read(file)
     with place.session() as (session, settings):
-        name, found = ek_trust.add_authority(settings.ek_authorities, content)
-        reason = f"{name}: {len(found.roots)} roots, {len(found.intermediates)} intermediates"
-        _note(session, reason)
-    result = {
-        "file": name,
-        "roots": len(found.roots),
-        "intermediates": len(found.intermediates),
-        "refused": [item.reason for item in found.refused],
-    }
+        result = authorities.import_authority(
+            session,
+            content,
+            authorities=EkAuthorities(settings.ek_authorities),
+            kind=AuthorityKind.REVOCATIONS if crl else kind,
+            label=label,
+            by=local_administrator(),
+            now=system_clock(),
+        )
     if as_json:
-        say_json(result)
+        say_json(
+            {
+                "id": result.authority.id,
+                "roots": result.roots,
+                "intermediates": result.intermediates,
+                "revocation_lists": result.revocation_lists,
+                "refused": result.refused,
+            }
+        )
         return
-    say_fields([(key, str(value)) for key, value in result.items() if value != []])
+    say_fields(
+        [
+            ("id", result.authority.id),
+            ("roots", str(result.roots)),
+            ("intermediates", str(result.intermediates)),
+            ("revocation lists", str(result.revocation_lists)),
+            *(("refused", f"{item.sha256[:16]}: {item.reason}") for item in result.refused),
+        ]
+    )
 
 
-def _note(session: Session, reason: str) -> None:
-    record(session, Event.EK_AUTHORITY_ADDED, now=system_clock(), reason=reason)
+@ek_ca.command("list", epilog="Example: hwtrust-backend ek-ca list")
+@as_json
+@placed
+def ek_ca_list(place: Place, *, as_json: bool) -> None:
+    """List what was imported, and the trust anchors in force."""
+    with place.reading() as (session, settings):
+        known = EkAuthorities(settings.ek_authorities)
+        found = authorities.authority_list(session, authorities=known, by=local_administrator())
+    if as_json:
+        say_json(found)
+        return
+    say_table(
+        ("ID", "KIND", "ADDED", "BY", "LABEL"),
+        [
+            (row.id, row.kind.value, utc_text(row.added_at), row.added_by, row.label)
+            for row in found.authorities
+        ],
+    )
+    click.echo(f"\nin force: {found.intermediates} intermediates below")
+    for root in found.roots:
+        click.echo(f"  {root}")
+
+
+@ek_ca.command("remove", epilog="Example: hwtrust-backend ek-ca remove 4f1c…")
+@click.argument("identifier", metavar="ID")
+@as_json
+@placed
+def ek_ca_remove(place: Place, *, identifier: str, as_json: bool) -> None:
+    """Trust a vendor no longer; devices that are enrolled stay enrolled."""
+    with place.session() as (session, _):
+        authorities.drop_authority(
+            session, identifier, by=local_administrator(), now=system_clock()
+        )
+    if as_json:
+        say_json({"id": identifier, "state": "removed"})
+        return
+    click.echo(f"{identifier}: removed")
+
+
+# --- for auditors ------------------------------------------------------------------
+
+
+@click.command("export", epilog="Example: hwtrust-backend export devices --format jsonl")
+@click.argument("kind", type=click.Choice([item.value for item in ExportKind]))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([item.value for item in ExportFormat]),
+    default=ExportFormat.CSV.value,
+    show_default=True,
+    help="CSV, or one JSON object a line.",
+)
+@placed
+def export(place: Place, *, kind: str, form: str) -> None:
+    """Write devices, roots, releases or policies for an auditor."""
+    by, now = local_administrator(), system_clock()
+    with place.reading() as (session, _):
+        lines = lines_of(session, ExportKind(kind), ExportFormat(form), by=by, now=now)
+        sys.stdout.writelines(lines)
 
 
 def _say_release(name: str, state: str, *, as_json: bool) -> None:

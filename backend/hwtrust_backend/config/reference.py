@@ -142,11 +142,9 @@ def _spelt(value: Any, *, span: bool) -> str:  # noqa: ANN401 - a value of any s
         return str(value).lower()
     if isinstance(value, tuple | frozenset | list):
         return f"[{', '.join(sorted(_quoted(item) for item in value))}]"
-    if isinstance(value, Enum | str):
-        return _quoted(value)
     if isinstance(value, Mapping):
         return msgspec.json.encode(value).decode()
-    return str(value)
+    return _quoted(value) if isinstance(value, Enum | str) else str(value)
 
 
 def _quoted(value: object) -> str:

@@ -58,8 +58,8 @@ def watching(database: Database, channel: str) -> Iterator[Watch]:
         pooled = database.engine.raw_connection()
     except SQLAlchemyError as error:
         raise DatabaseError(f"the database cannot be watched: {type(error).__name__}") from error
-    pooled.detach()
     connection: Any = pooled.driver_connection
+    pooled.detach()
     try:
         if database.is_postgresql:
             yield _PostgresWatch(connection, channel)

@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from hwtrust_backend.observe.traces import span
+
 
 class KeyRole(StrEnum):
     """What a key is for; one key has one role."""
@@ -101,11 +103,13 @@ class SoftwareSigner:
 
     def sign(self, message: bytes) -> bytes:
         """Sign SHA-256 of `message`: a DER ECDSA-Sig-Value."""
-        return self._key.sign(message, ec.ECDSA(hashes.SHA256()))
+        with span("sign"):
+            return self._key.sign(message, ec.ECDSA(hashes.SHA256()))
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign a SHA-256 digest, 32 bytes: a DER ECDSA-Sig-Value."""
-        return self._key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        with span("sign"):
+            return self._key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
 
     def __repr__(self) -> str:
         return "SoftwareSigner(…)"

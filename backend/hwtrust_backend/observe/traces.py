@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +39,13 @@ class _State:
 
 
 _state = _State()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a trace."""
+
+    context: Any
 
 
 def wanted(environ: Mapping[str, str]) -> bool:
@@ -93,14 +100,48 @@ def stop() -> None:
         provider.shutdown()
 
 
+def current() -> Place | None:
+    """Where the spans of what runs now belong, for work that goes on in another thread."""
+    if _state.tracer is None:
+        return None
+    from opentelemetry.context import get_current  # noqa: PLC0415 - rule 1
+
+    return Place(get_current())
+
+
 @contextmanager
-def span(name: str, **attributes: str | int) -> Iterator[None]:
-    """A span around the block, below the one that is open; an error marks it and goes on."""
+def span(name: str, *, within: Place | None = None, **attributes: str | int) -> Iterator[None]:
+    """A span around the block, below the one that is open; an error marks it and goes on.
+
+    `within`: below the one that was open there.
+    """
     tracer = _state.tracer
     if tracer is None:
         yield
         return
-    with tracer.start_as_current_span(name, attributes=_named(attributes)):
+    context = None if within is None else within.context
+    with tracer.start_as_current_span(name, context=context, attributes=_named(attributes)):
+        yield
+
+
+@contextmanager
+def joint_span(
+    name: str, places: Sequence[Place | None], **attributes: str | int
+) -> Iterator[None]:
+    """A span around what is done for several requests at once, with a link to each of them."""
+    tracer = _state.tracer
+    if tracer is None:
+        yield
+        return
+    from opentelemetry.context import Context  # noqa: PLC0415 - rule 1
+    from opentelemetry.trace import Link, get_current_span  # noqa: PLC0415
+
+    known = [place.context for place in places if place is not None]
+    links = [Link(get_current_span(context).get_span_context()) for context in known]
+    # The first request has it in its own trace; without links to follow there is one at least.
+    context = known[0] if known else Context()
+    named = _named(attributes)
+    with tracer.start_as_current_span(name, context=context, links=links, attributes=named):
         yield
 
 

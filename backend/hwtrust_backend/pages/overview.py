@@ -14,8 +14,9 @@ UNWRITTEN: Final = 1
 
 _ROW_MINUTES: Final = 15
 _NEWEST: Final = 10
-_ROOM_FOR_NOW: Final = 20
+_ROOM_FOR_NOW: Final = 30
 _MOST_BARS: Final = 20
+_MIDDLE: Final = 0.5
 
 
 def activity_plot(fleet: Fleet) -> Plot:
@@ -77,9 +78,7 @@ def week_plot(fleet: Fleet) -> Plot:
         summary=f"{grouped(total)} roots are due in the next seven days",
         unit="roots",
         values=values,
-        ticks=[
-            (day, f"{utc_datetime(fleet.at + day * DAY):%a}" if day else "now") for day in range(7)
-        ],
+        ticks=[(day + _MIDDLE, f"{utc_datetime(fleet.at + day * DAY):%a}") for day in range(7)],
     )
 
 
@@ -93,7 +92,7 @@ def age_plot(fleet: Fleet) -> Plot:
         summary=f"the oldest root in use is {oldest} days old",
         unit="devices",
         values=values,
-        ticks=[(place, f"{edge}d") for place, edge in edges],
+        ticks=[(place + _MIDDLE, f"{edge}d") for place, edge in edges],
     )
 
 
@@ -104,10 +103,10 @@ def epoch_plot(fleet: Fleet) -> Plot:
     return plot(
         "epochs",
         "Epochs",
-        summary=f"epochs {lowest} to {highest}, {grouped(len(fleet.epochs))} different ones",
+        summary=f"devices stand at epochs {lowest} to {highest}",
         unit="devices",
         values=values,
-        ticks=[(place, f"{edge}") for place, edge in edges],
+        ticks=[(place + _MIDDLE, f"{edge}") for place, edge in edges],
     )
 
 

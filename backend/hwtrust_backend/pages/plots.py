@@ -1,7 +1,7 @@
 """Pictures made of numbers: bars as SVG, with the same numbers as a table.
 
 Only geometry is made here, in the units of the picture's own box; the template
-draws it and the style sheet colours it. Rules:
+draws it and the style sheet gives it size and colour. Rules:
 
 1. Every picture has its numbers in words beside it (`Bar.label`, `Bar.value`).
 2. Bars begin at zero, and the scale's top is a round number.
@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-WIDTH: Final = 640
-HEIGHT: Final = 150
-_LEFT: Final = 44
-_TOP: Final = 8
-_BOTTOM: Final = 22
+WIDTH: Final = 1000
+HEIGHT: Final = 100
 _GAP: Final = 0.22
-_THINNEST: Final = 1.0
+_THINNEST: Final = 1.5
 _MOST_BARS: Final = 60
 _STEPS: Final = (1, 2, 5)
 
@@ -38,11 +35,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis with its label."""
+    """A place on the axis, in percent of its length, with its label."""
 
     at: float
     label: str
-    anchor: str = "middle"
+    anchor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +55,16 @@ class Plot:
     rows: tuple[tuple[str, int], ...]
     """The numbers as a table."""
     across: tuple[Tick, ...]
-    up: tuple[Tick, ...]
+    up: tuple[str, str, str]
+    """The scale's labels: its top, its half, zero."""
     width: int = WIDTH
     height: int = HEIGHT
-    left: int = _LEFT
-    floor: int = HEIGHT - _BOTTOM
 
     @property
     def outline(self) -> str:
         """All bars as one path without gaps, for a picture of very many."""
         steps = "".join(f"V{bar.y}H{bar.x + bar.width:.2f}" for bar in self.bars)
-        return f"M{self.left} {self.floor}{steps}V{self.floor}Z"
+        return f"M0 {self.height}{steps}V{self.height}Z"
 
     @property
     def is_dense(self) -> bool:
@@ -83,26 +79,26 @@ def plot(
     summary: str,
     unit: str,
     values: Sequence[tuple[str, int]],
-    ticks: Sequence[tuple[int, str]],
+    ticks: Sequence[tuple[float, str]],
     rows: Sequence[tuple[str, int]] | None = None,
 ) -> Plot:
     """A bar for each of `values` (label and number), and labels at the beginnings of some.
 
-    `ticks` are places among the bars, from 0 to their number, each with a label;
+    `ticks` are places among the bars, from 0 to their number (half a step is the
+    middle of a bar), each with a label;
     `rows` is what stands in the table, where that is not the same as `values`.
     """
     top = round_up(max((value for _, value in values), default=0))
-    floor = HEIGHT - _BOTTOM
-    slot = (WIDTH - _LEFT) / max(len(values), 1)
+    slot = WIDTH / max(len(values), 1)
     dense = len(values) > _MOST_BARS
     width = slot if dense else max(slot * (1 - _GAP), _THINNEST)
     bars = []
     for place, (label, value) in enumerate(values):
-        height = 0.0 if value == 0 else max((floor - _TOP) * value / top, _THINNEST)
+        height = 0.0 if value == 0 else max(HEIGHT * value / top, _THINNEST)
         bars.append(
             Bar(
-                x=round(_LEFT + place * slot + (slot - width) / 2, 2),
-                y=round(floor - height, 2),
+                x=round(place * slot + (slot - width) / 2, 2),
+                y=round(HEIGHT - height, 2),
                 width=round(width, 2),
                 height=round(height, 2),
                 label=label,
@@ -116,12 +112,8 @@ def plot(
         unit=unit,
         bars=tuple(bars),
         rows=tuple(values if rows is None else rows),
-        across=tuple(_across(place, label, slot, len(values)) for place, label in ticks),
-        up=(
-            Tick(floor, "0", "end"),
-            Tick(round((floor + _TOP) / 2, 2), _short(top / 2), "end"),
-            Tick(_TOP, _short(top), "end"),
-        ),
+        across=tuple(_across(place, label, len(values)) for place, label in ticks),
+        up=(_short(top), _short(top / 2), "0"),
     )
 
 
@@ -135,8 +127,8 @@ def round_up(value: int) -> int:
         step *= 10
 
 
-def _across(place: int, label: str, slot: float, count: int) -> Tick:
-    at = round(_LEFT + place * slot, 2)
+def _across(place: float, label: str, count: int) -> Tick:
+    at = round(100 * place / max(count, 1), 2)
     if place == 0:
         return Tick(at, label, "start")
     return Tick(at, label, "end" if place == count else "middle")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hwtrust.verify.evidence import Claims
 from hwtrust.wire.codec import U64_MAX, tpm2b
@@ -22,6 +23,7 @@ from hwtrust.wire.policy import fold
 from hwtrust.wire.protect import seal_for
 from hwtrust.wire.root import (
     Approval,
+    Branch,
     Increment,
     RootMetadata,
     increment_ref,
@@ -31,7 +33,7 @@ from hwtrust.wire.root import (
     sign_approval,
 )
 from hwtrust.wire.states import approved_states
-from hwtrust.wire.structures import Public
+from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.keys import Signer
 
 ROOT_SIZE = 32
@@ -68,14 +70,22 @@ def approve(
     recipe = Approval(
         epoch=epoch,
         selection=str(device.selection),
-        branches=approved_states(
-            release, selection=device.selection, values=claims.pcrs, pcr=device.pcr
+        branches=_branches(
+            release, device.selection, tuple(sorted(claims.pcrs.items())), device.pcr
         ),
         counter_name=device.counter_name,
         not_after=min(claims.clock.clock + left_ms, U64_MAX),
     )
     ref = root_ref(device.name, epoch)
     return sign_approval(recipe, ref, sign_digest=policy_key.sign_digest)
+
+
+@lru_cache(maxsize=4096)
+def _branches(
+    release: Release, selection: PcrSelection, values: tuple[tuple[int, bytes], ...], pcr: int
+) -> tuple[Branch, Branch]:
+    """The approved states of a device; they stay the same from one heartbeat to the next."""
+    return approved_states(release, selection=selection, values=dict(values), pcr=pcr)
 
 
 def allow_increment(

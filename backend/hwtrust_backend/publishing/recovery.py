@@ -28,7 +28,7 @@ from hwtrust_backend.enrolment import Device
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 
 RECOVERED: Final = "recovered"
-"""The reason of a root that was taken over from its counter alone."""
+"""The reason of a root that was taken over from its counter alone, and of the one after it."""
 
 _UNKNOWN_LIFE_MS: Final = HOUR
 """How long leave is given for a root of which nothing is known: it is replaced at once."""
@@ -93,6 +93,11 @@ def take_over(session: Session, device: Device, *, epoch: int, now: int) -> Stor
     reason = f"epoch {epoch}, which this database had forgotten"
     record(session, Event.EPOCH_RECOVERED, now=now, device=device.id, reason=reason)
     return root
+
+
+def taken_over(root: StoredRoot) -> bool:
+    """Whether nothing but its epoch is known of a root."""
+    return not root.object_name
 
 
 def _read(session: Session) -> int:

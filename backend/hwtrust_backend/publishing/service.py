@@ -166,8 +166,8 @@ class Publisher:
             return None, None
         if offered is None:
             reason = schedule.granted(session, device, active, policy=policy, now=now)
-            if active.reason == recovery.RECOVERED:
-                reason = reason or recovery.RECOVERED
+            if not reason and recovery.taken_over(active):
+                reason = recovery.RECOVERED
             if reason:
                 epoch = active.epoch + 1 + recovery.unsettled(session, active)
                 offered, _ = self._make(

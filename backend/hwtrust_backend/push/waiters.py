@@ -19,7 +19,7 @@ import logging
 import threading
 from typing import Final
 
-from hwtrust.errors import DatabaseError, WaitersFullError
+from hwtrust.errors import WaitersFullError
 from hwtrust_backend.db import Database
 from hwtrust_backend.db.notices import Watch, watching
 from hwtrust_backend.push.wakes import CHANNEL, newest_serial, pending, wakes_after
@@ -142,8 +142,8 @@ class Waiters:
                 with watching(self._database, CHANNEL) as watch:
                     self._look_for_everybody()
                     self._listen(watch)
-            except DatabaseError as error:
-                _log.warning("waiting devices cannot be told for now: %s", error.message)
+            except Exception as error:  # noqa: BLE001 - whoever waits depends on this thread
+                _log.warning("waiting devices cannot be told for now", exc_info=error)
                 self._ended.wait(RETRY_SECONDS)
 
     def _listen(self, watch: Watch) -> None:

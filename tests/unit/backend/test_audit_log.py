@@ -160,6 +160,17 @@ def test_a_commit_over_open_savepoints_loses_no_record(database: Database) -> No
     assert reasons(database) == ["outer", "open", "open within it", "next transaction"]
 
 
+def test_a_unit_of_work_that_leaves_savepoints_open_loses_no_record(database: Database) -> None:
+    """The end of the block commits what is open within it, records included."""
+    with database.transaction() as session:
+        note(session, "outer")
+        session.begin_nested()
+        note(session, "open")
+        session.begin_nested()
+        note(session, "open within it")
+    assert reasons(database) == ["outer", "open", "open within it"]
+
+
 def test_a_session_that_is_rolled_back_forgets_its_records(database: Database) -> None:
     """The next transaction of the same session starts with none."""
     with Session(database.engine) as session:

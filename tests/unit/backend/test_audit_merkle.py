@@ -288,6 +288,18 @@ def test_a_forged_consistency_proof_is_refused(size: int) -> None:
             assert not accepts_consistency(list(good), old, size, old_root=TREE.root(0, size + 1))
 
 
+def test_bytes_do_not_move_from_one_hash_to_the_next() -> None:
+    """Two hashes in a row look the same when one is longer and the other shorter."""
+    root, next_hash = TREE.root(0, 4), TREE.root(4, 8)
+    longer = {"old_root": root + next_hash[:1]}
+    assert accepts_consistency([next_hash], 4, 8)
+    assert not accepts_consistency([next_hash[1:]], 4, 8, **longer)
+    with pytest.raises(AuditProofError):
+        check_inclusion(
+            leaf(0) + leaf(1)[:1], index=0, size=2, root=TREE.root(0, 2), proof=[leaf(1)[1:]]
+        )
+
+
 def test_a_tree_that_was_rewritten_continues_no_older_one() -> None:
     """One leaf changed before the old size: no proof that can be made is accepted (99)."""
     for changed in range(20):

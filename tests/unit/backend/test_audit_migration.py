@@ -43,15 +43,16 @@ def database(
     database_kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Database]:
     """A database as the version before left it."""
+    server: Postgres | None = None
     url = f"sqlite:///{tmp_path / 'old.sqlite'}"
     if database_kind == "postgresql":
-        server: Postgres = request.getfixturevalue("postgres")
+        server = request.getfixturevalue("postgres")
         url = server.create(migrated=False)
     made = Database(url)
     move(made, "0002")
     yield made
     made.close()
-    if database_kind == "postgresql":
+    if server is not None:
         server.drop(url)
 
 

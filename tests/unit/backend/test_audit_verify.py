@@ -12,6 +12,7 @@ from sqlalchemy import event as sqlalchemy_event
 
 from hwtrust.errors import AuditError, AuditHeadForgedError, AuditProofError
 from hwtrust.wire.envelope import Envelope, seal
+from hwtrust_backend.app.background import TASKS
 from hwtrust_backend.audit import (
     AuditHead,
     AuditRecord,
@@ -33,6 +34,7 @@ from hwtrust_backend.audit import (
 from hwtrust_backend.audit.entries import hash_of
 from hwtrust_backend.audit.merkle import EMPTY_ROOT, Frontier
 from hwtrust_backend.db import Database, migrate
+from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.keys.signing import SoftwareSigner
 from simulators.audit_log import KEY, ORIGIN, SIGNER, keep, sign, statements, verify, write
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy.orm import Session
+
+    from hwtrust_backend.app.backend import Backend
 
 SIZE = 600
 """Two full tiles, and more."""
@@ -250,10 +254,9 @@ def test_an_altered_tile_is_told_from_an_altered_record(database: Database, leng
 
 def insert_record(session: Session, sequence: int) -> None:
     """A record with the right leaf hash, past the log."""
-    fields = {
-        "at": 1, "event": "x", "device": "", "actor": "", "reason": "", "evidence": b"",
-    }  # fmt: skip
-    row = {"sequence": sequence, "leaf": hash_of(sequence, **fields), **fields}
+    texts = {"event": "x", "device": "", "actor": "", "reason": ""}
+    leaf = hash_of(sequence, at=1, evidence=b"", **texts)
+    row = {"sequence": sequence, "at": 1, "evidence": b"", "leaf": leaf, **texts}
     session.execute(insert(AuditRecord), [row])
 
 
@@ -373,6 +376,17 @@ def test_a_head_is_signed_once_a_size(database: Database) -> None:
     write(database, 1)
     assert sign(database, now=8).size == SIZE + 1
     assert verify(database).heads == 3
+
+
+def test_the_backend_signs_its_trail_by_itself(backend: Backend) -> None:
+    """A task in the background; on every replica, as often as it likes."""
+    (task,) = (task for task in TASKS if task.name == "audit-head")
+    task.run(backend)
+    task.run(backend)
+    key = backend.vault.signer(KeyRole.AUDIT).public_key
+    with backend.database.reading() as session:
+        report = verify_log(session, key=key, kept=())
+    assert (report.heads, report.signed) == (1, report.size)
 
 
 def test_two_replicas_that_sign_at_once_store_one_head(database: Database) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +16,7 @@ from hwtrust_backend.keys import vault as vault_module
 from hwtrust_backend.testing import CHEAP, BackendServer
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_shell import Shell
 from simulators.ek_authority import EkAuthority
 
 COMMANDS = [
@@ -41,29 +40,22 @@ COMMANDS = [
     "ek allow",
     "ek remove",
     "ek list",
+    "ek import",
+    "ek export",
     "ek-ca add",
+    "ek-ca list",
+    "ek-ca remove",
+    "api-token create",
+    "api-token list",
+    "api-token revoke",
+    "export",
+    "label",
+    "move",
+    "lock",
+    "unlock",
+    "retire",
+    "readmit",
 ]
-
-
-class Shell:
-    """Runs the command line in this process."""
-
-    def __init__(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.data = data
-        self._capsys = capsys
-
-    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Standard output and error of a command that must end with `code`."""
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["--data", str(self.data), *arguments])
-        found = self._capsys.readouterr()
-        assert caught.value.code == code, found.err
-        return found.out, found.err
-
-    def json(self, *arguments: str) -> Any:  # noqa: ANN401 - whatever JSON holds
-        """The result of a command as JSON."""
-        return json.loads(self.run(*arguments, "--json")[0])
 
 
 @pytest.fixture

@@ -88,9 +88,9 @@ def test_the_audit_key_is_derived_and_not_stored(path: Path) -> None:
     content = vault_module._unseal(path.read_bytes(), Secret(b"right"), path)
     assert KeyRole.AUDIT not in content.keys
     public = vault.signer(KeyRole.AUDIT).public_key
-    expanded = HKDF(
-        hashes.SHA256(), 64, salt=None, info=b"hwtrust-backend v1, key: audit"
-    ).derive(vault.challenge_key.reveal())
+    expanded = HKDF(hashes.SHA256(), 64, salt=None, info=b"hwtrust-backend v1, key: audit").derive(
+        vault.challenge_key.reveal()
+    )
     scalar = int.from_bytes(expanded, "big") % (P256_ORDER - 1) + 1
     assert ec.derive_private_key(scalar, ec.SECP256R1()).public_key() == public
     other = make_vault(path.with_name("other"))

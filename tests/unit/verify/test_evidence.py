@@ -573,4 +573,4 @@ def test_claims_cannot_be_made_otherwise() -> None:
             verified=object(),
         )
     with pytest.raises((TypeError, ValueError)):
-        replace(claims, counter=8)  # type: ignore[call-arg]
+        msgspec.structs.replace(claims, counter=8)

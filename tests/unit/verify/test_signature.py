@@ -143,7 +143,9 @@ def test_a_number_out_of_range_is_refused(
     numbers = list(good.value)
     numbers[which] = {"zero": 0, "order": order, "above": numbers[which] + order}[bad]
     with pytest.raises(SignatureError) as refused:
-        verify_signature(public(key), msgspec.structs.replace(good, value=(numbers[0], numbers[1])), MESSAGE)
+        verify_signature(
+            public(key), msgspec.structs.replace(good, value=(numbers[0], numbers[1])), MESSAGE
+        )
     assert refused.value.code == "evidence:signature:invalid"
 
 
@@ -180,7 +182,9 @@ def test_another_hash_than_the_keys_is_refused_although_it_verifies(hash_: Alg) 
 def test_a_hash_that_is_swapped_in_the_signature_does_not_verify(hash_: Alg) -> None:
     """Adversary 10: an unbound key's signature says a hash, and must be over that hash."""
     for key, scheme in ((P256, Alg.ECDSA), (RSA, Alg.RSASSA), (RSA, Alg.RSAPSS)):
-        signature = msgspec.structs.replace(sign(key, MESSAGE, scheme=scheme, hash_=Alg.SHA256), hash=hash_)
+        signature = msgspec.structs.replace(
+            sign(key, MESSAGE, scheme=scheme, hash_=Alg.SHA256), hash=hash_
+        )
         with pytest.raises(SignatureError) as refused:
             verify_signature(public(key), signature, MESSAGE)
         assert refused.value.code == "evidence:signature:invalid"

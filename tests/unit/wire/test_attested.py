@@ -13,6 +13,7 @@ from hwtrust.errors import (
     MalformedError,
     NotAttestedError,
 )
+from hwtrust.wire.attested import LONGEST_KEPT
 from hwtrust.wire.structures import (
     Attest,
     AttestType,
@@ -151,3 +152,49 @@ def test_raw_is_what_was_received() -> None:
     received[0] = 0
     assert attest.raw == GOOD.raw
     assert msgspec.structs.replace(attest, firmware_version=5).encode() != attest.raw
+
+
+def test_what_comes_again_is_what_it_was() -> None:
+    """Two attestations of the same thing share it, and nothing that differs."""
+    later = Attest.decode(
+        msgspec.structs.replace(GOOD, firmware_version=5, extra_data=b"x").encode()
+    )
+    first = Attest.decode(GOOD.raw)
+    assert later.attested is first.attested
+    assert (later.firmware_version, later.extra_data) == (5, b"x")
+    assert first == GOOD
+
+
+def test_the_same_bytes_of_another_type_are_read_as_that_type() -> None:
+    """The type is a part of what an attested info is kept by: it is decided once only."""
+    certified = CertifyInfo(b"\0\x0b" + bytes(32), b"")
+    created = CreationInfo(certified.name, b"")
+    assert certified.encode() == created.encode()
+    for attested in (certified, created, certified):
+        raw = Attest.build(
+            qualified_signer=b"",
+            extra_data=b"",
+            clock=GOOD.clock,
+            firmware_version=0,
+            attested=attested,
+        ).raw
+        assert Attest.decode(raw).attested == attested
+
+
+def test_an_attested_info_with_one_other_byte_is_read_anew() -> None:
+    """All of its bytes are what it is kept by."""
+    first = Attest.decode(GOOD.raw)
+    other = Attest.decode(GOOD.raw[:-1] + bytes([GOOD.raw[-1] ^ 1]))
+    assert other.attested != first.attested
+    for _ in range(2):
+        with pytest.raises(MalformedError):
+            Attest.decode(GOOD.raw + b"\0")
+
+
+def test_the_longest_contents_are_read_and_not_kept() -> None:
+    """What is kept is small, whatever a device sends."""
+    attested = NvCertifyInfo(b"\0\x0b" + bytes(32), 0, bytes(LONGEST_KEPT))
+    raw = msgspec.structs.replace(GOOD, type=AttestType.NV, attested=attested).encode()
+    first, again = Attest.decode(raw), Attest.decode(raw)
+    assert first.attested == again.attested == attested
+    assert first.attested is not again.attested

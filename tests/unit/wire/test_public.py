@@ -255,3 +255,30 @@ def test_damaged_bytes_end_in_a_public_area_or_a_typed_error(data: st.DataObject
         public.key()
     except HwTrustError:
         return
+
+
+def test_a_public_area_that_comes_again_is_parsed_once() -> None:
+    """What parsing costs is paid once for each key of a fleet."""
+    raw = AK.encode()
+    first, again = Public.decode(bytes(bytearray(raw))), Public.decode(bytes(bytearray(raw)))
+    assert again is first
+    assert again.key() is first.key()
+    assert first == AK
+    assert (first.name, first.key()) == (AK.name, AK.key())
+
+
+def test_a_public_area_with_other_attributes_has_its_own_name() -> None:
+    """All of the bytes are what it is kept by; what a copy changes, it does not remember."""
+    assert AK.name
+    other = replace(AK, attributes=AK.attributes ^ ObjectAttributes.NO_DA)
+    assert other.name != AK.name
+    assert Public.decode(other.encode()).name == other.name
+    assert Public.decode(AK.encode()).name == AK.name
+
+
+def test_a_weak_key_is_refused_each_time() -> None:
+    """That it was decoded before does not make it pass."""
+    public = Public.decode(next(iter(WEAK.values())).encode())
+    for _ in range(2):
+        with pytest.raises(WeakKeyError):
+            public.key()

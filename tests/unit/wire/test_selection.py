@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import Reader
+from hwtrust.wire.selection import LONGEST_KEPT
 from hwtrust.wire.structures import PcrSelection
 from simulators.strategies import selections
 
@@ -180,3 +181,22 @@ def test_parsing_any_text_ends_in_a_selection_or_a_typed_error(text: str) -> Non
     except HwTrustError:
         return
     assert PcrSelection.parse(str(selection)) == selection
+
+
+def test_a_selection_that_comes_again_is_read_once() -> None:
+    """By all of its bytes, and by all of its text; the width of a bitmap is one of them."""
+    text = "sha256:0,1,7"
+    assert PcrSelection.parse(text) is PcrSelection.parse("".join(list(text)))
+    narrow = PcrSelection(((Alg.SHA256, (0, 1)),), widths=(1,))
+    wide = PcrSelection(((Alg.SHA256, (0, 1)),), widths=(4,))
+    for selection in (narrow, wide, narrow):
+        reader = Reader(selection.encode(), "TPML_PCR_SELECTION")
+        assert PcrSelection.decode(reader).encode() == selection.encode()
+        reader.end()
+
+
+def test_a_text_longer_than_any_selection_is_read_and_not_kept() -> None:
+    """Spaces make it as long as one likes."""
+    text = "sha256: " + " " * LONGEST_KEPT + "0"
+    assert PcrSelection.parse(text) == PcrSelection.parse("sha256:0")
+    assert PcrSelection.parse(text) is not PcrSelection.parse(text)

@@ -5,6 +5,7 @@
     results      relying parties: attestation results, and the keys that sign them
     admin        administrators' programs, with API tokens
     operations   those who keep the backend running: health, readiness, metrics
+    pages        people, in a browser
 
 Every error is a problem (RFC 9457) with the error's code. The OpenAPI document
 is at /schema/openapi.json.
@@ -22,10 +23,12 @@ from hwtrust.errors import HwTrustError
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.measuring import MEASURING, Measuring
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
-from hwtrust_backend.app.routes import admin, devices, events, operations, results
+from hwtrust_backend.app.routes import admin, devices, events, operations, pages, results
 from hwtrust_backend.app.routes.admin_guard import SCHEME
+from hwtrust_backend.app.routes.page_request import SITE
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
 from hwtrust_backend.app.serving import SERVING, Serving
+from hwtrust_backend.pages.site import make_site
 
 
 def create_app(backend: Backend) -> Litestar:
@@ -37,6 +40,7 @@ def create_app(backend: Backend) -> Litestar:
             *results.HANDLERS,
             *admin.HANDLERS,
             *operations.HANDLERS,
+            *pages.HANDLERS,
         ],
         exception_handlers={
             HwTrustError: on_error,
@@ -51,6 +55,7 @@ def create_app(backend: Backend) -> Litestar:
             title="hwtrust-backend",
             version="1",
             path="/schema",
+            use_handler_docstrings=True,
             render_plugins=[JsonRenderPlugin()],
             components=Components(
                 security_schemes={
@@ -66,4 +71,5 @@ def create_app(backend: Backend) -> Litestar:
     app.state[STATE] = backend
     serving = Serving.of(backend)
     app.state[SERVING], app.state[MEASURING] = serving, Measuring(backend, serving)
+    app.state[SITE] = make_site(backend.settings)
     return app

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import delete, get, post
-from litestar.params import Parameter
+from litestar.params import PathParameter
 from msgspec import Meta
 from sqlalchemy.orm import Session
 
@@ -33,8 +33,8 @@ from hwtrust_backend.webhooks import DeliveryReport, Topic, WebhookReport
 
 ACCESS, WEBHOOKS = "access", "webhooks"
 
-TokenName = Annotated[str, Parameter(max_length=100, pattern=PRINTABLE)]
-WebhookId = Annotated[str, Parameter(max_length=40, pattern=PRINTABLE)]
+TokenName = Annotated[str, PathParameter(max_length=100, pattern=PRINTABLE)]
+WebhookId = Annotated[str, PathParameter(max_length=40, pattern=PRINTABLE)]
 
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,10 +9,18 @@ GET /v1/admin/export/{kind}            CSV or JSON lines
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from litestar import get
-from litestar.params import Parameter
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Schema,
+)
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy.orm import Session
 
@@ -31,8 +39,20 @@ _TYPES = {
     export.ExportFormat.JSON_LINES: "application/jsonl",
 }
 
-Text = Annotated[str | None, Parameter(max_length=200, pattern=PRINTABLE)]
-Number = Annotated[int, Parameter(ge=0, le=LAST_NUMBER)]
+Text = Annotated[str | None, QueryParameter(max_length=200, pattern=PRINTABLE)]
+Number = Annotated[int, QueryParameter(ge=0, le=LAST_NUMBER)]
+
+
+@dataclass
+class ExportOperation(Operation):
+    """A route that answers in either form."""
+
+    def __post_init__(self) -> None:
+        """Describe the forms, of which the framework sees one."""
+        text = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse):
+            answer.content = dict.fromkeys(_TYPES.values(), text)
 
 
 @get("/audit", **route(Role.VIEWER, tag=TAG))
@@ -42,7 +62,7 @@ def list_records(
     device: Text = None,
     event: Annotated[
         str | None,
-        Parameter(
+        QueryParameter(
             max_length=60,
             pattern=PRINTABLE,
             description="A code, in which * stands for anything: `admin:*`.",
@@ -50,7 +70,7 @@ def list_records(
     ] = None,
     actor: Text = None,
     since: Annotated[
-        int | None, Parameter(ge=0, le=LAST_NUMBER, description="UTC milliseconds.")
+        int | None, QueryParameter(ge=0, le=LAST_NUMBER, description="UTC milliseconds.")
     ] = None,
     cursor: Cursor = None,
     limit: PageLimit = 50,
@@ -75,7 +95,7 @@ def show_consistency(
     request: HttpRequest,
     old: Number,
     size: Annotated[
-        int | None, Parameter(ge=0, le=LAST_NUMBER, description="Absent: the whole log.")
+        int | None, QueryParameter(ge=0, le=LAST_NUMBER, description="Absent: the whole log.")
     ] = None,
 ) -> Consistency:
     """Prove that the log still begins as it did with `old` records."""
@@ -87,16 +107,23 @@ def show_consistency(
 
 
 @get("/audit/{sequence:int}", **route(Role.VIEWER, tag=TAG))
-def show_record(request: HttpRequest, sequence: Number) -> Proof:
+def show_record(
+    request: HttpRequest, sequence: Annotated[int, PathParameter(ge=0, le=LAST_NUMBER)]
+) -> Proof:
     """Show a record, with the proof that it is in the log."""
     return read(request, lambda session, by, _: trail.audit_record(session, sequence, by=by))
 
 
-@get("/export/{kind:str}", media_type="text/csv", **route(Role.VIEWER, tag=TAG))
+@get(
+    "/export/{kind:str}",
+    media_type="text/csv",
+    operation_class=ExportOperation,
+    **route(Role.VIEWER, tag=TAG),
+)
 def export_file(
     request: HttpRequest,
-    kind: export.ExportKind,
-    form: Annotated[export.ExportFormat, Parameter(query="format")] = export.ExportFormat.CSV,
+    kind: Annotated[export.ExportKind, PathParameter()],
+    form: Annotated[export.ExportFormat, QueryParameter(name="format")] = export.ExportFormat.CSV,
 ) -> Stream:
     """Export devices, roots, releases or policies, in all groups that the token sees."""
     backend, by = backend_of(request), by_of(request)

@@ -4,6 +4,7 @@ GET   /v1/admin/devices                    DevicePage      search, filter, page
 GET   /v1/admin/devices/{device}           DeviceReport
 PATCH /v1/admin/devices/{device}           DeviceSummary   label, group
 POST  /v1/admin/devices/{device}/rotate    DeviceSummary
+POST  /v1/admin/devices/{device}/events    EventReply      what its application has met
 POST  /v1/admin/devices/{device}/lock      DeviceSummary
 POST  /v1/admin/devices/{device}/unlock    DeviceSummary
 POST  /v1/admin/devices/{device}/retire    DeviceSummary
@@ -17,10 +18,10 @@ from typing import Annotated
 
 import msgspec
 from litestar import get, patch, post
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 from sqlalchemy.orm import Session
 
-from hwtrust.wire.messages import Mode, Standing
+from hwtrust.wire.messages import EventReply, EventReport, Mode, Standing
 from hwtrust_backend.admin import devices, report, search
 from hwtrust_backend.admin.fields import PRINTABLE, Label, Name, Reason
 from hwtrust_backend.admin.principals import Principal, Role
@@ -33,11 +34,11 @@ TAG = "devices"
 
 DeviceId = Annotated[
     str,
-    Parameter(
+    PathParameter(
         pattern="^[0-9a-f]{68,132}$", description="The device's name, in hexadecimal digits."
     ),
 ]
-Text = Annotated[str | None, Parameter(max_length=200, pattern=PRINTABLE)]
+Text = Annotated[str | None, QueryParameter(max_length=200, pattern=PRINTABLE)]
 
 
 class DeviceChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,24 +67,25 @@ def list_devices(
     *,
     text: Annotated[
         str | None,
-        Parameter(
-            query="search",
+        QueryParameter(
+            name="search",
             max_length=200,
             pattern=PRINTABLE,
             description="The beginning of a name, a part of a label, or a release.",
         ),
     ] = None,
-    standing: Standing | None = None,
-    mode: Mode | None = None,
+    standing: Annotated[Standing | None, QueryParameter()] = None,
+    mode: Annotated[Mode | None, QueryParameter()] = None,
     group: Text = None,
     release: Text = None,
-    silent: bool | None = None,
-    locked: bool | None = None,
+    silent: Annotated[bool | None, QueryParameter()] = None,
+    locked: Annotated[bool | None, QueryParameter()] = None,
     retired: Annotated[
-        bool | None, Parameter(description="Absent: only devices in service.")
+        bool | None, QueryParameter(description="Absent: only devices in service.")
     ] = None,
     due: Annotated[
-        bool | None, Parameter(description="Whether the next root is asked for, or due by now.")
+        bool | None,
+        QueryParameter(description="Whether the next root is asked for, or due by now."),
     ] = None,
     cursor: Cursor = None,
     limit: PageLimit = 50,
@@ -141,6 +143,21 @@ def rotate_device(
         return devices.ask_rotation(session, device, reason=data.reason, by=by, now=now)
 
     return _summary(request, work)
+
+
+@post("/devices/{device:str}/events", status_code=200, **route(Role.OPERATOR, tag=TAG))
+def report_event(
+    request: HttpRequest, device: DeviceId, data: Annotated[EventReport, JSON_BODY]
+) -> EventReply:
+    """Report an event of the device's application, for its server."""
+
+    def work(session: Session, by: Principal, now: int) -> EventReply:
+        woken = devices.report_event(
+            session, device, kind=data.kind, detail=data.detail, by=by, now=now
+        )
+        return EventReply(attest=woken)
+
+    return change(request, work)
 
 
 @post("/devices/{device:str}/lock", status_code=200, **route(Role.OPERATOR, tag=TAG))
@@ -205,6 +222,7 @@ HANDLERS = (
     show_device,
     change_device,
     rotate_device,
+    report_event,
     lock_device,
     unlock_device,
     retire_device,

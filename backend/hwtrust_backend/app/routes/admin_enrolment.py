@@ -24,7 +24,7 @@ import msgspec
 from litestar import delete, get, post, put
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.response import Stream
 from sqlalchemy.orm import Session
 
@@ -42,12 +42,12 @@ TOKENS, EKS, AUTHORITIES = "enrolment tokens", "endorsement keys", "vendor CAs"
 CSV_TYPE = "text/csv"
 
 TokenId = Annotated[
-    str, Parameter(pattern="^[0-9a-f]{6,64}$", description="Its id, or a beginning of it.")
+    str, PathParameter(pattern="^[0-9a-f]{6,64}$", description="Its id, or a beginning of it.")
 ]
 EkName = Annotated[
-    str, Parameter(pattern="^[0-9a-f]{68,132}$", description="The EK's Name, in hexadecimal.")
+    str, PathParameter(pattern="^[0-9a-f]{68,132}$", description="The EK's Name, in hexadecimal.")
 ]
-AuthorityId = Annotated[str, Parameter(pattern="^[0-9a-f]{32}$")]
+AuthorityId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
 
 
 class TokenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,7 +162,7 @@ def list_eks(request: HttpRequest, cursor: Cursor = None, limit: PageLimit = 50)
     operation_class=CsvOperation,
     **route(Role.OPERATOR, tag=EKS, limit=eks.FILE_LIMIT),
 )
-def import_eks(request: HttpRequest, body: bytes) -> eks.EkImport:
+def import_eks(request: HttpRequest, body: RawBody) -> eks.EkImport:
     """Put every EK of a CSV file (UTF-8; name, label, group) on the list, or none of them."""
 
     def work(session: Session, by: Principal, now: int) -> eks.EkImport:
@@ -223,9 +223,9 @@ def list_authorities(request: HttpRequest) -> authorities.AuthorityList:
 )
 def import_authority(
     request: HttpRequest,
-    body: bytes,
-    kind: Annotated[AuthorityKind, Parameter(description="What the file holds.")],
-    label: Annotated[str, Parameter(max_length=200, pattern=PRINTABLE)] = "",
+    body: RawBody,
+    kind: Annotated[AuthorityKind, QueryParameter(description="What the file holds.")],
+    label: Annotated[str, QueryParameter(max_length=200, pattern=PRINTABLE)] = "",
 ) -> authorities.AuthorityImport:
     """Trust a vendor's CAs, or take its revocation list: PEM or DER, one or a bundle."""
     known = backend_of(request).enrolments.authorities

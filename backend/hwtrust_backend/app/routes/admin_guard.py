@@ -19,7 +19,7 @@ from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import CredentialsError, DatabaseError, ForbiddenError
@@ -47,9 +47,11 @@ _ALL_GROUPS: Final = "hwtrust_all_groups"
 
 Cursor = Annotated[
     str | None,
-    Parameter(max_length=LONGEST_CURSOR, description="The `next` of the page before."),
+    QueryParameter(max_length=LONGEST_CURSOR, description="The `next` of the page before."),
 ]
-PageLimit = Annotated[int, Parameter(ge=1, le=LONGEST_PAGE, description="How long the page is.")]
+PageLimit = Annotated[
+    int, QueryParameter(ge=1, le=LONGEST_PAGE, description="How long the page is.")
+]
 
 Answer = TypeVar("Answer")
 

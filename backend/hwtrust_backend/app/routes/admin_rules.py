@@ -22,7 +22,7 @@ from typing import Annotated, Final
 
 import msgspec
 from litestar import get, post, put
-from litestar.params import Parameter
+from litestar.params import PathParameter
 from msgspec import Meta
 from sqlalchemy.orm import Session
 
@@ -40,10 +40,10 @@ LONGEST_DOCUMENT: Final = 256 * 1024
 MOST_TRIED: Final = 10_000
 """Devices that one dry run looks at by HTTP; the command line has no limit."""
 
-GroupName = Annotated[str, Parameter(max_length=100, pattern=PRINTABLE)]
-PolicyName = Annotated[str, Parameter(max_length=100, pattern=PRINTABLE)]
-Version = Annotated[int, Parameter(ge=1, le=2**31 - 1)]
-ReleaseId = Annotated[str, Parameter(max_length=200, pattern=PRINTABLE)]
+GroupName = Annotated[str, PathParameter(max_length=100, pattern=PRINTABLE)]
+PolicyName = Annotated[str, PathParameter(max_length=100, pattern=PRINTABLE)]
+Version = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+ReleaseId = Annotated[str, PathParameter(max_length=200, pattern=PRINTABLE)]
 Document = Annotated[str, Meta(max_length=LONGEST_DOCUMENT, pattern=r"^[^\x00]*$")]
 
 

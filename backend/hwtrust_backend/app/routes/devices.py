@@ -35,6 +35,7 @@ from hwtrust_backend.appraisal import Asked
 from hwtrust_backend.appraisal.service import evidence_digest
 from hwtrust_backend.audit import Event
 from hwtrust_backend.enrolment import Enrolment
+from hwtrust_backend.observe import traces
 
 EnrolmentId = Annotated[str, Parameter(max_length=64)]
 
@@ -97,11 +98,15 @@ def give_challenge(
 async def attest(request: HttpRequest, data: Annotated[AttestRequest, JSON_BODY]) -> AttestReply:
     """Attest: with a client certificate for leave and roots, without one for a certificate."""
     backend = backend_of(request)
+    backend.clock_watch.require_right()
     try:
-        asked = Asked(data, identity_of(request, backend, backend.clock()))
+        identity = identity_of(request, backend, backend.clock())
+        asked = Asked(data, identity, trace=traces.current())
     except IdentityError as error:
-        asked = Asked(data, None, refusal=error)
-    return await backend.committer.submit(asked)
+        asked = Asked(data, None, refusal=error, trace=traces.current())
+    reply = await backend.committer.submit(asked)
+    backend.activity.count(now=backend.clock())
+    return reply
 
 
 def _name_of(ek_public: bytes) -> str:

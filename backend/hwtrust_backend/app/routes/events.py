@@ -18,7 +18,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import DeviceRetiredError, IdentityError
+from hwtrust.errors import IdentityError
 from hwtrust.wire.messages import EventReply, EventReport, WaitReply
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of, identity_of
@@ -43,8 +43,6 @@ def report(request: HttpRequest, data: Annotated[EventReport, JSON_BODY]) -> Eve
 
     def work(session: Session) -> bool:
         device = lock_device(session, name)
-        if device.retired_at is not None:
-            raise DeviceRetiredError("this device is out of service")
         return report_event(session, device, data.kind, detail=data.detail, now=now)
 
     return EventReply(attest=backend.database.run(work))

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from litestar import Response, get, post
+from litestar.params import FromPath
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import AuditError
@@ -62,7 +63,7 @@ def audit(request: HttpRequest) -> Response[str]:
 
 
 @get("/ui/audit/{sequence:int}", sync_to_thread=True)
-def record(request: HttpRequest, sequence: int) -> Response[str]:
+def record(request: HttpRequest, sequence: FromPath[int]) -> Response[str]:
     """One record with its proof, verified here and now."""
 
     def work(session: Session, visit: Visit) -> Context:

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from litestar import Response, get, post
+from litestar.params import FromPath
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import ConfigError, FormIncompleteError, PageUnknownError
@@ -56,7 +57,7 @@ def releases(request: HttpRequest) -> Response[str]:
 
 
 @post("/ui/releases/{act:str}", sync_to_thread=True)
-def change_release(request: HttpRequest, act: str, data: Form) -> Response[str]:
+def change_release(request: HttpRequest, act: FromPath[str], data: Form) -> Response[str]:
     """Accept or retire a release."""
 
     def work(session: Session, visit: Visit) -> str:
@@ -110,7 +111,7 @@ def create_token(request: HttpRequest, data: Form) -> Response[str]:
 
 
 @post("/ui/enrolment/{token:str}/revoke", sync_to_thread=True)
-def revoke_token(request: HttpRequest, token: str, data: Form) -> Response[str]:
+def revoke_token(request: HttpRequest, token: FromPath[str], data: Form) -> Response[str]:
     """Revoke a token."""
 
     def work(session: Session, visit: Visit) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from litestar import Response, get, post
+from litestar.params import FromPath
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import FormIncompleteError, PolicyDocumentError
@@ -50,7 +51,7 @@ def policies(request: HttpRequest) -> Response[str]:
 
 
 @get("/ui/policies/{name:str}", sync_to_thread=True)
-def policy(request: HttpRequest, name: str) -> Response[str]:
+def policy(request: HttpRequest, name: FromPath[str]) -> Response[str]:
     """One version; with `against`, what differs from that one."""
     query = request.query_params
 
@@ -78,7 +79,7 @@ def policy(request: HttpRequest, name: str) -> Response[str]:
 
 
 @get("/ui/policies/{name:str}/try", sync_to_thread=True)
-def trial_form(request: HttpRequest, name: str) -> Response[str]:
+def trial_form(request: HttpRequest, name: FromPath[str]) -> Response[str]:
     """A form for a dry run, with a version's document in it."""
 
     def work(session: Session, visit: Visit) -> Context:
@@ -100,7 +101,7 @@ def trial_form(request: HttpRequest, name: str) -> Response[str]:
 
 
 @post("/ui/policies/{name:str}/try", status_code=200, sync_to_thread=True)
-def trial(request: HttpRequest, name: str, data: Form) -> Response[str]:
+def trial(request: HttpRequest, name: FromPath[str], data: Form) -> Response[str]:
     """The dry run. It changes nothing, and is a form only because a document is long."""
     begun_here(request, backend_of(request))
     document, group = data.get("document", ""), data.get("group", "")
@@ -129,7 +130,7 @@ def trial(request: HttpRequest, name: str, data: Form) -> Response[str]:
 
 
 @get("/ui/policies/{name:str}/activate", sync_to_thread=True)
-def ask_activation(request: HttpRequest, name: str) -> Response[str]:
+def ask_activation(request: HttpRequest, name: FromPath[str]) -> Response[str]:
     """What would come into force, and over whom."""
 
     def work(session: Session, visit: Visit) -> Context:
@@ -154,7 +155,7 @@ def ask_activation(request: HttpRequest, name: str) -> Response[str]:
 
 
 @post("/ui/policies/{name:str}/activate", sync_to_thread=True)
-def activate(request: HttpRequest, name: str, data: Form) -> Response[str]:
+def activate(request: HttpRequest, name: FromPath[str], data: Form) -> Response[str]:
     """Put a version into force."""
 
     def work(session: Session, visit: Visit) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from litestar import Response, Router, get, post
+from litestar.params import FromPath
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceUnknownError, FormIncompleteError, PageUnknownError, RequestError
@@ -112,7 +113,7 @@ def devices(request: HttpRequest) -> Response[str]:
 
 
 @get("/ui/devices/{device:str}", sync_to_thread=True)
-def device(request: HttpRequest, device: str) -> Response[str]:
+def device(request: HttpRequest, device: FromPath[str]) -> Response[str]:
     """Everything about one device."""
 
     def work(session: Session, visit: Visit) -> Context:
@@ -225,7 +226,7 @@ _SAID: Final = {name: act.said for name, act in ACTS.items()} | {"label": "The l
 
 
 @get("/ui/devices/{device:str}/{act:str}", sync_to_thread=True)
-def ask(request: HttpRequest, device: str, act: str) -> Response[str]:
+def ask(request: HttpRequest, device: FromPath[str], act: FromPath[str]) -> Response[str]:
     """Say what an action does, and ask for a reason."""
 
     def work(session: Session, visit: Visit) -> Context:
@@ -238,7 +239,7 @@ def ask(request: HttpRequest, device: str, act: str) -> Response[str]:
 
 
 @post("/ui/devices/{device:str}/label", sync_to_thread=True)
-def label(request: HttpRequest, device: str, data: Form) -> Response[str]:
+def label(request: HttpRequest, device: FromPath[str], data: Form) -> Response[str]:
     """Change what a device is called."""
 
     def work(session: Session, visit: Visit) -> str:
@@ -252,7 +253,7 @@ def label(request: HttpRequest, device: str, data: Form) -> Response[str]:
 
 
 @post("/ui/devices/{device:str}/{act:str}", sync_to_thread=True)
-def do(request: HttpRequest, device: str, act: str, data: Form) -> Response[str]:
+def do(request: HttpRequest, device: FromPath[str], act: FromPath[str], data: Form) -> Response[str]:
     """Do it."""
 
     def work(session: Session, visit: Visit) -> str:
@@ -275,7 +276,7 @@ def do(request: HttpRequest, device: str, act: str, data: Form) -> Response[str]
 
 
 @get("/ui/static/{name:str}", sync_to_thread=False)
-def static(name: str) -> Response[bytes]:
+def static(name: FromPath[str]) -> Response[bytes]:
     """A file that pages load."""
     asset = find_asset(name)
     if asset is None:
@@ -285,7 +286,7 @@ def static(name: str) -> Response[bytes]:
 
 
 @get("/ui/{path:path}", sync_to_thread=False)
-def unknown(path: str) -> Response[str]:
+def unknown(path: FromPath[str]) -> Response[str]:
     """Whatever else begins like a page."""
     raise PageUnknownError(f"there is no page {path[:100]!r}")
 

@@ -17,7 +17,7 @@ import hashlib
 from typing import Annotated, Final
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Response, Router, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 from sqlalchemy.orm import Session
@@ -67,7 +67,7 @@ def own_result(
     return _private(issued)
 
 
-@get("/v1/results/{device:str}", sync_to_thread=True)
+@get("/", sync_to_thread=True)
 def get_result(
     request: HttpRequest, device: DeviceName, nonce: NonceText = "", audience: Audience = ""
 ) -> Response[IssuedResult]:
@@ -75,7 +75,7 @@ def get_result(
     return _private(_for_principal(request, device, _nonce(nonce), audience))
 
 
-@post("/v1/results/{device:str}", status_code=200, sync_to_thread=True)
+@post("/", status_code=200, sync_to_thread=True)
 def post_result(
     request: HttpRequest, device: DeviceName, data: Annotated[ResultRequest, JSON_BODY]
 ) -> Response[IssuedResult]:
@@ -152,4 +152,9 @@ def _private(issued: IssuedResult) -> Response[IssuedResult]:
 
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 
-HANDLERS = (own_result, get_result, post_result, keys)
+# Handlers of one path are registered together: one that is registered twice is wrapped twice.
+_ABOUT_A_DEVICE: Final = Router(
+    "/v1/results/{device:str}", route_handlers=[get_result, post_result]
+)
+
+HANDLERS = (own_result, _ABOUT_A_DEVICE, keys)

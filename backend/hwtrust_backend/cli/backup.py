@@ -1,0 +1,177 @@
+"""`backup`, `restore` and `recovered`."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import tarfile
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from hwtrust.errors import BackupError, ConfigError
+from hwtrust_backend.admin import local_administrator
+from hwtrust_backend.admin.recovery import Recovered
+from hwtrust_backend.admin.recovery import recovered as note_recovered
+from hwtrust_backend.app.backend import VAULT_NAME
+from hwtrust_backend.app.setup import AUDIT_KEY_NAME, TRUST_NAME
+from hwtrust_backend.cli.output import say_json
+from hwtrust_backend.cli.shared import Place, as_json, placed
+from hwtrust_backend.config import (
+    CONFIG_NAME,
+    Settings,
+    make_private_directory,
+    system_clock,
+    write_file,
+)
+
+DATABASE_NAME = "backend.sqlite"
+_FILES = (CONFIG_NAME, VAULT_NAME, AUDIT_KEY_NAME, TRUST_NAME)
+"""Beside the database; the trust file comes last: it says that the rest is there."""
+_PUBLIC = {AUDIT_KEY_NAME, TRUST_NAME}
+_FILE_LIMIT = 16 * 1024 * 1024
+
+
+@click.command(epilog="Example: hwtrust-backend backup /backup/hwtrust.tar")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--without-database",
+    is_flag=True,
+    help="Keys and settings only: for a database that its own tools back up.",
+)
+@as_json
+@placed
+def backup(place: Place, *, file: Path, without_database: bool, as_json: bool) -> None:
+    """Write everything that the backend needs into FILE, while it runs.
+
+    The private keys in it are encrypted under the passphrase, which is not in it.
+    """
+    settings = place.settings()
+    if not (settings.directory / TRUST_NAME).exists():
+        raise BackupError(f"there is no backend in {settings.directory}")
+    if settings.database and not without_database:
+        message = "the database is a server's: back it up with its own tools"
+        raise BackupError(message)
+    with tempfile.TemporaryFile() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            if not without_database:
+                _pack(archive, DATABASE_NAME, _database_copy(settings))
+            for name in _FILES:
+                path = settings.directory / name
+                if path.exists():
+                    _pack(archive, name, path.read_bytes())
+        packed.seek(0)
+        write_file(file.absolute(), packed.read(), mode=0o600, replace=False)
+    if as_json:
+        say_json({"file": str(file), "database": not without_database})
+        return
+    click.echo(f"{file}: written")
+
+
+@click.command(epilog="Example: hwtrust-backend --data ./new restore hwtrust.tar")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--note", default="", help="Why, for the audit trail.")
+@as_json
+@placed
+def restore(place: Place, *, file: Path, note: str, as_json: bool) -> None:
+    """Put a backup into an empty data directory, and note the recovery.
+
+    What happened after the backup is forgotten: devices move on by themselves, and
+    no epoch is given away twice. Locks, retirements and revoked API tokens since then
+    have to be made again.
+    """
+    directory = place.data.absolute()
+    make_private_directory(directory)
+    if any(directory.iterdir()):
+        raise BackupError(f"{directory} is not empty; a backup is restored into an empty directory")
+    contents = _unpack(file)
+    for name in (DATABASE_NAME, *_FILES):
+        if name in contents:
+            mode = 0o644 if name in _PUBLIC else 0o600
+            write_file(directory / name, contents[name], mode=mode, replace=False)
+    if DATABASE_NAME not in contents:
+        if as_json:
+            say_json({"data": str(directory), "database": False})
+            return
+        click.echo(f"{directory}: keys and settings are back")
+        click.echo("next: restore the database, then hwtrust-backend recovered", err=True)
+        return
+    _say(_note(place, note), as_json=as_json)
+
+
+@click.command(epilog='Example: hwtrust-backend recovered --note "disk failure on 3 May"')
+@click.option("--note", default="", help="Why, for the audit trail.")
+@as_json
+@placed
+def recovered(place: Place, *, note: str, as_json: bool) -> None:
+    """Say that the database was restored from a backup.
+
+    Say so once, before the backend serves again.
+    """
+    _say(_note(place, note), as_json=as_json)
+
+
+def _note(place: Place, note: str) -> Recovered:
+    with place.session() as (session, _):
+        return note_recovered(session, by=local_administrator(), note=note, now=system_clock())
+
+
+def _say(result: Recovered, *, as_json: bool) -> None:
+    if as_json:
+        say_json(result)
+        return
+    click.echo("the recovery is noted: devices get new roots, no epoch twice")
+    for name in result.tokens_revoked:
+        click.echo(f"enrolment token {name}: revoked")
+    click.echo(
+        "next: lock, retire and revoke again what you have locked, retired and revoked since",
+        err=True,
+    )
+
+
+def _pack(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), 0o600, system_clock() // 1000
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _database_copy(settings: Settings) -> bytes:
+    """The database as it is at one moment, whoever writes to it meanwhile."""
+    source_file = settings.directory / DATABASE_NAME
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{source_file}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(":memory:")) as target,
+        ):
+            source.backup(target)
+            return target.serialize()
+    except sqlite3.Error as error:
+        raise BackupError(f"the database cannot be copied: {error}") from error
+
+
+def _unpack(file: Path) -> dict[str, bytes]:
+    """What a backup holds: plain files of names that are ours, and nothing else."""
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(file, mode="r:") as archive:
+            for entry in archive:
+                if entry.name not in (*_FILES, DATABASE_NAME) or not entry.isreg():
+                    message = f"{file} holds {entry.name[:80]!r}, which is part of no backup"
+                    raise BackupError(message)
+                if entry.name != DATABASE_NAME and entry.size > _FILE_LIMIT:
+                    raise BackupError(f"{file} holds a {entry.name} larger than any real one")
+                content = archive.extractfile(entry)
+                if content is not None:
+                    found[entry.name] = content.read()
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise ConfigError(f"{file} cannot be read: {reason}", path=str(file)) from error
+    except tarfile.TarError as error:
+        raise BackupError(f"{file} is no backup: {error}") from error
+    missing = {TRUST_NAME, VAULT_NAME} - found.keys()
+    if missing:
+        raise BackupError(f"{file} is no whole backup: it lacks {', '.join(sorted(missing))}")
+    return found

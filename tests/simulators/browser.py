@@ -1,0 +1,111 @@
+"""A headless Chromium for tests of pages, that notices what a page must never do.
+
+    with chromium() as browser, Visitor(browser, url) as visitor:
+        visitor.page.goto(…)
+    visitor.trespasses               # violations of the policy, errors, foreign requests
+
+One browser serves all tests of a session; each visitor has cookies of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+_NOTE_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", (event) => {
+  console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+});
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser; where there is none its tests are skipped, but never on CI."""
+    program = shutil.which("chromium")
+    if program is None:
+        missing = "Chromium is not installed: scripts/setup --test"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Somebody with a browser of their own, who may go to `hosts` and nowhere else."""
+
+    def __init__(
+        self, browser: Browser, url: str, *, also: tuple[str, ...] = (), **options: Any
+    ) -> None:
+        self.url = url
+        self.trespasses: list[str] = []
+        """What a page did that it must not."""
+        self.requests: list[str] = []
+        self._hosts = {urlsplit(one).netloc for one in (url, *also)}
+        self._context = browser.new_context(
+            ignore_https_errors=True, base_url=url, locale="en-GB", **options
+        )
+        self._context.add_init_script(_NOTE_VIOLATIONS)
+        self._context.set_default_timeout(10_000)
+        self._context.on("request", self._on_request)
+        self._context.on("console", self._on_console)
+        self._context.on("weberror", lambda error: self.trespasses.append(str(error.error)))
+        self.page: Page = self._context.new_page()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the browser's window."""
+        self._context.close()
+
+    def sign_in(self, token: str, *, path: str = "/ui/") -> None:
+        """Sign in with an API token, by the page."""
+        self.page.goto(path)
+        self.page.get_by_label("API token").fill(token)
+        self.page.get_by_role("button", name="Sign in with the token").click()
+        self.page.wait_for_url(f"**{path}")
+
+    def cookies(self) -> dict[str, dict[str, Any]]:
+        """The cookies that this browser keeps, by name."""
+        return {str(cookie["name"]): dict(cookie) for cookie in self._context.cookies()}
+
+    def _on_request(self, request: Request) -> None:
+        self.requests.append(request.url)
+        parts = urlsplit(request.url)
+        if parts.scheme not in {"data", "blob"} and parts.netloc not in self._hosts:
+            self.trespasses.append(f"a request to {request.url}")
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.trespasses.append(message.text)

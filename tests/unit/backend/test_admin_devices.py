@@ -1,0 +1,455 @@
+"""Finding devices, and what an administrator does to one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from hwtrust.errors import (
+    CursorError,
+    DeviceRetiredError,
+    DeviceStateError,
+    DeviceUnknownError,
+    ForbiddenError,
+    HwTrustError,
+    PolicyUnknownError,
+    RequestError,
+)
+from hwtrust.wire.messages import Mode, Standing
+from hwtrust_backend.admin import devices, search
+from hwtrust_backend.admin.export import ExportFormat, ExportKind, export
+from hwtrust_backend.admin.principals import Principal, Role
+from hwtrust_backend.admin.report import device_report
+from hwtrust_backend.admin.search import DeviceFilter, device_page
+from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.enrolment import Device, lock_device
+from hwtrust_backend.enrolment.trust import allow_ek
+from hwtrust_backend.webhooks import Delivery, Topic, Webhook
+from simulators.attester import make_release
+from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.device_rows import add_device, add_groups, device_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.orm import Session
+
+    from hwtrust_backend.app.backend import Backend
+
+ROOT = Principal(name="cli:root", role=Role.ADMINISTRATOR, groups=None)
+EU = Principal(name="token:eu", role=Role.ADMINISTRATOR, groups=frozenset({"eu"}))
+OPERATOR = Principal(name="token:op", role=Role.OPERATOR, groups=None)
+VIEWER = Principal(name="token:ro", role=Role.VIEWER, groups=None)
+LATER = 10_000
+
+
+@pytest.fixture
+def fleet(backend: Backend) -> Backend:
+    """Twelve devices in three groups, each of which is remarkable in one way."""
+    remarkable: list[dict[str, object]] = [
+        {"standing": Standing.FAILED},
+        {"mode": Mode.LIMITED},
+        {"mode": Mode.LOCKED, "locked_at": 5, "lock_reason": "stolen"},
+        {"silent_since": 5},
+        {"retired_at": 5},
+        {"label": "Hall 2, cabinet 100%"},
+        {"release": "2.0"},
+        {"rotate_at": LATER - 1},
+        {"rotation_asked_at": 5},
+        {"rotate_at": LATER + 1, "label": "hall_3"},
+        {"group": "eu"},
+        {"group": "us", "label": "hall 2"},
+    ]
+    with backend.database.transaction() as session:
+        add_groups(session, "eu", "us")
+        for number, fields in enumerate(remarkable):
+            add_device(session, number, **fields)
+    return backend
+
+
+def found(
+    backend: Backend, by: Principal = ROOT, *, limit: int = 500, **wanted: Any
+) -> set[int]:
+    """The numbers of the devices that are listed, over all pages."""
+    names = {device_name(number): number for number in range(100)}
+    numbers: list[int] = []
+    cursor = None
+    with backend.database.reading() as session:
+        while True:
+            page = device_page(
+                session, DeviceFilter(**wanted), by=by, now=LATER, cursor=cursor, limit=limit
+            )
+            assert len(page.devices) <= limit
+            numbers += [names[device.device] for device in page.devices]
+            cursor = page.next
+            if cursor is None:
+                break
+    ordered = [device_name(number) for number in numbers]
+    assert ordered == sorted(set(ordered)), "a device was listed twice, or out of order"
+    return set(numbers)
+
+
+IN_SERVICE = set(range(12)) - {4}
+FILTERS: dict[str, tuple[dict[str, object], set[int]]] = {
+    "nothing": ({}, IN_SERVICE),
+    "a standing": ({"standing": Standing.FAILED}, {0}),
+    "a mode": ({"mode": Mode.LIMITED}, {1}),
+    "the ordinary mode": ({"mode": Mode.NORMAL}, IN_SERVICE - {1, 2}),
+    "locked": ({"locked": True}, {2}),
+    "not locked": ({"locked": False}, IN_SERVICE - {2}),
+    "missed": ({"silent": True}, {3}),
+    "retired": ({"retired": True}, {4}),
+    "a release": ({"release": "2.0"}, {6}),
+    "a group": ({"group": "us"}, {11}),
+    "a group that is none": ({"group": "moon"}, set()),
+    "due": ({"due": True}, {7, 8}),
+    "not due": ({"due": False}, IN_SERVICE - {7, 8}),
+    "two that meet": ({"locked": True, "mode": Mode.LOCKED}, {2}),
+    "two that do not meet": ({"locked": True, "silent": True}, set()),
+    "a label in other letters": ({"search": "HALL 2"}, {5, 11}),
+    "a percent sign, which stands for itself": ({"search": "0%"}, {5}),
+    "an underscore, which stands for itself": ({"search": "l_3"}, {9}),
+    "what SQL might mistake": ({"search": "' OR 1=1 --"}, set()),
+    "the beginning of a name": ({"search": device_name(6)[:12].upper()}, {6}),
+    "a release, searched for": ({"search": "2.0"}, {6}),
+}
+
+
+@pytest.mark.parametrize(("wanted", "numbers"), FILTERS.values(), ids=FILTERS)
+def test_a_filter_finds_what_it_names(
+    fleet: Backend, wanted: dict[str, object], numbers: set[int]
+) -> None:
+    """Whatever the page's length, each device that is meant is found once."""
+    assert found(fleet, **wanted) == numbers
+    assert found(fleet, limit=2, **wanted) == numbers
+
+
+@pytest.mark.parametrize(("wanted", "numbers"), FILTERS.values(), ids=FILTERS)
+def test_a_short_window_loses_no_device(
+    fleet: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: dict[str, object],
+    numbers: set[int],
+) -> None:
+    """A page that has looked at enough rows ends, and the next one goes on behind them."""
+    monkeypatch.setattr(search, "WINDOW", 3)
+    assert found(fleet, limit=2, **wanted) == numbers
+
+
+def test_who_is_limited_to_groups_finds_their_devices_only(
+    fleet: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices of others are in no page, whatever is asked for."""
+    both = Principal(name="token:x", role=Role.VIEWER, groups=frozenset({"eu", "us"}))
+    monkeypatch.setattr(search, "WINDOW", 1)
+    for limit in (1, 500):
+        assert found(fleet, EU, limit=limit) == {10}
+        assert found(fleet, both, limit=limit) == {10, 11}
+        assert found(fleet, both, limit=limit, search="hall") == {11}
+    assert found(fleet, EU, group="us") == set()
+    assert found(fleet, EU, search=device_name(11)) == set()
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "IiI", "WzFd", "\u00e9", "A" * 400])
+def test_a_cursor_that_no_page_gave_is_refused(fleet: Backend, cursor: str) -> None:
+    """A cursor is a device's name and nothing else."""
+    with fleet.database.reading() as session, pytest.raises(CursorError) as caught:
+        device_page(session, DeviceFilter(), by=ROOT, now=LATER, cursor=cursor)
+    assert caught.value.code == "request:cursor"
+
+
+INDEXED: dict[str, tuple[dict[str, object], str]] = {
+    "missed devices": ({"silent": True}, "ix_devices_silent"),
+    "locked devices": ({"locked": True}, "ix_devices_locked"),
+    "retired devices": ({"retired": True}, "ix_devices_retired"),
+    "devices of a mode": ({"mode": Mode.LIMITED}, "ix_devices_not_normal"),
+    "devices of a group": ({"group": "eu"}, "ix_devices_group_id"),
+    "devices of a standing": ({"standing": Standing.FAILED}, "ix_devices_standing_id"),
+    "devices of a release": ({"release": "2.0"}, "ix_devices_release_id"),
+}
+
+
+@pytest.mark.parametrize(("wanted", "index"), INDEXED.values(), ids=INDEXED)
+def test_rare_devices_are_found_by_an_index(
+    fleet: Backend, wanted: dict[str, Any], index: str
+) -> None:
+    """A page of the few among many costs the few."""
+    if fleet.database.is_postgresql:
+        pytest.skip("PostgreSQL plans by statistics, which twelve rows do not give")
+    statements: list[tuple[str, Any]] = []
+    with fleet.database.reading() as session:
+        connection = session.connection()
+        execute = connection.connection.execute  # type: ignore[attr-defined]
+        plan = search._planned(
+            DeviceFilter(**wanted), wanted.get("group"), LATER
+        )
+        query = (
+            search.select(Device.id)
+            .where(Device.id > "0", *plan.always, plan.driving)  # type: ignore[arg-type]
+            .order_by(Device.id)
+        )
+        compiled = query.compile(
+            connection, compile_kwargs={"literal_binds": True}
+        )
+        rows = session.execute(text(f"EXPLAIN QUERY PLAN {compiled}")).all()
+        del statements, execute
+    told = " ".join(str(row[-1]) for row in rows)
+    assert index in told
+    assert "TEMP B-TREE" not in told
+
+
+def row_of(session: Session, number: int) -> Device:
+    """A device as it is stored."""
+    return session.get_one(Device, device_name(number))
+
+
+def test_a_label_and_a_group_are_changed_with_a_record(fleet: Backend) -> None:
+    """Who changed what is in the trail."""
+    with fleet.database.transaction() as session:
+        devices.change_device(
+            session, device_name(1), label="line 3", group="eu", by=ROOT, now=LATER
+        )
+    with fleet.database.reading() as session:
+        row = row_of(session, 1)
+        assert (row.label, row.group) == ("line 3", "eu")
+        (told,) = session.query(AuditRecord).filter_by(event=Event.DEVICE_CHANGED)
+        assert (told.actor, told.device) == ("cli:root", device_name(1))
+
+
+def test_what_changes_nothing_leaves_no_record(fleet: Backend) -> None:
+    """The trail holds decisions."""
+    with fleet.database.transaction() as session:
+        devices.change_device(session, device_name(1), label="", group="default", by=ROOT, now=1)
+    with fleet.database.reading() as session:
+        assert session.query(AuditRecord).filter_by(event=Event.DEVICE_CHANGED).count() == 0
+
+
+Doing = "Callable[[Session, str, Principal], object]"
+DOINGS: dict[str, tuple[Role, Callable[[Session, str, Principal], object]]] = {
+    "report": (Role.VIEWER, lambda s, name, by: device_report(s, name, by=by, now=LATER)),
+    "label": (
+        Role.OPERATOR,
+        lambda s, name, by: devices.change_device(s, name, label="x", by=by, now=LATER),
+    ),
+    "move": (
+        Role.ADMINISTRATOR,
+        lambda s, name, by: devices.change_device(s, name, group="eu", by=by, now=LATER),
+    ),
+    "rotate": (
+        Role.OPERATOR,
+        lambda s, name, by: devices.ask_rotation(s, name, by=by, now=LATER),
+    ),
+    "lock": (
+        Role.OPERATOR,
+        lambda s, name, by: devices.lock(s, name, reason="x", by=by, now=LATER),
+    ),
+    "unlock": (Role.OPERATOR, lambda s, name, by: devices.unlock(s, name, by=by, now=LATER)),
+    "retire": (
+        Role.ADMINISTRATOR,
+        lambda s, name, by: devices.retire(s, name, reason="x", by=by, now=LATER),
+    ),
+    "readmit": (
+        Role.ADMINISTRATOR,
+        lambda s, name, by: devices.readmit(s, name, reason="x", by=by, now=LATER),
+    ),
+}
+
+
+@pytest.mark.parametrize(("role", "do"), DOINGS.values(), ids=DOINGS)
+def test_what_a_role_does_not_include_is_refused_and_changes_nothing(
+    fleet: Backend, role: Role, do: Callable[[Session, str, Principal], object]
+) -> None:
+    """Each doing takes its role, and asks for it itself."""
+    for lesser in [item for item in Role if not item.includes(role)]:
+        by = Principal(name="token:x", role=lesser, groups=None)
+        with fleet.database.transaction() as session:
+            with pytest.raises(ForbiddenError):
+                do(session, device_name(2), by)
+            assert not session.dirty
+
+
+@pytest.mark.parametrize("do", [do for _, do in DOINGS.values()], ids=DOINGS)
+def test_a_device_of_others_does_not_exist(
+    fleet: Backend, do: Callable[[Session, str, Principal], object]
+) -> None:
+    """A tenant learns of another's device as much as of one that never was."""
+    refusals: list[tuple[str, str]] = []
+    for name in (device_name(2), device_name(99)):
+        with fleet.database.transaction() as session, pytest.raises(DeviceUnknownError) as caught:
+            do(session, name, EU)
+        refusals.append((caught.value.code, caught.value.message.replace(name[:20], "NAME")))
+    assert refusals[0] == refusals[1]
+
+
+def test_a_tenant_moves_no_device_to_or_from_others(fleet: Backend) -> None:
+    """A group that is not one's own is none to move to."""
+    with fleet.database.transaction() as session:
+        with pytest.raises(PolicyUnknownError) as caught:
+            devices.change_device(session, device_name(10), group="us", by=EU, now=LATER)
+        assert caught.value.code == "policy:unknown"
+        assert row_of(session, 10).group == "eu"
+
+
+def test_a_lock_holds_until_it_is_lifted(fleet: Backend) -> None:
+    """Locked is locked at once; unlocked, the next attestation decides."""
+    with fleet.database.transaction() as session:
+        devices.lock(session, device_name(0), reason="stolen", by=OPERATOR, now=LATER)
+    with fleet.database.transaction() as session:
+        row = row_of(session, 0)
+        assert (row.locked_at, row.lock_reason, row.mode) == (LATER, "stolen", Mode.LOCKED)
+        devices.lock(session, device_name(0), reason="sold", by=OPERATOR, now=LATER + 1)
+        assert (row.locked_at, row.lock_reason) == (LATER, "sold")
+        devices.unlock(session, device_name(0), by=OPERATOR, now=LATER + 2)
+        assert (row.locked_at, row.lock_reason) == (None, "")
+        with pytest.raises(DeviceStateError) as caught:
+            devices.unlock(session, device_name(0), by=OPERATOR, now=LATER + 3)
+        assert caught.value.code == "device:state"
+    with fleet.database.reading() as session:
+        told = session.query(AuditRecord).filter_by(device=device_name(0))
+        events = [(row.event, row.actor) for row in told.order_by(AuditRecord.sequence)]
+    assert events == [
+        (Event.DEVICE_LOCKED, "token:op"),
+        (Event.DEVICE_LOCKED, "token:op"),
+        (Event.DEVICE_UNLOCKED, "token:op"),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 201, "two\nlines", "a \x00"])
+def test_a_reason_is_one_line_for_people(fleet: Backend, reason: str) -> None:
+    """It is told to the device and kept for ever: no control characters, and not nothing."""
+    with fleet.database.transaction() as session:
+        for do in (devices.lock, devices.retire):
+            with pytest.raises(RequestError):
+                do(session, device_name(0), reason=reason, by=ROOT, now=LATER)
+
+
+def test_a_retired_device_is_neither_waited_for_nor_rotated(fleet: Backend) -> None:
+    """Nothing is due for it, and nothing more is done to it but letting it in again."""
+    with fleet.database.transaction() as session:
+        devices.ask_rotation(session, device_name(3), by=ROOT, now=LATER)
+        devices.retire(session, device_name(3), reason="sold", by=ROOT, now=LATER)
+        row = row_of(session, 3)
+        assert row.retired_at == LATER
+        due = (row.rotate_at, row.rotation_asked_at, row.watchdog_at, row.silent_since)
+        assert due == (None, None, None, None)
+        for do in ("rotate", "lock", "unlock", "retire"):
+            with pytest.raises(DeviceStateError):
+                DOINGS[do][1](session, device_name(3), ROOT)
+        with pytest.raises(DeviceRetiredError) as caught:
+            lock_device(session, device_name(3))
+        assert caught.value.code == "device:retired"
+        with pytest.raises(DeviceStateError):
+            devices.readmit(session, device_name(0), reason="x", by=ROOT, now=LATER)
+
+
+def enrolled(backend: Backend) -> BackendDevice:
+    """A device that is enrolled, by its allow-listed EK."""
+    device = BackendDevice(backend)
+    device.load(make_release())
+    with backend.database.transaction() as session:
+        allow_ek(session, device.name.hex(), label="", now=backend.clock())
+    device.enrol(DirectApi(backend))
+    return device
+
+
+def refusal(doing: Callable[[], object]) -> str:
+    """The code that `doing` is refused with."""
+    with pytest.raises(HwTrustError) as caught:
+        doing()
+    return caught.value.code
+
+
+def test_a_retired_device_is_refused_until_it_was_readmitted_and_has_enrolled(
+    backend: Backend,
+) -> None:
+    """Its certificate counts no more, nor does its EK; readmitted, only enrolling helps."""
+    device = enrolled(backend)
+    name = device.name.hex()
+    with backend.database.transaction() as session:
+        devices.retire(session, name, reason="sold", by=ROOT, now=backend.clock())
+
+    def attest() -> object:
+        return device.attest(DirectApi(backend, device))
+
+    def enrol() -> object:
+        return device.enrol(DirectApi(backend))
+
+    assert refusal(attest) == DeviceRetiredError.code
+    assert refusal(enrol) == DeviceRetiredError.code
+    with backend.database.transaction() as session:
+        devices.readmit(session, name, reason="back", by=ROOT, now=backend.clock())
+    assert refusal(attest) == DeviceRetiredError.code
+    device.tpm.counter += 5
+    enrol()
+    attest()
+    with backend.database.reading() as session:
+        row = session.get_one(Device, name)
+        assert (row.retired_at, row.readmitted_at) == (None, None)
+
+
+def test_a_device_that_is_retired_while_it_enrols_is_refused(backend: Backend) -> None:
+    """What counts is what is so when the enrolment is finished."""
+    device = enrolled(backend)
+    device.tpm.counter += 5
+    begun = device.begin_enrolment(DirectApi(backend)) if hasattr(device, "begin_enrolment") else None
+    with backend.database.transaction() as session:
+        devices.retire(
+            session, device.name.hex(), reason="sold", by=ROOT, now=backend.clock()
+        )
+    assert begun is None or refusal(begun) == DeviceRetiredError.code
+
+
+def test_receivers_hear_of_what_is_done_to_a_device(fleet: Backend) -> None:
+    """Locking, unlocking and retiring are announced in the same transaction."""
+    topics = (Topic.LOCKED, Topic.UNLOCKED, Topic.RETIRED)
+    with fleet.database.transaction() as session:
+        session.add(
+            Webhook(
+                id="wh_1",
+                url="https://example.org",
+                topics=" ".join(topics),
+                group="",
+                secret=b"",
+                old_secret=None,
+                old_until=None,
+                created_at=1,
+                created_by="",
+                failing_since=None,
+                failures=0,
+                hold_until=0,
+                disabled_at=None,
+                disabled_reason="",
+            )
+        )
+        for do in ("lock", "unlock", "retire"):
+            DOINGS[do][1](session, device_name(0), ROOT)
+    with fleet.database.reading() as session:
+        told = {row.topic: row.device for row in session.query(Delivery)}
+    assert told == {topic.value: device_name(0) for topic in topics}
+
+
+def test_a_report_says_what_a_device_is_held_to(fleet: Backend) -> None:
+    """Group, policy and its version in force stand beside what was found."""
+    with fleet.database.reading() as session:
+        report = device_report(session, device_name(2)[:20], by=VIEWER, now=LATER)
+    assert (report.summary.group, report.policy, report.policy_version) == ("default", "default", 1)
+    assert (report.summary.mode, report.summary.lock_reason) == ("locked", "stolen")
+
+
+@pytest.mark.parametrize("form", ExportFormat)
+@pytest.mark.parametrize("kind", ExportKind)
+def test_an_export_holds_what_its_reader_sees(
+    fleet: Backend, kind: ExportKind, form: ExportFormat
+) -> None:
+    """An auditor of one group gets that group's devices, and no other's."""
+    with fleet.database.reading() as session:
+        everything = "".join(export(session, kind, form, by=VIEWER, now=LATER))
+        own = "".join(export(session, kind, form, by=EU, now=LATER))
+    if kind is ExportKind.DEVICES:
+        assert all(device_name(number) in everything for number in range(12))
+        assert device_name(10) in own
+        assert not any(device_name(number) in own for number in range(10))
+    assert len(own) <= len(everything)
+    assert kind is ExportKind.ROOTS or everything

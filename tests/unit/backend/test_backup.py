@@ -1,0 +1,234 @@
+"""Backups: all that is needed, restored into an empty directory; an older database is noticed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hwtrust.errors import DatabaseOlderError
+from hwtrust.wire.messages import Standing
+from hwtrust_backend.app.fence import HEAD_NAME, keep_head, require_newest
+from hwtrust_backend.app.setup import open_backend
+from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config import load_settings
+from hwtrust_backend.keys import Secret
+from hwtrust_backend.publishing import note_recovery, recovered_at
+from hwtrust_backend.testing import MINUTE, BackendServer
+from simulators.attester import make_release
+from simulators.backend_clients import BackendDevice, HttpApi
+from simulators.backend_shell import Shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from hwtrust_backend.app.backend import Backend
+
+PASSPHRASE = Secret(b"protects nothing")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[BackendServer]:
+    """A backend on SQLite with one release."""
+    with BackendServer(tmp_path / "data") as started:
+        started.accept(make_release())
+        yield started
+
+
+@pytest.fixture
+def shell(server: BackendServer, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command line of that backend."""
+    return Shell(server.directory, capsys)
+
+
+def enrolled(server: BackendServer) -> BackendDevice:
+    """A device that has enrolled."""
+    device = BackendDevice(server.backend)
+    device.load(make_release())
+    server.allow_ek(device.name)
+    device.enrol(HttpApi(server, device))
+    return device
+
+
+# --- backup and restore --------------------------------------------------------------------
+
+
+def test_a_backup_of_a_running_backend_is_restored_as_a_whole(
+    server: BackendServer, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys, settings, devices and trail are back, the recovery is noted, tokens are closed."""
+    device = enrolled(server)
+    server.token()
+    file = tmp_path / "backup.tar"
+    assert shell.json("backup", str(file)) == {"file": str(file), "database": True}
+    assert file.stat().st_mode & 0o777 == 0o600
+    later = enrolled(server)
+    copy = Shell(tmp_path / "new", capsys)
+    assert len(copy.json("restore", str(file), "--note", "a test")["tokens_revoked"]) == 1
+    for name in ("keys.vault", "trust.json", "config.toml", "audit-key.pem"):
+        original = (server.directory / name).read_bytes()
+        assert (copy.data / name).read_bytes() == original
+        assert (copy.data / name).stat().st_mode == (server.directory / name).stat().st_mode
+    assert {row["device"] for row in copy.json("devices")} == {device.name.hex()}
+    assert {row["device"] for row in shell.json("devices")} == {device.name.hex(), later.name.hex()}
+    assert [row["state"] for row in copy.json("token", "list")] == ["revoked"]
+    copy.run("audit", "verify")
+    # The command line goes by the machine's clock, which has moved on.
+    server.clock.advance(5 * MINUTE)
+    device.tpm.advance(5 * MINUTE)
+    with BackendServer(copy.data, clock=server.clock) as again:
+        with again.session() as session:
+            assert recovered_at(session) > 0
+        reply = device.session(HttpApi(again))
+        assert reply.standing is Standing.TRUSTED
+
+
+def test_a_backup_overwrites_nothing_and_is_restored_over_nothing(
+    server: BackendServer, shell: Shell, tmp_path: Path
+) -> None:
+    """Neither an older backup nor a backend that is there is lost."""
+    file = tmp_path / "backup.tar"
+    file.write_text("something of somebody")
+    shell.run("backup", str(file), code=1)
+    assert file.read_text() == "something of somebody"
+    file.unlink()
+    shell.run("backup", str(file))
+    before = (server.directory / "keys.vault").read_bytes()
+    _, err = shell.run("restore", str(file), code=1)
+    assert "not empty" in err
+    assert (server.directory / "keys.vault").read_bytes() == before
+
+
+def archive(path: Path, *entries: tarfile.TarInfo, content: bytes = b"x") -> Path:
+    """An archive with these entries."""
+    with tarfile.open(path, "w") as packed:
+        for entry in entries:
+            entry.size = len(content) if entry.isreg() else 0
+            packed.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def linked(name: str) -> tarfile.TarInfo:
+    """A symbolic link in the place of a file."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return entry
+
+
+BAD: dict[str, Callable[[Path], Path]] = {
+    "a path out of the directory": lambda path: archive(path, tarfile.TarInfo("../keys.vault")),
+    "an absolute path": lambda path: archive(path, tarfile.TarInfo("/etc/cron.d/x")),
+    "a link": lambda path: archive(path, linked("keys.vault")),
+    "another file": lambda path: archive(path, tarfile.TarInfo("notes.txt")),
+    "only a part": lambda path: archive(path, tarfile.TarInfo("trust.json")),
+    "no archive": lambda path: path.write_bytes(b"x" * 2000) and path,  # type: ignore[func-returns-value]
+    "nothing": lambda path: path,
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_backup_is_not_restored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    """Nothing is written anywhere."""
+    file = BAD[case](tmp_path / "bad.tar")
+    copy = Shell(tmp_path / "new", capsys)
+    _, err = copy.run("restore", str(file), code=1)
+    assert err.startswith("hwtrust-backend: ")
+    assert list(copy.data.iterdir()) == []
+
+
+def test_a_database_server_is_backed_up_by_its_own_tools(
+    server: BackendServer, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys and settings can be backed up without it; a half backup is never called a whole one."""
+    config = server.directory / "config.toml"
+    config.write_text(config.read_text() + '\ndatabase = "postgresql://somewhere/db"\n')
+    file = tmp_path / "backup.tar"
+    shell.run("backup", str(file), code=1)
+    assert not file.exists()
+    shell.run("backup", str(file), "--without-database")
+    copy = Shell(tmp_path / "new", capsys)
+    assert copy.json("restore", str(file))["database"] is False
+    assert (copy.data / "keys.vault").exists()
+    assert not (copy.data / "backend.sqlite").exists()
+
+
+def test_a_backup_holds_no_secret_in_the_clear(
+    server: BackendServer, shell: Shell, tmp_path: Path
+) -> None:
+    """Private keys stay encrypted; the passphrase is not in it."""
+    file = tmp_path / "backup.tar"
+    shell.run("backup", str(file))
+    content = file.read_bytes()
+    assert PASSPHRASE.reveal() not in content
+    assert server.backend.vault.challenge_key.reveal() not in content
+    assert b"PRIVATE KEY" not in content
+
+
+# --- an older database is noticed ------------------------------------------------------------
+
+
+def grow(backend: Backend) -> None:
+    """Something happens."""
+    with backend.database.transaction() as session:
+        record(session, Event.ENROLMENT_BEGUN, now=backend.clock())
+
+
+def test_a_database_that_lacks_what_was_signed_for_stops_the_backend(
+    backend: Backend, save_database: Callable[[], Callable[[], None]]
+) -> None:
+    """An older database does not serve, until an administrator says that it was restored."""
+    settings, vault, clock = backend.settings, backend.vault, backend.clock
+    put_back = save_database()
+    grow(backend)
+    keep_head(backend.database, settings, vault, clock=clock)
+    require_newest(backend.database, settings, vault)
+    backend.database.close()
+    put_back()
+    with pytest.raises(DatabaseOlderError) as caught:
+        open_backend(settings, passphrase=PASSPHRASE, clock=clock)
+    assert caught.value.code == "database:older"
+    with pytest.raises(DatabaseOlderError):
+        keep_head(backend.database, settings, vault, clock=clock)
+    with backend.database.transaction() as session:
+        note_recovery(session, by="test", note="", now=clock())
+    with closing(open_backend(settings, passphrase=PASSPHRASE, clock=clock).database):
+        keep_head(backend.database, settings, vault, clock=clock)
+        require_newest(backend.database, settings, vault)
+
+
+def test_a_database_of_the_same_length_with_other_records_stops_the_backend(
+    backend: Backend, save_database: Callable[[], Callable[[], None]]
+) -> None:
+    """As many records are not the same records."""
+    settings, vault, clock = backend.settings, backend.vault, backend.clock
+    put_back = save_database()
+    grow(backend)
+    keep_head(backend.database, settings, vault, clock=clock)
+    backend.database.close()
+    put_back()
+    grow(backend)
+    grow(backend)
+    with pytest.raises(DatabaseOlderError):
+        require_newest(backend.database, settings, vault)
+
+
+def test_a_kept_head_that_is_not_ours_stops_the_backend(backend: Backend) -> None:
+    """A changed file is no proof of anything, and no reason to go on."""
+    keep_head(backend.database, backend.settings, backend.vault, clock=backend.clock)
+    path = backend.settings.directory / HEAD_NAME
+    path.write_bytes(path.read_bytes().replace(b'"sig":"M', b'"sig":"N'))
+    with pytest.raises(Exception, match="tree head"):
+        require_newest(backend.database, backend.settings, backend.vault)
+
+
+def test_a_first_start_has_no_head_to_compare_with(backend: Backend) -> None:
+    """Nothing was signed, nothing is missing; settings are read as ever."""
+    require_newest(backend.database, backend.settings, backend.vault)
+    assert not (backend.settings.directory / HEAD_NAME).exists()
+    assert load_settings(backend.settings.directory, file=None, environ={}).url
