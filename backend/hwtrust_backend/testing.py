@@ -246,6 +246,7 @@ class BackendServer:
             )
         self._backend = open_backend(settings, passphrase=self._passphrase, clock=self.clock)
         self._stack.callback(self._backend.database.close)
+        self._stack.callback(self._backend.courier.close)
         self._stack.callback(self._backend.waiters.close)
         self._stack.callback(self._backend.committer.close)
         self._server = make_server(self._backend, log_level="critical", shutdown_seconds=1)

@@ -1,7 +1,7 @@
 """Devices that are only rows: what an administrator sees of devices that never called.
 
-    with backend.database.transaction() as session:
-        name = add_device(session, 7, group="eu", label="hall 2")
+with backend.database.transaction() as session:
+    name = add_device(session, 7, group="eu", label="hall 2")
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def add_rows(
         StoredRoot.__table__.columns.keys(), {"device": "copy.id"}, "roots", "device", source
     )
     active = f"{roots} AND row.state = 'active'"
-    names = [name_of(number) for number in range(first, first + count)]
+    # In order, so that every index grows at its end.
+    names = sorted(name_of(number) for number in range(first, first + count))
     for begin in range(0, count, CHUNK):
         rows = [
             {"id": name, "rotate_at": due_at(number), "watchdog_at": missed_at(number)}

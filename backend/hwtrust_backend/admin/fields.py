@@ -13,20 +13,20 @@ from msgspec import Meta
 
 from hwtrust.errors import RequestError
 
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f]*$"
+END: Final = r"(?![\s\S])"
+"""The end of a text. In Python `$` would let a line break follow, in JSON Schema `\\Z` is none."""
+PRINTABLE: Final = rf"^[^\x00-\x1f\x7f]*{END}"
 LAST_NUMBER: Final = 2**53 - 1
 """The largest number that every JSON reader keeps exactly; a BIGINT holds it."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", max_length=100)]
+Name = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}{END}", max_length=100)]
 """Of a group, a policy, an API token."""
 ReleaseName = Annotated[str, Meta(pattern=PRINTABLE, min_length=1, max_length=200)]
 Label = Annotated[str, Meta(pattern=PRINTABLE, max_length=200)]
 Reason = Annotated[str, Meta(pattern=PRINTABLE, min_length=1, max_length=200)]
 """Why somebody does something; for the audit trail and for the device."""
-DeviceName = Annotated[str, Meta(pattern=r"^[0-9a-f]{68,132}$", max_length=132)]
+DeviceName = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{68,132}}{END}", max_length=132)]
 """The Name of an EK in hexadecimal digits."""
-TokenId = Annotated[str, Meta(pattern=r"^[0-9a-f]{6,64}$", max_length=64)]
-AuthorityId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", max_length=32)]
 Uses = Annotated[int, Meta(ge=1, le=1_000_000)]
 Limit = Annotated[int, Meta(ge=1, le=500)]
 """How long a page is at most."""

@@ -177,8 +177,12 @@ def activate_policy(
     return _policy(stored, policies.active_versions(session))
 
 
-def try_policy(session: Session, document: str, *, group: str, limit: int, by: Principal) -> DryRun:
+def try_policy(
+    session: Session, document: str, *, group: str, limit: int | None, by: Principal
+) -> DryRun:
     """What a document would do to the devices of a group, by the evidence that is kept.
+
+    At most `limit` devices are looked at; None: all.
 
     Raises:
         PolicyDocumentError: it is no policy.

@@ -73,8 +73,16 @@ class Committer:
         if self._idle:
             # Once for all that this turn of the loop brings: waking a thread is dear.
             self._idle = False
-            loop.call_soon(self._wake)
+            loop.call_soon(self._wake_soon, loop, len(self._queue))
         return await future
+
+    def _wake_soon(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
+        """Wake the thread when a turn of the loop has brought nothing new: no time is waited."""
+        waiting = len(self._queue)
+        if seen < waiting < self._group_limit:
+            loop.call_soon(self._wake_soon, loop, waiting)
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         with self._changed:
@@ -88,9 +96,9 @@ class Committer:
 
     def close(self) -> None:
         """Take nothing new, answer what was taken, and end the thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        if self._queue or self._thread is not None:
+            self._wake()
         if self._thread is not None:
             self._thread.join()
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +43,13 @@ from hwtrust_backend.observe.metrics import CONTENT_TYPE
 
 SAMPLE_SECONDS: Final = 5.0
 _BACKLOG: Final = 512
+DRAIN_SECONDS: Final = 0.05
 _ACCEPTS: Final = 16
 """Connections that one worker takes at once; the rest is left to the others."""
+
+_SO_ATTACH_FILTER: Final = 26
+_RETURN_NOTHING: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)
+"""BPF_RET with 0 bytes: a packet filter that lets nothing pass (linux/filter.h)."""
 
 _log = logging.getLogger("hwtrust_backend")
 
@@ -90,6 +97,22 @@ def check_settings(settings: Settings) -> None:
     Database(settings.database_url).close()
 
 
+def stop_listening(listener: socket.socket) -> None:
+    """Let no new connection come to a socket, in any process; those that have come stay.
+
+    Closing alone would reset what came between the last look and the close. So the
+    kernel drops what begins a connection; its client tries again after a second, and
+    finds the port closed.
+    """
+    if listener.family == socket.AF_UNIX or listener.fileno() < 0:
+        return
+    code = ctypes.create_string_buffer(_RETURN_NOTHING, len(_RETURN_NOTHING))
+    program = struct.pack("HL", 1, ctypes.addressof(code))
+    # A kernel that does not do it leaves a very short moment; that is no reason to fail.
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
 class HttpServer(uvicorn.Server):
     """A uvicorn server that leaves signals alone and stops as rule 1 says."""
 
@@ -101,6 +124,8 @@ class HttpServer(uvicorn.Server):
         self.serving = serving
         self.measuring = measuring
         self.on_started: Callable[[], None] | None = None
+        self.ends_listening = True
+        """Whether nobody else takes connections from the same socket."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -123,6 +148,11 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is under way, and close."""
         await asyncio.to_thread(self.serving.stopping.set)
+        if self.ends_listening:
+            for listener in sockets or ():
+                stop_listening(listener)
+        # Who has come already is taken: a connection that nobody took would be reset.
+        await asyncio.sleep(DRAIN_SECONDS)
         await super().shutdown(sockets)
         self.serving.close()
 
@@ -206,6 +236,7 @@ async def run(
         loop.add_signal_handler(number, server.stop)
     loop.add_signal_handler(signal.SIGHUP, server.reload_certificate)
     if ends is not None:
+        server.ends_listening = False
         loop.add_reader(ends, server.stop)
     server.on_started = started
     beating = asyncio.create_task(_beat(server, beat))

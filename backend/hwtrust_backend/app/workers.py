@@ -23,11 +23,12 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -36,7 +37,7 @@ from hwtrust.errors import HwTrustError, WorkerError
 from hwtrust_backend.app.backend import make_backend
 from hwtrust_backend.app.background import Background
 from hwtrust_backend.app.notify import READY, STOPPING, WATCHDOG, notify, reloading
-from hwtrust_backend.app.server import Sockets, make_server, run
+from hwtrust_backend.app.server import Sockets, make_server, run, stop_listening
 from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.db import Database
 from hwtrust_backend.keys import KeyVault
@@ -86,10 +87,12 @@ class Supervisor:
         work: Callable[[int, Pipes], None],
         *,
         count: int,
+        sockets: Sequence[socket.socket],
         stop_seconds: float,
         reload: Callable[[], None],
     ) -> None:
         self._work = work
+        self._sockets = sockets
         self._count = count
         self._stop_seconds = stop_seconds + STOP_MARGIN
         self._reload = reload
@@ -245,6 +248,10 @@ class Supervisor:
             time.sleep(0.05)
 
     def _stop_all(self) -> None:
+        for listener in self._sockets:
+            stop_listening(listener)
+            # What this process kept open would be neither answered nor refused.
+            listener.close()
         for worker in self._workers.values():
             _signal(worker, signal.SIGTERM)
         self._await(list(self._workers.values()))
@@ -333,7 +340,10 @@ def serve_with_workers(
         metrics.count_in_files(directory)
         metrics.become_worker(None)
         stop_seconds = settings.shutdown_timeout_ms / 1000
-        Supervisor(work, count=count, stop_seconds=stop_seconds, reload=read_anew).run()
+        listeners = [sockets.main, *([sockets.metrics] if sockets.metrics else [])]
+        Supervisor(
+            work, count=count, sockets=listeners, stop_seconds=stop_seconds, reload=read_anew
+        ).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -358,6 +368,7 @@ def _serve(
         asyncio.run(run(server, sockets, started=started, beat=beat, ends=ends))
     finally:
         background.stop()
+        backend.courier.close()
         backend.committer.close()
         backend.waiters.close()
         database.close()

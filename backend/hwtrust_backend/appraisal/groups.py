@@ -1,6 +1,6 @@
 """Attestations in groups: what came in meanwhile is decided in one transaction.
 
-    verify      the keys of all devices read at once; signatures; no lock is held
+    verify      signatures, by the keys as they are remembered; no lock is held
     lock        the rows of all devices, in one statement, in the order of their names
     decide      each in its turn, as if it were alone; refusals leave their records
     commit      once; nobody is answered before
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy.orm import Session
@@ -52,6 +52,9 @@ from hwtrust_backend.observe import traces
 GROUP_LIMIT: Final = 64
 """Attestations in one transaction: so many share a commit, and wait for each other."""
 
+KEYS_KEPT: Final = 20_000
+"""Devices whose public keys are kept in memory, about a kilobyte each."""
+
 _log = logging.getLogger("hwtrust_backend")
 
 
@@ -79,6 +82,8 @@ class Groups:
     attestations: Attestations
     database: Database
     clock: Clock
+    _keys: dict[str, DeviceKeys] = field(default_factory=dict)
+    """Of devices that were here before; what they were is compared with the locked row."""
 
     def answer(self, group: Sequence[Asked]) -> list[Outcome]:
         """What each is answered, in the same order; when this returns, it is committed."""
@@ -101,12 +106,9 @@ class Groups:
 
     def _together(self, group: Sequence[Asked], *, savepoints: bool) -> list[Outcome]:
         names = sorted({asked.request.device.hex() for asked in group})
-        with self.database.reading() as session:
-            keys = keys_of(session, names)
+        self._read_keys(names)
         times = [self.clock() for _ in group]
-        verified = [
-            self._verified(asked, keys, now) for asked, now in zip(group, times, strict=True)
-        ]
+        verified = [self._verified(asked, now) for asked, now in zip(group, times, strict=True)]
 
         def work(session: Session) -> list[Outcome]:
             devices = lock_devices(session, names)
@@ -123,14 +125,22 @@ class Groups:
         with traces.joint_span("commit", places, hwtrust_group_size=len(group)):
             return self.database.run(work)
 
-    def _verified(
-        self, asked: Asked, keys: Mapping[str, DeviceKeys], now: int
-    ) -> Verified | HwTrustError:
+    def _read_keys(self, names: Sequence[str]) -> None:
+        missing = [name for name in names if name not in self._keys]
+        if not missing:
+            return
+        if len(self._keys) > KEYS_KEPT:
+            self._keys.clear()
+            missing = list(names)
+        with self.database.reading() as session:
+            self._keys.update(keys_of(session, missing))
+
+    def _verified(self, asked: Asked, now: int) -> Verified | HwTrustError:
         try:
             if asked.refusal is not None:
                 raise asked.refusal
             purpose_of(asked.request, asked.identity)
-            known = keys.get(asked.request.device.hex())
+            known = self._keys.get(asked.request.device.hex())
             if known is None:
                 raise DeviceUnknownError("this device is not enrolled here")
             with traces.span("verify", within=asked.trace):
@@ -172,18 +182,21 @@ class Groups:
         now: int,
     ) -> tuple[Device, Verified]:
         """The locked row, and evidence that was verified against it; nothing is changed."""
+        name = asked.request.device.hex()
+        device = devices.get(name)
+        if device is not None and asked.refusal is None:
+            keys = DeviceKeys.of(device)
+            if self._keys.get(name) != keys:
+                # It has enrolled anew: neither a verdict nor a refusal by old keys counts.
+                self._keys[name] = keys
+                verified = self._verified(asked, now)
         if isinstance(verified, HwTrustError):
             raise verified
-        device = devices.get(verified.keys.id)
         if device is None:
+            self._keys.pop(name, None)
             raise DeviceUnknownError("this device is not enrolled here")
         if device.retired_at is not None:
             raise retired()
-        keys = DeviceKeys.of(device)
-        if verified.keys != keys:
-            verified = self.attestations.verify(
-                asked.request, keys=keys, identity=asked.identity, now=now
-            )
         self.attestations.admit(session, device, verified)
         return device, verified
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import getpass
 from pathlib import Path
 
 import click
@@ -15,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hwtrust.errors import ConfigError, MalformedError
 from hwtrust.wire.envelope import Envelope
 from hwtrust_backend import policies
-from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
+from hwtrust_backend.admin import local_administrator, rules
+from hwtrust_backend.appraisal.dry_run import DryRun
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, placed
 from hwtrust_backend.config import system_clock, utc_text
@@ -69,23 +69,28 @@ def policy_add(
     as_json: bool,
 ) -> None:
     """Add FILE as the next version of the policy NAME."""
-    document = _read(file)
-    now, by = system_clock(), _who()
+    document, by = _read(file), local_administrator()
+    envelope = None if signature is None else _envelope(signature)
     with place.session() as (session, settings):
-        signers = policies.load_signers(settings.policy_signers)
-        stored = policies.add_policy(session, name, document, by=by, note=note, now=now)
-        if signature is not None:
-            envelope = _envelope(signature)
-            policies.add_signature(
-                session, name, stored.version, envelope, signers=signers, by=by, now=now
-            )
+        now = system_clock()
+        added = rules.add_policy(
+            session,
+            name,
+            document,
+            note=note,
+            signature=envelope,
+            settings=settings,
+            by=by,
+            now=now,
+        )
         if activate:
-            policies.activate_policy(session, name, stored.version, signers=signers, by=by, now=now)
-        version, signer = stored.version, stored.signer
+            added = rules.activate_policy(
+                session, name, added.version, settings=settings, by=by, now=now
+            )
     if as_json:
-        say_json({"policy": name, "version": version, "signer": signer, "active": activate})
+        say_json(added)
         return
-    click.echo(f"{name}: version {version}{', in force' if activate else ''}")
+    click.echo(f"{name}: version {added.version}{', in force' if added.active else ''}")
 
 
 @policy.command("activate", epilog="Example: hwtrust-backend policy activate default 3")
@@ -99,12 +104,16 @@ def policy_activate(place: Place, *, name: str, version: int, as_json: bool) -> 
     An older version can be put into force again.
     """
     with place.session() as (session, settings):
-        signers = policies.load_signers(settings.policy_signers)
-        policies.activate_policy(
-            session, name, version, signers=signers, by=_who(), now=system_clock()
+        active = rules.activate_policy(
+            session,
+            name,
+            version,
+            settings=settings,
+            by=local_administrator(),
+            now=system_clock(),
         )
     if as_json:
-        say_json({"policy": name, "version": version, "active": True})
+        say_json(active)
         return
     click.echo(f"{name}: version {version} is in force")
 
@@ -115,20 +124,7 @@ def policy_activate(place: Place, *, name: str, version: int, as_json: bool) -> 
 def policy_list(place: Place, *, as_json: bool) -> None:
     """List every version of every policy, newest first."""
     with place.session() as (session, _):
-        active = policies.active_versions(session)
-        rows = [
-            {
-                "policy": row.name,
-                "version": row.version,
-                "active": active.get(row.name) == row.version,
-                "added_at": row.added_at,
-                "author": row.author,
-                "signer": row.signer,
-                "sha256": row.digest.hex(),
-                "note": row.note,
-            }
-            for row in policies.list_policies(session)
-        ]
+        rows = rules.policy_versions(session, by=local_administrator())
     if as_json:
         say_json(rows)
         return
@@ -136,13 +132,13 @@ def policy_list(place: Place, *, as_json: bool) -> None:
         ("POLICY", "VERSION", "IN FORCE", "ADDED", "BY", "SIGNED BY", "NOTE"),
         [
             (
-                str(row["policy"]),
-                str(row["version"]),
-                "yes" if row["active"] else "",
-                utc_text(int(str(row["added_at"]))),
-                str(row["author"]),
-                str(row["signer"]) or "-",
-                str(row["note"]),
+                row.name,
+                str(row.version),
+                "yes" if row.active else "",
+                utc_text(row.added_at),
+                row.author,
+                row.signer or "-",
+                row.note,
             )
             for row in rows
         ],
@@ -156,7 +152,7 @@ def policy_list(place: Place, *, as_json: bool) -> None:
 def policy_show(place: Place, *, name: str, version: int | None) -> None:
     """Print a version's document, as it was given [default: the version in force]."""
     with place.session() as (session, _):
-        document = policies.policy_version(session, name, version).document
+        document = rules.policy(session, name, version, by=local_administrator()).document
     click.echo(document, nl=not document.endswith("\n"))
 
 
@@ -168,8 +164,12 @@ def policy_show(place: Place, *, name: str, version: int | None) -> None:
 def policy_diff(place: Place, *, name: str, old: int, new: int) -> None:
     """Print what changed from one version to another."""
     with place.session() as (session, _):
-        before = policies.policy_version(session, name, old).document.splitlines(keepends=True)
-        after = policies.policy_version(session, name, new).document.splitlines(keepends=True)
+        before, after = (
+            rules.policy(session, name, version, by=local_administrator()).document.splitlines(
+                keepends=True
+            )
+            for version in (old, new)
+        )
     lines = difflib.unified_diff(before, after, f"{name} version {old}", f"{name} version {new}")
     click.echo("".join(lines), nl=False)
 
@@ -187,10 +187,11 @@ def policy_dry_run(
 
     Nothing is changed.
     """
-    read = policies.read_policy(_read(file))
+    document = _read(file)
     with place.session() as (session, _):
-        policies.group_of(session, group)
-        result = dry_run(session, read, group=group, limit=limit)
+        result = rules.try_policy(
+            session, document, group=group, limit=limit, by=local_administrator()
+        )
     if as_json:
         say_json(result)
         return
@@ -232,12 +233,16 @@ def group() -> None:
 def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json: bool) -> None:
     """Make a group, or hold one to another policy."""
     with place.session() as (session, _):
-        policies.policy_version(session, policy_name, None)
-        policies.add_group(
-            session, name, policy=policy_name, label=label, by=_who(), now=system_clock()
+        made = rules.set_group(
+            session,
+            name,
+            policy=policy_name,
+            label=label,
+            by=local_administrator(),
+            now=system_clock(),
         )
     if as_json:
-        say_json({"group": name, "policy": policy_name})
+        say_json(made)
         return
     click.echo(f"{name}: policy {policy_name}")
 
@@ -248,28 +253,14 @@ def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json:
 def group_list(place: Place, *, as_json: bool) -> None:
     """List the groups, with the policy that each is held to."""
     with place.session() as (session, _):
-        active = policies.active_versions(session)
-        rows = [
-            {
-                "group": row.name,
-                "policy": row.policy,
-                "version": active.get(row.policy),
-                "label": row.label,
-            }
-            for row in policies.list_groups(session)
-        ]
+        rows = rules.groups(session, by=local_administrator())
     if as_json:
         say_json(rows)
         return
     say_table(
         ("GROUP", "POLICY", "VERSION", "LABEL"),
         [
-            (
-                str(row["group"]),
-                str(row["policy"]),
-                str(row["version"] or "none in force"),
-                str(row["label"]),
-            )
+            (row.name, row.policy, str(row.policy_version or "none in force"), row.label)
             for row in rows
         ],
     )
@@ -305,10 +296,6 @@ def _show_dry_run(result: DryRun) -> None:
                 for item in result.examples
             ],
         )
-
-
-def _who() -> str:
-    return f"cli:{getpass.getuser()}"
 
 
 def _read(file: Path) -> str:

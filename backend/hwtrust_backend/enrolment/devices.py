@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -42,13 +43,18 @@ class DeviceKeys(NamedTuple):
     @property
     def known(self) -> KnownDevice:
         """The same for `verify_evidence`."""
-        return KnownDevice(
-            name=bytes.fromhex(self.id),
-            ak=Public.decode_sized(self.ak_public),
-            selection=PcrSelection.parse(self.selection),
-            pcr=self.pcr,
-            counter_name=self.counter_name,
-        )
+        return _known(self)
+
+
+@lru_cache(maxsize=4096)
+def _known(keys: DeviceKeys) -> KnownDevice:
+    return KnownDevice(
+        name=bytes.fromhex(keys.id),
+        ak=Public.decode_sized(keys.ak_public),
+        selection=PcrSelection.parse(keys.selection),
+        pcr=keys.pcr,
+        counter_name=keys.counter_name,
+    )
 
 
 _KEY_COLUMNS: Final = tuple(getattr(Device, name) for name in DeviceKeys._fields)

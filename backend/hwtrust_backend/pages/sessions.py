@@ -101,6 +101,7 @@ def sign_out(session: Session, cookie: str | None, *, now: int) -> None:
     row = _find(session, cookie)
     if row is not None:
         session.delete(row)
+        session.flush()
         record(session, Event.SESSION_CLOSED, now=now, actor=row.principal)
 
 

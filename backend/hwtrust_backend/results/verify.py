@@ -18,7 +18,6 @@ Steps, in this order; the first that fails refuses:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hmac import compare_digest
 from typing import Any, Final
 
 import jwt
@@ -77,7 +76,7 @@ def verify_result(
     _check_times(claims, now)
     if claims.aud != (audience or ""):
         raise ResultAudienceError("the result is for another audience, or for none")
-    if nonce is not None and not compare_digest(claims.eat_nonce, nonce_text(nonce)):
+    if nonce is not None and claims.eat_nonce != nonce_text(nonce):
         raise ResultNonceError("the result answers another nonce, or none")
     if not any_status and claims.ear_status is not Tier.AFFIRMING:
         codes = ", ".join(claims.submods[SUBMODULE].ear_verifier_claims.hwtrust_findings)
@@ -87,11 +86,11 @@ def verify_result(
 
 
 def _signed(token: str, keys: PublicKeys) -> bytes:
-    if len(token) > TOKEN_LIMIT or not token.isascii():
-        raise ResultSignatureError("this is no result: too long, or not ASCII")
+    if len(token) > TOKEN_LIMIT:
+        raise ResultSignatureError("this is too long for a result")
     try:
         header = jwt.get_unverified_header(token)
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
         raise ResultSignatureError("this is no signed token") from error
     key = keys.get(_key_name(header))
     if key is None:
@@ -108,8 +107,8 @@ def _signed(token: str, keys: PublicKeys) -> bytes:
 def _key_name(header: Mapping[str, Any]) -> str:
     if set(header) != _HEADER:
         raise ResultSignatureError("the header of a result holds alg, kid and typ, and no more")
-    if header["alg"] != ALGORITHM or header["typ"] != TYPE:
-        raise ResultSignatureError(f"a result is of the type {TYPE} and signed with {ALGORITHM}")
+    if header["typ"] != TYPE:
+        raise ResultSignatureError(f"a result is of the type {TYPE}")
     kid = header["kid"]
     if not isinstance(kid, str) or len(kid) > _KEY_NAME_LIMIT:
         raise ResultSignatureError("the header of a result names a key")

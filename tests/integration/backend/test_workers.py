@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,7 +31,6 @@ class Load:
     """Devices that attest without a pause, each in a thread; counts what was acknowledged."""
 
     def __init__(self, served: Served, count: int) -> None:
-        self.acknowledged = {}
         self.broken: list[BaseException] = []
         self.other: list[BaseException] = []
         self._served = served
@@ -42,7 +41,7 @@ class Load:
         ]
         self.acknowledged: dict[str, int] = {device.name.hex(): 0 for device in self._devices}
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         """Begin."""
         for thread in self._threads:
             thread.start()
@@ -113,7 +112,7 @@ def scraped(port: int) -> dict[tuple[str, str], float]:
 def test_a_worker_that_is_killed_is_replaced_and_loses_nothing_acknowledged(
     tmp_path: Path, database_url: str
 ) -> None:
-    """kill -9 under load: the others go on, every answer has its record (98)."""
+    """A kill -9 under load: the others go on, every answer has its record (98)."""
     port = free_port()
     with Served(
         tmp_path / "data",
@@ -200,7 +199,7 @@ def test_workers_are_rolled_without_a_gap(tmp_path: Path) -> None:
 
 
 def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
-    """kill -9 of the supervisor leaves no process that nobody looks after."""
+    """A kill -9 of the supervisor leaves no process that nobody looks after."""
     with Served(tmp_path / "data", "--workers", "2") as served:
         await_that(lambda: len(served.workers()) == 2)
         workers = served.workers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,7 +84,9 @@ def principal_of(backend: Backend, token: str) -> Principal:
         pytest.param(Role.VIEWER, Role.VIEWER, True, id="a viewer sees"),
         pytest.param(Role.VIEWER, Role.OPERATOR, False, id="a viewer operates nothing"),
         pytest.param(Role.OPERATOR, Role.VIEWER, True, id="an operator sees"),
-        pytest.param(Role.OPERATOR, Role.ADMINISTRATOR, False, id="an operator does not administer"),
+        pytest.param(
+            Role.OPERATOR, Role.ADMINISTRATOR, False, id="an operator does not administer"
+        ),
         pytest.param(Role.ADMINISTRATOR, Role.OPERATOR, True, id="an administrator operates"),
     ],
 )
@@ -134,43 +136,46 @@ def test_a_token_is_not_in_the_database(backend: Backend) -> None:
     assert told.actor == "cli:root"
 
 
-def revoked(backend: Backend, token: str) -> str:
+def revoked(backend: Backend, token: str, name: str) -> str:
     """The token, revoked."""
     with backend.database.transaction() as session:
-        revoke_api_token(session, "ci", by=ROOT, now=backend.clock())
+        revoke_api_token(session, name, by=ROOT, now=backend.clock())
     return token
 
 
-def expired(backend: Backend, token: str) -> str:
+def expired(backend: Backend, token: str, _: str) -> str:
     """The token, a day later."""
     backend.clock.advance(DAY)  # type: ignore[attr-defined]
     return token
 
 
-REFUSED: dict[str, Callable[[Backend, str], str]] = {
-    "none at all": lambda _, __: "",
-    "another one of the right form": lambda _, token: token[:-1] + ("A" if token[-1] != "A" else "B"),
-    "one without its prefix": lambda _, token: token.removeprefix("hwt_"),
-    "one with something behind it": lambda _, token: token + "x",
-    "letters beyond ASCII": lambda _, token: token[:-1] + "\u00e9",
-    "half of a surrogate pair": lambda _, token: token[:-1] + "\ud800",
+def other(_: Backend, token: str, __: str) -> str:
+    """A token of the right form that nobody made."""
+    return token[:-1] + ("A" if token[-1] != "A" else "B")
+
+
+REFUSED: dict[str, Callable[[Backend, str, str], str]] = {
+    "none at all": lambda _, __, ___: "",
+    "another one of the right form": other,
+    "one without its prefix": lambda _, token, __: token.removeprefix("hwt_"),
+    "one with something behind it": lambda _, token, __: token + "x",
+    "letters beyond ASCII": lambda _, token, __: token[:-1] + "\u00e9",
+    "half of a surrogate pair": lambda _, token, __: token[:-1] + "\ud800",
     "one that was revoked": revoked,
     "one that is expired": expired,
 }
 
 
-@pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)
-def test_what_is_no_token_in_force_is_refused_in_the_same_words(
-    backend: Backend, change: Callable[[Backend, str], str]
-) -> None:
+def test_what_is_no_token_in_force_is_refused_in_the_same_words(backend: Backend) -> None:
     """Whoever tries tokens learns nothing of which exist."""
-    presented = change(backend, make_token(backend))
-    with pytest.raises(CredentialsError) as caught:
-        principal_of(backend, presented)
-    assert caught.value.code == "access:credentials"
-    with pytest.raises(CredentialsError) as unknown:
-        principal_of(backend, "hwt_" + "A" * 43)
-    assert (caught.value.message, caught.value.data) == (unknown.value.message, unknown.value.data)
+    refusals = set()
+    for number, change in enumerate(REFUSED.values()):
+        presented = change(backend, make_token(backend, f"t{number}"), f"t{number}")
+        with pytest.raises(CredentialsError) as caught:
+            principal_of(backend, presented)
+        assert caught.value.code == "access:credentials"
+        refusals.add((caught.value.message, *caught.value.data))
+    assert len(refusals) == 1
 
 
 def test_when_a_token_was_used_is_noted_once_a_minute(backend: Backend) -> None:
@@ -190,7 +195,7 @@ def test_when_a_token_was_used_is_noted_once_a_minute(backend: Backend) -> None:
     assert used_at(first + MINUTE) == first + MINUTE
 
 
-BAD: dict[str, tuple[dict[str, object], type[HwTrustError]]] = {
+BAD: dict[str, tuple[dict[str, Any], type[HwTrustError]]] = {
     "no lifetime": ({"lifetime_ms": 0}, RequestError),
     "a lifetime of more than a year": ({"lifetime_ms": LONGEST_LIFETIME_MS + 1}, RequestError),
     "limited to no group at all": ({"groups": []}, RequestError),
@@ -201,14 +206,12 @@ BAD: dict[str, tuple[dict[str, object], type[HwTrustError]]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "error"), BAD.values(), ids=BAD)
-def test_a_token_that_makes_no_sense_is_not_made(
-    backend: Backend, changes: dict[str, object], error: type[HwTrustError]
-) -> None:
+def test_a_token_that_makes_no_sense_is_not_made(backend: Backend) -> None:
     """Every token ends, says who it is, and is limited to what exists."""
-    with pytest.raises(error) as caught:
-        make_token(backend, **changes)  # type: ignore[arg-type]
-    assert caught.value.code == error.code
+    for changes, error in BAD.values():
+        with pytest.raises(error) as caught:
+            make_token(backend, **changes)
+        assert caught.value.code == error.code
     with backend.database.reading() as session:
         assert session.query(ApiToken).count() == 0
 
@@ -223,37 +226,29 @@ def test_a_name_is_given_once(backend: Backend) -> None:
     assert caught.value.code == "api-token:conflict"
 
 
-@pytest.mark.parametrize(
-    "by",
-    [
-        pytest.param(Principal("t", Role.VIEWER, None), id="a viewer"),
-        pytest.param(Principal("t", Role.OPERATOR, None), id="an operator"),
-        pytest.param(
-            Principal("t", Role.ADMINISTRATOR, frozenset({"eu"})), id="an administrator of a group"
-        ),
-    ],
-)
-def test_tokens_are_for_administrators_of_all_devices(backend: Backend, by: Principal) -> None:
+LESSER = {
+    "a viewer": Principal("t", Role.VIEWER, None),
+    "an operator": Principal("t", Role.OPERATOR, None),
+    "an administrator of a group": Principal("t", Role.ADMINISTRATOR, frozenset({"eu"})),
+}
+
+
+def test_tokens_are_for_administrators_of_all_devices(backend: Backend) -> None:
     """Nobody gives himself, or somebody else, more than he has; nor does he see who has it."""
     make_token(backend)
     now = backend.clock()
-    with backend.database.transaction() as session:
-        for attempt in (
-            lambda: create_api_token(
-                session,
-                name="own",
-                role=Role.VIEWER,
-                groups=["eu"],
-                lifetime_ms=DAY,
-                by=by,
-                now=now,
-            ),
-            lambda: revoke_api_token(session, "ci", by=by, now=now),
-            lambda: api_token(session, "ci", by=by, now=now),
-            lambda: api_token_page(session, by=by, now=now),
-        ):
+    for by in LESSER.values():
+        with pytest.raises(ForbiddenError):
+            make_token(backend, "own", groups=["eu"], by=by)
+        with backend.database.transaction() as session:
             with pytest.raises(ForbiddenError):
-                attempt()  # type: ignore[no-untyped-call]
+                revoke_api_token(session, "ci", by=by, now=now)
+            with pytest.raises(ForbiddenError):
+                api_token(session, "ci", by=by, now=now)
+            with pytest.raises(ForbiddenError):
+                api_token_page(session, by=by, now=now)
+    with backend.database.reading() as session:
+        assert [row.revoked_at for row in session.query(ApiToken)] == [None]
 
 
 def test_tokens_are_listed_page_by_page(backend: Backend) -> None:

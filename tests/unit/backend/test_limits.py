@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,8 @@ from simulators.attester import make_csr, spki
 from simulators.backend_clients import leaf_der
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cryptography.hazmat.primitives.asymmetric import ec as ec_types
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -61,10 +64,11 @@ def scope_of(
     *,
     peer: str | None = "192.0.2.1",
     certificate: bytes = b"",
-    **headers: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    **more: str,
 ) -> Any:  # noqa: ANN401 - an ASGI scope
     """A request as the server hands it over."""
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    named = {name.replace("_", "-"): text for name, text in {**headers, **more}.items()}
     return {
         "type": "http",
         "method": "POST",
@@ -272,7 +276,7 @@ def test_a_trusted_proxys_client_is_counted_where_a_header_is_configured(case: s
     header, headers, expected = FORWARDED[case]
     settings = settings_of(trusted_proxies=("10.0.0.1",), forwarded_header=header)
     limits = RateLimits(settings)
-    assert limits.address_of(scope_of(peer="10.0.0.1", **headers)) == expected
+    assert limits.address_of(scope_of(peer="10.0.0.1", headers=headers)) == expected
 
 
 def test_a_header_of_anybody_else_is_not_believed() -> None:

@@ -190,4 +190,4 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
 def test_a_label_that_is_not_declared_is_an_error(bad: str) -> None:
     """Nobody adds a label in passing that could be anything."""
     with pytest.raises(ValueError, match="label"):
-        metrics.REFUSALS.inc(**{bad: "x"})
+        metrics.REFUSALS.inc(1, **{bad: "x"})

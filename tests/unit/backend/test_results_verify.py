@@ -201,6 +201,10 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "a token that is too long": longer,
     "something else": lambda _: "not.a.token",
     "nothing": lambda _: "",
+    "a header that is nested without end": lambda claims: (
+        base64.urlsafe_b64encode(b"[" * 9000).decode() + "." + token_of(claims).partition(".")[2]
+    ),
+    "characters that no encoding has": lambda claims: token_of(claims) + "\udc80",
     "characters beyond ASCII": lambda claims: token_of(claims) + "ä",
     "a part too many": lambda claims: token_of(claims) + ".e30",
 }
@@ -281,6 +285,11 @@ EXPECTATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], type[ResultError]]
     "it begins later": ({"nbf": NOW // SECOND + 120}, {}, ResultFutureError),
     "it begins beyond all calendars": ({"iat": 2**60}, {}, ResultFutureError),
     "it answers another nonce": ({}, {"nonce": b"another nonce..."}, ResultNonceError),
+    "it answers with characters beyond ASCII": (
+        {"eat_nonce": "ä" * 20},
+        {"nonce": NONCE},
+        ResultNonceError,
+    ),
     "it answers none": ({"eat_nonce": ""}, {"nonce": NONCE}, ResultNonceError),
     "it is for another": ({"aud": "b"}, {"audience": "a"}, ResultAudienceError),
     "it is for nobody in particular": ({}, {"audience": "a"}, ResultAudienceError),

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.wire.messages import EventReply, EventReport, Mode, Standing
 from hwtrust_backend.admin import devices, report, search
-from hwtrust_backend.admin.fields import PRINTABLE, Label, Name, Reason
+from hwtrust_backend.admin.fields import END, PRINTABLE, Label, Name, Reason
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.routes.admin_guard import Cursor, PageLimit, change, read, route
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest
@@ -35,7 +35,8 @@ TAG = "devices"
 DeviceId = Annotated[
     str,
     PathParameter(
-        pattern="^[0-9a-f]{68,132}$", description="The device's name, in hexadecimal digits."
+        pattern=rf"^[0-9a-f]{{68,132}}{END}",
+        description="The device's name, in hexadecimal digits.",
     ),
 ]
 Text = Annotated[str | None, QueryParameter(max_length=200, pattern=PRINTABLE)]

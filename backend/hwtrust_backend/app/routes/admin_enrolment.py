@@ -29,7 +29,7 @@ from litestar.response import Stream
 from sqlalchemy.orm import Session
 
 from hwtrust_backend.admin import authorities, eks, tokens
-from hwtrust_backend.admin.fields import PRINTABLE, Label, Name, Span, Uses
+from hwtrust_backend.admin.fields import END, PRINTABLE, Label, Name, Span, Uses
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.routes.admin_guard import Cursor, PageLimit, by_of, change, read, route
 from hwtrust_backend.app.routes.admin_stream import streamed
@@ -42,12 +42,16 @@ TOKENS, EKS, AUTHORITIES = "enrolment tokens", "endorsement keys", "vendor CAs"
 CSV_TYPE = "text/csv"
 
 TokenId = Annotated[
-    str, PathParameter(pattern="^[0-9a-f]{6,64}$", description="Its id, or a beginning of it.")
+    str,
+    PathParameter(pattern=rf"^[0-9a-f]{{6,64}}{END}", description="Its id, or a beginning of it."),
 ]
 EkName = Annotated[
-    str, PathParameter(pattern="^[0-9a-f]{68,132}$", description="The EK's Name, in hexadecimal.")
+    str,
+    PathParameter(
+        pattern=rf"^[0-9a-f]{{68,132}}{END}", description="The EK's Name, in hexadecimal."
+    ),
 ]
-AuthorityId = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$")]
+AuthorityId = Annotated[str, PathParameter(pattern=rf"^[0-9a-f]{{32}}{END}")]
 
 
 class TokenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from hwtrust.wire.envelope import Envelope
 from hwtrust.wire.messages import Release
 from hwtrust_backend.admin import releases, rules
-from hwtrust_backend.admin.fields import PRINTABLE, Label, Name
+from hwtrust_backend.admin.fields import END, PRINTABLE, Label, Name
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.routes.admin_guard import change, read, route
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of
@@ -44,7 +44,7 @@ GroupName = Annotated[str, PathParameter(max_length=100, pattern=PRINTABLE)]
 PolicyName = Annotated[str, PathParameter(max_length=100, pattern=PRINTABLE)]
 Version = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 ReleaseId = Annotated[str, PathParameter(max_length=200, pattern=PRINTABLE)]
-Document = Annotated[str, Meta(max_length=LONGEST_DOCUMENT, pattern=r"^[^\x00]*$")]
+Document = Annotated[str, Meta(max_length=LONGEST_DOCUMENT, pattern=rf"^[^\x00]*{END}")]
 
 
 class GroupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
