@@ -60,7 +60,12 @@ class Visitor:
     """Somebody with a browser of their own, who may go to `hosts` and nowhere else."""
 
     def __init__(
-        self, browser: Browser, url: str, *, also: tuple[str, ...] = (), **options: Any
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        also: tuple[str, ...] = (),
+        **options: Any,  # noqa: ANN401 - as playwright's own
     ) -> None:
         self.url = url
         self.trespasses: list[str] = []
@@ -89,12 +94,24 @@ class Visitor:
         """Close the browser's window."""
         self._context.close()
 
-    def sign_in(self, token: str, *, path: str = "/ui/") -> None:
-        """Sign in with an API token, by the page."""
-        self.page.goto(path)
-        self.page.get_by_label("API token").fill(token)
-        self.page.get_by_role("button", name="Sign in with the token").click()
-        self.page.wait_for_url(f"**{path}")
+    def allow(self, url: str) -> None:
+        """Let requests to this host pass."""
+        self._hosts.add(urlsplit(url).netloc)
+
+    def hold(self, name: str, value: str) -> None:
+        """Have a cookie of this host, as if it had been set here."""
+        self._context.add_cookies(
+            [
+                {
+                    "name": name,
+                    "value": value,
+                    "url": self.url,
+                    "secure": True,
+                    "httpOnly": True,
+                    "sameSite": "Strict",
+                }
+            ]
+        )
 
     def cookies(self) -> dict[str, dict[str, Any]]:
         """The cookies that this browser keeps, by name."""

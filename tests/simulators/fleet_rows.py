@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CHUNK: Final = 20_000
 
 
-
 def name_of(number: int) -> str:
     """The name of a copy: what a TPM with a SHA-256 EK might have."""
     return f"000b{hashlib.sha256(f'copy {number}'.encode()).hexdigest()}"

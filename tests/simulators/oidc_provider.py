@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import secrets
 import socket
@@ -26,6 +27,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,9 +105,20 @@ class OidcProvider:
         algorithm = self.header["alg"]
         key: Any = {"RS256": self.rsa_key, "ES256": self.ec_key, "none": None}.get(algorithm)
         if algorithm == "HS256":
-            # As an attacker would: the public key, taken for a shared secret.
-            key = json.dumps(self._keys()[0])
+            return self._confused(claims)
         return jwt.encode(claims, key, algorithm=algorithm, headers=self.header)
+
+    def _confused(self, claims: dict[str, Any]) -> str:
+        """As an attacker signs who knows the public key only: as if it were a shared secret."""
+        parts = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in (self.header, claims)
+        ]
+        public = self.rsa_key.public_key().public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
+        mac = hmac.digest(public, ".".join(parts).encode(), "sha256")
+        return ".".join([*parts, base64.urlsafe_b64encode(mac).decode().rstrip("=")])
 
     def __enter__(self) -> Self:
         """Listen."""

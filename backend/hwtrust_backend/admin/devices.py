@@ -82,9 +82,10 @@ def ask_rotation(
         DeviceStateError: it is retired.
     """
     by.require(Role.OPERATOR)
+    why = label_of(reason)
     device = _in_service(_locked(session, prefix, by))
     schedule.ask(session, device, now=now)
-    _note(session, Event.ROTATION_ASKED, device, label_of(reason), by=by, now=now)
+    _note(session, Event.ROTATION_ASKED, device, why, by=by, now=now)
     return device
 
 
@@ -111,9 +112,10 @@ def lock(session: Session, prefix: str, *, reason: str, by: Principal, now: int)
         DeviceStateError: it is retired.
     """
     by.require(Role.OPERATOR)
+    why = reason_of(reason)
     device = _in_service(_locked(session, prefix, by))
     device.locked_at = now if device.locked_at is None else device.locked_at
-    device.lock_reason, device.mode = reason_of(reason), Mode.LOCKED
+    device.lock_reason, device.mode = why, Mode.LOCKED
     _note(session, Event.DEVICE_LOCKED, device, device.lock_reason, by=by, now=now)
     _announce(session, Topic.LOCKED, device, by, now)
     push.wake(session, device.id, reason="locked")
@@ -128,11 +130,12 @@ def unlock(session: Session, prefix: str, *, by: Principal, now: int, reason: st
         DeviceStateError: nobody has locked it.
     """
     by.require(Role.OPERATOR)
+    why = label_of(reason)
     device = _in_service(_locked(session, prefix, by))
     if device.locked_at is None:
         raise DeviceStateError("no administrator has locked this device")
     device.locked_at, device.lock_reason = None, ""
-    _note(session, Event.DEVICE_UNLOCKED, device, label_of(reason), by=by, now=now)
+    _note(session, Event.DEVICE_UNLOCKED, device, why, by=by, now=now)
     _announce(session, Topic.UNLOCKED, device, by, now)
     push.wake(session, device.id, reason="unlocked")
     return device
@@ -146,13 +149,14 @@ def retire(session: Session, prefix: str, *, reason: str, by: Principal, now: in
         DeviceStateError: it is retired already.
     """
     by.require(Role.ADMINISTRATOR)
+    why = reason_of(reason)
     device = _in_service(_locked(session, prefix, by))
     device.retired_at, device.readmitted_at = now, None
     # It is neither waited for nor owed anything.
     device.rotation_asked_at = device.rotate_at = None
     device.watchdog_at = device.silent_since = None
     device.rotation_reason = ""
-    _note(session, Event.DEVICE_RETIRED, device, reason_of(reason), by=by, now=now)
+    _note(session, Event.DEVICE_RETIRED, device, why, by=by, now=now)
     _announce(session, Topic.RETIRED, device, by, now)
     return device
 
@@ -165,11 +169,12 @@ def readmit(session: Session, prefix: str, *, reason: str, by: Principal, now: i
         DeviceStateError: it is not retired.
     """
     by.require(Role.ADMINISTRATOR)
+    why = reason_of(reason)
     device = _locked(session, prefix, by)
     if device.retired_at is None:
         raise DeviceStateError("this device is not retired")
     device.readmitted_at = now
-    _note(session, Event.DEVICE_READMITTED, device, reason_of(reason), by=by, now=now)
+    _note(session, Event.DEVICE_READMITTED, device, why, by=by, now=now)
     return device
 
 

@@ -136,7 +136,7 @@ class Committer:
     def _outcomes(self, group: list[Asked]) -> Sequence[Outcome]:
         try:
             return self._answer(group)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - rule 4
             _log.exception("attestations were not answered")
             return [error] * len(group)
 

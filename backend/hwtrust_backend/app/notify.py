@@ -15,6 +15,8 @@ from collections.abc import Mapping
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
+SEND_SECONDS = 0.5
+WATCHDOG_SECONDS = 2.0
 
 
 def notify(*states: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -28,7 +30,23 @@ def notify(*states: str, environ: Mapping[str, str] = os.environ) -> None:
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
     ):
+        # Whoever does not read is not waited for.
+        channel.settimeout(SEND_SECONDS)
         channel.sendto("\n".join(states).encode(), target)
+
+
+class Watchdog:
+    """Tells that the service lives, but not more often than anybody needs it."""
+
+    def __init__(self) -> None:
+        self._told = -WATCHDOG_SECONDS
+
+    def beat(self) -> None:
+        """It lives."""
+        now = time.monotonic()
+        if now - self._told >= WATCHDOG_SECONDS:
+            self._told = now
+            notify(WATCHDOG)
 
 
 def reloading() -> None:

@@ -131,7 +131,10 @@ def on_error(_: Request[Any, Any, Any], error: errors.HwTrustError) -> Response[
     problem = problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s: %s", error.code, error.message)
-    return answer(problem, seconds=error.data.get("seconds"))
+    answered = answer(problem, seconds=error.data.get("seconds"))
+    if isinstance(error, errors.CredentialsError):
+        answered.headers["www-authenticate"] = "Bearer"
+    return answered
 
 
 def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -36,7 +36,7 @@ from typing import Final, NoReturn
 from hwtrust.errors import HwTrustError, WorkerError
 from hwtrust_backend.app.backend import make_backend
 from hwtrust_backend.app.background import Background
-from hwtrust_backend.app.notify import READY, STOPPING, WATCHDOG, notify, reloading
+from hwtrust_backend.app.notify import READY, STOPPING, Watchdog, notify, reloading
 from hwtrust_backend.app.server import Sockets, make_server, run, stop_listening
 from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.db import Database
@@ -102,6 +102,7 @@ class Supervisor:
         self._failed_starts = 0
         self._served = False
         self._is_ready = False
+        self._watchdog = Watchdog()
         self._alive = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> None:
@@ -151,7 +152,7 @@ class Supervisor:
             self._is_ready = True
             notify(READY, f"STATUS=serving with {self._count} workers")
         if self._is_ready:
-            notify(WATCHDOG)
+            self._watchdog.beat()
 
     def _listen(self, now: float) -> None:
         for worker in self._workers.values():
@@ -270,7 +271,7 @@ class Supervisor:
                     _say(logging.ERROR, "a worker does not stop and is killed", worker.number)
                     _signal(worker, signal.SIGKILL)
                 deadline += self._stop_seconds
-            notify(WATCHDOG)
+            self._watchdog.beat()
             time.sleep(0.02)
 
     def _forget(self, worker: _Worker) -> None:
@@ -285,9 +286,7 @@ def serve_alone(settings: Settings, vault: KeyVault, sockets: Sockets, *, log_le
     def started() -> None:
         notify(READY, "STATUS=serving")
 
-    def beat() -> None:
-        notify(WATCHDOG)
-
+    beat = Watchdog().beat
     _serve(settings, vault, sockets, log_level=log_level, started=started, beat=beat)
     notify(STOPPING)
 
@@ -324,6 +323,7 @@ def serve_with_workers(
 
         # Whoever asks for metrics gets those of all workers: one of them answers.
         metrics_socket = sockets.metrics if number == 0 else None
+        logs.configure(level=log_level, form=current.log_format, access=current.access_log)
         _serve(
             current,
             vault,

@@ -112,12 +112,15 @@ class Groups:
 
         def work(session: Session) -> list[Outcome]:
             devices = lock_devices(session, names)
+            changed = self._note_keys(devices)
             self.attestations.rotation.prepare(session, list(devices))
             outcomes: list[Outcome] = []
-            for asked, claims, now in zip(group, verified, times, strict=True):
+            for asked, result, now in zip(group, verified, times, strict=True):
+                by_old_keys = asked.request.device.hex() in changed
+                known = self._verified(asked, now) if by_old_keys else result
                 with traces.span("appraise", within=asked.trace):
                     outcomes.append(
-                        self._turn(session, devices, asked, claims, now, savepoints=savepoints)
+                        self._turn(session, devices, asked, known, now, savepoints=savepoints)
                     )
             return outcomes
 
@@ -134,6 +137,13 @@ class Groups:
             missing = list(names)
         with self.database.reading() as session:
             self._keys.update(keys_of(session, missing))
+
+    def _note_keys(self, devices: Mapping[str, Device]) -> set[str]:
+        """Remember the keys of locked rows; gives the devices that were verified by others."""
+        found = {name: DeviceKeys.of(device) for name, device in devices.items()}
+        changed = {name for name, keys in found.items() if self._keys.get(name) != keys}
+        self._keys.update(found)
+        return changed
 
     def _verified(self, asked: Asked, now: int) -> Verified | HwTrustError:
         try:
@@ -182,18 +192,10 @@ class Groups:
         now: int,
     ) -> tuple[Device, Verified]:
         """The locked row, and evidence that was verified against it; nothing is changed."""
-        name = asked.request.device.hex()
-        device = devices.get(name)
-        if device is not None and asked.refusal is None:
-            keys = DeviceKeys.of(device)
-            if self._keys.get(name) != keys:
-                # It has enrolled anew: neither a verdict nor a refusal by old keys counts.
-                self._keys[name] = keys
-                verified = self._verified(asked, now)
         if isinstance(verified, HwTrustError):
             raise verified
+        device = devices.get(verified.keys.id)
         if device is None:
-            self._keys.pop(name, None)
             raise DeviceUnknownError("this device is not enrolled here")
         if device.retired_at is not None:
             raise retired()

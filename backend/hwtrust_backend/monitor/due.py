@@ -18,17 +18,14 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hwtrust_backend import push
 from hwtrust_backend.audit import Event, record
-from hwtrust_backend.config.clock import HOUR
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
-from hwtrust_backend.publishing.schedule import put_off, reserve
+from hwtrust_backend.publishing.schedule import MISSING_MS, put_off, reserve
 from hwtrust_backend.webhooks import Topic, announce
 
 BATCH: Final = 200
 """Devices of one transaction."""
-MISSING_MS: Final = HOUR
-"""How often a root is looked at that is due on a device that is missing."""
 
 
 def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
@@ -68,13 +65,11 @@ def grant_due(session: Session, *, now: int, limit: int = BATCH) -> int:
         ready += _reserved(session, group, asking[group], now=now)
     for device in ready:
         device.rotation_asked_at, device.rotate_at = now, None
-        push.wake(session, device.id, reason="rotation")
+    push.wake_all(session, [device.id for device in ready], reason="rotation")
     return len(due)
 
 
-def _reserved(
-    session: Session, group: str, devices: list[Device], *, now: int
-) -> list[Device]:
+def _reserved(session: Session, group: str, devices: list[Device], *, now: int) -> list[Device]:
     """Reserve a moment for each; gives those for whom it is now."""
     policy = policy_of(session, group)
     names = [device.id for device in devices]

@@ -177,7 +177,7 @@ COMMIT_QUEUE: Final = WorkerGauge(
 )
 WEBHOOKS: Final = Counter(
     "hwtrust_webhook_deliveries_total",
-    "Attempts to deliver a webhook, by outcome: delivered, failed, given_up.",
+    "Attempts to deliver a webhook: delivered or failed; and given_up, where it was the last.",
     ("outcome",),
 )
 TASK_SECONDS: Final = Histogram(

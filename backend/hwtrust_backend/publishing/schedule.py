@@ -33,7 +33,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from hwtrust.wire.messages import Standing
 from hwtrust_backend import push
 from hwtrust_backend.audit import Event, record
-from hwtrust_backend.config.clock import MINUTE
+from hwtrust_backend.config.clock import HOUR, MINUTE
 from hwtrust_backend.db import Base, Millis
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.policies import Policy
@@ -57,6 +57,9 @@ _ALWAYS: Final = frozenset({Reason.AGE, Reason.ASKED})
 _AT_ONCE: Final = frozenset({Reason.EVENT})
 """What one device does by itself needs no jitter; the rate holds for it all the same."""
 _REASON_LENGTH: Final = 40
+
+MISSING_MS: Final = HOUR
+"""How often a root is looked at that is due on a device that is missing."""
 
 
 class RotationBudget(Base):
@@ -146,10 +149,11 @@ def attested(
         data = {"group": device.group, "since": device.silent_since}
         announce(session, Topic.HEARD, device=device.id, data=data, now=now)
         device.silent_since = None
-        if device.rotation_asked_at is None and device.rotate_at is not None:
-            # It was put off while nobody was there to take it.
+        due, asked = device.rotate_at, device.rotation_asked_at
+        if asked is None and due is not None and due - now <= MISSING_MS:
+            # It was put off while nobody was there to take it, or is due soon.
             again = due_at(device.id, Reason.WATCHDOG, policy=policy, now=now)
-            device.rotate_at = min(device.rotate_at, again)
+            device.rotate_at = min(due, again)
         make_due(device, Reason.WATCHDOG, policy=policy, now=now)
     if before is Standing.FAILED and device.standing is not Standing.FAILED:
         make_due(device, Reason.MISMATCH, policy=policy, now=now)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hwtrust_backend.push.waiters import Waiters
-from hwtrust_backend.push.wakes import Wake, pending, wake
+from hwtrust_backend.push.wakes import Wake, pending, wake, wake_all
 
-__all__ = ["Waiters", "Wake", "pending", "wake"]
+__all__ = ["Waiters", "Wake", "pending", "wake", "wake_all"]

@@ -154,8 +154,9 @@ class Waiters:
                 self._tell_new()
             else:
                 for text in told:
-                    device, _, reason = text.partition(" ")
-                    self._tell(device, reason)
+                    reason, *devices = text.split(" ")
+                    for device in devices:
+                        self._tell(device, reason)
             idle = 0 if self._somebody.is_set() else idle + 1
 
     def _look_for_everybody(self) -> None:

@@ -1,5 +1,7 @@
 """Wakes: that a device should attest now, and why.
 
+    notice: REASON DEVICE DEVICE …
+
 Rules:
 1. A wake is noted in the transaction of what it is about, and told after its
    commit: nobody is woken for what was rolled back.
@@ -22,6 +24,8 @@ from hwtrust_backend.db.notices import notify
 CHANNEL: Final = "hwtrust_wakes"
 REASON_LENGTH: Final = 40
 _CHUNK: Final = 500
+_TOLD_AT_ONCE: Final = 50
+"""Names in one notice, which has less than 8000 bytes (NOTIFY, PostgreSQL)."""
 
 # The table is that of `enrolment`, which builds on this package.
 _DEVICES: Final = table("devices", column("id", String), column("nonce_issued", BigInteger))
@@ -44,24 +48,38 @@ def wake(session: Session, device: str, *, reason: str = "asked") -> None:
     """Have a device attest: whoever waits for it is told after the commit, on every replica.
 
     A device that is not waiting is told when it next does; one that does not
-    exist is nobody to tell.
+    exist is nobody to tell. `reason` is one word.
     """
-    # What the wake is about comes first, and an attestation under way before both: it may
+    wake_all(session, [device], reason=reason)
+
+
+def wake_all(session: Session, devices: Iterable[str], *, reason: str) -> None:
+    """Have some devices attest, for one reason."""
+    # What the wakes are about comes first, and attestations under way before both: they may
     # have been decided without.
     session.flush()
+    asked = sorted(devices)
+    for begin in range(0, len(asked), _CHUNK):
+        _wake(session, asked[begin : begin + _CHUNK], reason[:REASON_LENGTH])
+
+
+def _wake(session: Session, asked: list[str], reason: str) -> None:
     row = _DEVICES.c
-    query = select(row.nonce_issued).where(row.id == device).with_for_update()
-    answered = session.scalar(query)
-    if answered is None:
-        return
-    serial = (session.scalar(select(func.max(Wake.serial))) or 0) + 1
-    noted = session.get(Wake, device, populate_existing=True)
-    if noted is None:
-        noted = Wake(device=device, serial=serial, answered=answered, reason="")
-        session.add(noted)
-    noted.serial, noted.answered, noted.reason = serial, answered, reason[:REASON_LENGTH]
+    locked = select(row.id, row.nonce_issued).where(row.id.in_(asked)).order_by(row.id)
+    found = session.execute(locked.with_for_update())
+    answered: dict[str, int] = dict(found.all())
+    serial = newest_serial(session)
+    query = select(Wake).where(Wake.device.in_(answered))
+    noted = {wake.device: wake for wake in session.scalars(query)}
+    for name, issued in answered.items():
+        serial += 1
+        if name not in noted:
+            noted[name] = Wake(device=name)
+            session.add(noted[name])
+        noted[name].serial, noted[name].answered, noted[name].reason = serial, issued, reason
     session.flush()
-    notify(session, CHANNEL, f"{device} {noted.reason}")
+    for begin in range(0, len(asked), _TOLD_AT_ONCE):
+        notify(session, CHANNEL, " ".join([reason, *asked[begin : begin + _TOLD_AT_ONCE]]))
 
 
 def pending(session: Session, devices: Iterable[str]) -> dict[str, str]:
@@ -77,8 +95,7 @@ def pending(session: Session, devices: Iterable[str]) -> dict[str, str]:
                 Wake.answered == _DEVICES.c.nonce_issued,
             )
         )
-        for device, reason in session.execute(query):
-            found[device] = reason
+        found.update(dict(session.execute(query).all()))
     return found
 
 

@@ -37,6 +37,7 @@ from hwtrust_backend.config import Clock
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
 from hwtrust_backend.db import Database
 from hwtrust_backend.keys import Secret
+from hwtrust_backend.observe import metrics
 from hwtrust_backend.webhooks.models import Delivery, DeliveryState, Webhook
 from hwtrust_backend.webhooks.service import Webhooks
 from hwtrust_backend.webhooks.signing import signed_headers
@@ -220,6 +221,7 @@ class Courier:
             problem = f"the receiver answered {status}"
         with self._database.transaction() as session:
             self._note(session, parcel, status, problem, now=self._clock())
+        metrics.WEBHOOKS.inc(outcome="delivered" if good else "failed")
         return good
 
     def _note(
@@ -238,6 +240,7 @@ class Courier:
         row.next_at = now + delay(row.attempts)
         if row.next_at - row.created_at > GIVE_UP_MS:
             row.state, row.done_at, row.next_at = DeliveryState.GIVEN_UP, now, None
+            metrics.WEBHOOKS.inc(outcome="given_up")
         receiver.failures += 1
         receiver.failing_since = receiver.failing_since or now
         receiver.hold_until = now + min(delay(receiver.failures), LONGEST_HOLD_MS)

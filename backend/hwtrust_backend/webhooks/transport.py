@@ -144,7 +144,7 @@ def check_url(url: str, *, unsafe_http_to_loopback: bool) -> SplitResult:
     plain = len(url) <= URL_LIMIT and url.isascii() and url.isprintable() and " " not in url
     if not plain or not host or port == 0:
         raise WebhookUrlError("this is no URL that events are sent to")
-    if parts.username is not None or parts.password is not None or "#" in url:
+    if parts.username is not None or "#" in url:
         raise WebhookUrlError("a receiver's URL holds no user, no password and no fragment")
     if parts.scheme == "https":
         return parts
@@ -169,15 +169,13 @@ def look_up(host: str, port: int) -> list[Address]:
 def embedded(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for; else the address itself.
 
-    Mapped and compatible addresses (RFC 4291), 6to4 (RFC 3056), Teredo (RFC 4380)
-    and NAT64 (RFC 6052). The local NAT64 prefix (RFC 8215) is private as a whole.
+    Mapped and compatible addresses (RFC 4291), 6to4 (RFC 3056) and NAT64 (RFC 6052).
+    The local NAT64 prefix (RFC 8215) is private as a whole; Teredo is not global.
     """
     if isinstance(address, IPv4Address):
         return address
     if address in _LOCAL_NAT64:
         return IPv4Address("10.0.0.0")
-    if address.teredo is not None:
-        return address.teredo[1]
     inside = address.ipv4_mapped or address.sixtofour
     if inside is None and (address in _NAT64 or address in _COMPATIBLE):
         inside = IPv4Address(int(address) & 0xFFFFFFFF) if int(address) > 1 else None

@@ -187,7 +187,8 @@ def test_replicas_that_get_the_same_attestation_answer_it_once(
     ask(backend, device)
     errand = attesting(backend, device, device.next_nonce)
     outcomes = racing([errand] * REPLICAS)
-    assert sorted(outcome.code for outcome in outcomes) == ["", *[ChallengeUsedError.code] * (REPLICAS - 1)]
+    refused = [ChallengeUsedError.code] * (REPLICAS - 1)
+    assert sorted(outcome.code for outcome in outcomes) == ["", *refused]
     assert epochs_of(backend, device) == [7, 8]
     assert len(objects_in(outcomes)) == 1
     assert count_of(backend, Event.ROOT_MADE) == 2
@@ -200,9 +201,7 @@ def test_replicas_that_get_different_attestations_deliver_the_same_root(
 ) -> None:
     """Whichever come through, the device has one root of its next epoch."""
     ask(backend, device)
-    errands = [
-        attesting(backend, device, challenge_of(backend, device)) for _ in range(REPLICAS)
-    ]
+    errands = [attesting(backend, device, challenge_of(backend, device)) for _ in range(REPLICAS)]
     outcomes = racing_threads(errands)
     assert {outcome.code for outcome in outcomes} <= {"", ChallengeUsedError.code}
     assert sum(not outcome.code for outcome in outcomes) >= 1
@@ -350,7 +349,7 @@ def test_a_clock_that_is_off_grants_nothing_twice(
     open_replica: Callable[[ManualClock], Backend],
     off: int,
 ) -> None:
-    """Before anybody has noticed: what one replica has granted or offered the other goes on with."""
+    """Before anybody has noticed: what one replica has granted, the other goes on with."""
     clock = ManualClock()
     wrong = open_replica(clock)
     clock.advance(off)

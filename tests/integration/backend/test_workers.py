@@ -15,13 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from hwtrust.wire.messages import Standing
-from hwtrust_backend.app.notify import READY, STOPPING
+from hwtrust_backend.app.notify import READY, STOPPING, notify
 from hwtrust_backend.audit import Event
 from simulators.backend_clients import BackendDevice, HttpApi
 from simulators.served import PROGRAM, Served, await_that, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 BROKEN = (OSError, http.client.HTTPException)
@@ -266,41 +265,33 @@ def test_workers_that_never_begin_to_serve_end_it_all(tmp_path: Path) -> None:
     assert "hint:" in log
 
 
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """A service manager: the address of its socket, and the socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        address = str(tmp_path / "notify")
-        listener.bind(address)
-        listener.settimeout(60)
-        yield address, listener
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_systemd_is_told_when_it_serves_and_when_it_stops(
-    tmp_path: Path,
-    workers: str,
-    manager: tuple[str, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """READY once requests are answered, WATCHDOG while they are, STOPPING at the end."""
-    address, listener = manager
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    with Served(tmp_path / "data", "--workers", workers) as served:
-        told = [listener.recv(4096).decode() for _ in range(2)]
-        assert READY in told[0].split("\n") or READY in told[1].split("\n")
-        assert any("WATCHDOG=1" in message for message in told)
-    listener.settimeout(5)
-    rest = ""
-    while STOPPING not in rest:
-        rest += listener.recv(4096).decode()
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+
+        def listen() -> None:
+            while "END" not in told:
+                told.extend(manager.recv(4096).decode().split("\n"))
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Served(tmp_path / "data", "--workers", workers) as served:
+            await_that(lambda: READY in told and "WATCHDOG=1" in told, served.log)
+            assert STOPPING not in told
+        notify("END")
+        listening.join()
+    assert told.index(READY) < told.index(STOPPING)
     assert served.exit_code == 0
 
 
 def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service manager that is not there is no reason to fail."""
-    from hwtrust_backend.app.notify import notify  # noqa: PLC0415
-
     for address in ("", "relative", "/nonexistent/notify", "@nobody-listens-here"):
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         notify(READY)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from hwtrust.errors import ConfigError
+from hwtrust.errors import ConfigError, ReadOnlyError
+from hwtrust_backend.admin.principals import local_administrator
+from hwtrust_backend.admin.switches import read_only_state, switch_read_only
 from hwtrust_backend.app.caller import trusted_peers
+from hwtrust_backend.app.serving import ReadOnly
+from hwtrust_backend.cli import main
 from hwtrust_backend.config import (
     CONFIG_NAME,
     Settings,
@@ -18,7 +26,13 @@ from hwtrust_backend.config import (
     spell_span,
     write_file,
 )
+from hwtrust_backend.config.reference import all_settings, settings_in_force
+from hwtrust_backend.config.settings import NOT_SETTINGS
+from hwtrust_backend.db import Database
 from hwtrust_backend.testing import DAY, HOUR, MINUTE, SECOND
+
+if TYPE_CHECKING:
+    from hwtrust_backend.app.backend import Backend
 
 
 def load(directory: Path, text: str, **environ: str) -> object:
@@ -29,9 +43,7 @@ def load(directory: Path, text: str, **environ: str) -> object:
 
 def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
     """The file that is written spells out the settings that were chosen."""
-    (tmp_path / CONFIG_NAME).write_text(
-        'url = "https://b.example:1"\nlisten = "127.0.0.1:1"\n'
-    )
+    (tmp_path / CONFIG_NAME).write_text('url = "https://b.example:1"\nlisten = "127.0.0.1:1"\n')
     chosen = load_settings(tmp_path, file=None, environ={})
     (tmp_path / CONFIG_NAME).write_text(settings_text(chosen))
     assert load_settings(tmp_path, file=None, environ={}) == chosen
@@ -152,3 +164,186 @@ def test_the_unix_proxy_is_trusted_on_the_unix_socket_alone(tmp_path: Path) -> N
     behind = Settings(data_dir=str(tmp_path), trusted_proxies=proxies, listen="unix:/run/b")
     assert trusted_peers(over_tcp) == {"127.0.0.1"}
     assert trusted_peers(behind) == set(proxies)
+
+
+# --- what is in force, and what is documented ------------------------------------------------
+
+
+def documented() -> dict[str, tuple[str, str, str, str]]:
+    """The rows of the documented reference: kind, default, variable and meaning by name."""
+    path = Path(__file__).parents[3] / "docs" / "configuration.md"
+    row = re.compile(
+        r"^\| `([a-z_.]+)` \| (.+?) \| `(.*?)` \| (?:`(\w+)`|[^`|]+) \| (.+) \|$", re.MULTILINE
+    )
+    found = row.findall(path.read_text())
+    return {
+        name: (kind, default, variable, meaning) for name, kind, default, variable, meaning in found
+    }
+
+
+def test_the_documented_settings_are_those_that_exist() -> None:
+    """Name, kind, default and variable of each, and a meaning; none is left out or left over."""
+    settings = all_settings()
+    rows = documented()
+    assert len(settings) > 30
+    assert rows.keys() == {setting.name for setting in settings}
+    for setting in settings:
+        kind, default, variable, meaning = rows[setting.name]
+        assert (kind, default, variable) == (setting.kind, setting.default, setting.variable)
+        assert meaning.endswith(".")
+
+
+def test_the_documented_places_are_those_that_are_looked_at() -> None:
+    """The variables with the prefix that are no settings."""
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `HWTRUST_BACKEND_([A-Z_]+)` \|", text, re.MULTILINE)
+    assert set(rows) == NOT_SETTINGS
+
+
+def test_every_documented_variable_is_read(tmp_path: Path) -> None:
+    """A setting's default, given by its variable, is that default."""
+    for setting in all_settings():
+        if not setting.variable:
+            continue
+        value = setting.default
+        if setting.kind == "list":
+            value = ",".join(msgspec.json.decode(value))
+        environ = {setting.variable: value.strip('"')}
+        settings = load_settings(tmp_path, file=None, environ=environ)
+        changed = {
+            field
+            for field in Settings.__struct_fields__
+            if getattr(settings, field) != getattr(Settings(data_dir=str(tmp_path)), field)
+        }
+        # A list of scopes has an order; its documented form is sorted.
+        assert changed <= {"oidc"}, setting.name
+
+
+def in_force(directory: Path, text: str, **environ: str) -> dict[str, tuple[str, str]]:
+    """Value and source of each setting."""
+    (directory / CONFIG_NAME).write_text(text)
+    found = settings_in_force(directory, file=None, environ=environ)
+    return {item.name: (item.value, item.source) for item in found}
+
+
+def test_each_setting_is_shown_with_its_source(tmp_path: Path) -> None:
+    """The file, the environment over it, and the default for the rest."""
+    found = in_force(
+        tmp_path,
+        "body_limit = 5000\nworkers = 2\n[rates]\naddress = 7\n",
+        HWTRUST_BACKEND_WORKERS="3",
+        HWTRUST_BACKEND_RATES_DEVICE="9",
+    )
+    path = str(tmp_path / CONFIG_NAME)
+    assert found["body_limit"] == ("5000", path)
+    assert found["rates.address"] == ("7", path)
+    assert found["workers"] == ("3", "HWTRUST_BACKEND_WORKERS")
+    assert found["rates.device"] == ("9", "HWTRUST_BACKEND_RATES_DEVICE")
+    assert found["request_timeout"] == ("30s", "default")
+    assert found["data_dir"] == (f'"{tmp_path}"', "--data")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://hwtrust:s3cret@db.example/hwtrust",
+        "postgresql://hwtrust:s3cret@/hwtrust?host=/run/pg",
+        "postgresql://db.example/hwtrust?user=hwtrust&password=s3cret",
+        "postgresql://hwtrust:s3cret@[db.example/hwtrust",
+    ],
+)
+def test_the_password_of_the_database_is_not_shown(tmp_path: Path, url: str) -> None:
+    """Wherever in the URL it stands, and however wrong that is."""
+    found = in_force(tmp_path, f'database = "{url}"\n')
+    assert "s3cret" not in repr(found)
+    assert "***" in found["database"][0]
+
+
+def test_the_database_without_a_password_is_shown_as_it_is(tmp_path: Path) -> None:
+    """What is no secret helps."""
+    url = "postgresql://hwtrust@db.example/hwtrust?passfile=/etc/pgpass"
+    assert in_force(tmp_path, f'database = "{url}"\n')["database"][0] == f'"{url}"'
+
+
+def test_rates_limits_and_workers_have_their_bounds(tmp_path: Path) -> None:
+    """Whatever makes no sense is refused."""
+    for text in (
+        "workers = 0",
+        "workers = 1000",
+        "[rates]\naddress = -1",
+        "[rates]\nadress = 1",
+        'log_format = "xml"',
+        'forwarded_header = "x-real-ip"',
+        'metrics_listen = "9464"',
+        "access_log = 1",
+    ):
+        with pytest.raises(ConfigError):
+            load(tmp_path, text)
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the command line."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(str(caught.value.code or 0)), out, err
+
+
+def test_the_settings_are_shown_and_checked_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a table, as JSON; what cannot be used is refused with a reason."""
+    data = ["--data", str(tmp_path)]
+    (tmp_path / CONFIG_NAME).write_text("workers = 2\n")
+    code, out, _ = run([*data, "config", "show"], capsys)
+    assert code == 0
+    assert re.search(r"^workers +2 +/.*config.toml$", out, re.MULTILINE)
+    code, out, _ = run([*data, "config", "show", "--json"], capsys)
+    assert {"name": "log_format", "value": '"text"', "source": "default"} in msgspec.json.decode(
+        out
+    )
+    assert run([*data, "config", "check"], capsys)[0] == 0
+    (tmp_path / CONFIG_NAME).write_text(
+        'server_certificate = "/nonexistent"\nserver_key = "/nonexistent"\n'
+    )
+    code, _, err = run([*data, "config", "check"], capsys)
+    assert code == 1
+    assert err.startswith("hwtrust-backend: the server's certificate")
+    (tmp_path / CONFIG_NAME).write_text('database = "mysql://x"\n')
+    assert run([*data, "config", "check"], capsys)[0] == 1
+
+
+def test_read_only_is_turned_and_shown_on_the_command_line(
+    backend: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On with a reason, off again, and who did it."""
+    config = tmp_path / "database.toml"
+    config.write_text(f'database = "{backend.settings.database}"\n')
+    place = ["--data", str(backend.settings.directory), "--config", str(config), "read-only"]
+    assert run([*place, "status"], capsys)[1].split() == ["read-only", "off"]
+    code, out, _ = run([*place, "on", "--reason", "moving", "--json"], capsys)
+    state = msgspec.json.decode(out)
+    assert (code, state["is_on"], state["reason"]) == (0, True, "moving")
+    assert state["changed_by"].startswith("cli:")
+    reading = ReadOnly(backend)
+    assert reading.is_on()
+    with pytest.raises(ReadOnlyError):
+        reading.require_off()
+    assert run([*place, "off"], capsys)[0] == 0
+    assert not ReadOnly(backend).is_on()
+    with backend.database.reading() as session:
+        assert not read_only_state(session).is_on
+
+
+def test_the_setting_read_only_needs_no_database(tmp_path: Path, backend: Backend) -> None:
+    """And what the database said last counts while it does not answer."""
+    settings = msgspec.structs.replace(backend.settings, read_only=True)
+    assert ReadOnly(dataclasses.replace(backend, settings=settings)).is_on()
+    times = iter([0.0, 0.0, 100.0, 100.0, 100.0, 100.0])
+    reading = ReadOnly(backend, clock=lambda: next(times))
+    with backend.database.transaction() as session:
+        switch_read_only(session, to=True, reason="", by=local_administrator(), now=1)
+    assert reading.is_on()
+    gone = dataclasses.replace(backend, database=Database("sqlite:////nonexistent/x"))
+    reading._backend = gone
+    assert reading.is_on()

@@ -193,7 +193,9 @@ def test_every_form_that_changes_something_carries_the_sessions_token() -> None:
     forms = {
         (template.name, form)
         for template in TEMPLATES.glob("*.html")
-        for form in re.findall(r"<form[^>]*method=\"post\".*?</form>", template.read_text(), re.DOTALL)
+        for form in re.findall(
+            r"<form[^>]*method=\"post\".*?</form>", template.read_text(), re.DOTALL
+        )
     }
     assert len(forms) > 8
     assert {name for name, form in forms if "parts.token()" not in form} == {"login.html"}

@@ -14,11 +14,11 @@ from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.enrolment import Device, lock_device
 from hwtrust_backend.enrolment.trust import allow_ek
-from hwtrust_backend.monitor.due import MISSING_MS, grant_due, note_missing
+from hwtrust_backend.monitor.due import grant_due, note_missing
 from hwtrust_backend.policies import policy_of, read_policy
 from hwtrust_backend.publishing import RootState, StoredRoot, release_accepted, roots_of, schedule
 from hwtrust_backend.publishing.campaigns import Campaign, expand
-from hwtrust_backend.publishing.schedule import Reason, RotationBudget
+from hwtrust_backend.publishing.schedule import MISSING_MS, Reason, RotationBudget
 from hwtrust_backend.testing import DAY, HOUR, SECOND, policy_document
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, DirectApi
@@ -135,9 +135,7 @@ def test_what_is_due_begins_in_a_window(at: int, earliest: int, latest: int) -> 
     """A trigger's roots spread from the window's beginning on, by the jitter (hours)."""
     policy = read_policy(policy_document(rotation=NIGHTLY))
     now = MIDNIGHT + at * HOUR
-    due = [
-        schedule.due_at(name_of(n), Reason.RELEASE, policy=policy, now=now) for n in range(300)
-    ]
+    due = [schedule.due_at(name_of(n), Reason.RELEASE, policy=policy, now=now) for n in range(300)]
     assert min(due) >= MIDNIGHT + earliest * HOUR
     assert max(due) < MIDNIGHT + latest * HOUR
     assert max(due) - min(due) > HOUR // 2
@@ -148,8 +146,7 @@ def test_a_jitter_longer_than_the_window_stays_in_it() -> None:
     rotation = {"windows": ["01:00-01:30"], "jitter": "6h"}
     policy = read_policy(policy_document(rotation=rotation))
     due = [
-        schedule.due_at(name_of(n), Reason.RELEASE, policy=policy, now=MIDNIGHT)
-        for n in range(300)
+        schedule.due_at(name_of(n), Reason.RELEASE, policy=policy, now=MIDNIGHT) for n in range(300)
     ]
     assert all(MIDNIGHT + HOUR <= at < MIDNIGHT + HOUR + 30 * MINUTE for at in due)
 
