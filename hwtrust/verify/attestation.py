@@ -1,7 +1,7 @@
 """What all attestations have in common: made by a TPM, signed, by whom, for whom.
 
-    bytes -> authenticate -> (attest, info) -> verify_quote, verify_certify,
-                                               verify_nv_certify -> Claims
+    bytes ── read ──▶ Unverified ── run ──▶ ── authenticated ──▶ attest, info ──▶ Claims
+                       (rules 1, 2)  (3)                 (4, 5)
 
 Rules, in the order in which they are checked (the code carries their numbers):
 
@@ -16,22 +16,21 @@ Rules, in the order in which they are checked (the code carries their numbers):
 
 A caller that can go without one of these says so with a member of `Unsafe`.
 
-What is signed is checked anew each time, whatever was seen before. Kept are
-results of pure functions alone, by the rules of `hwtrust.verify.kept`; here the
-qualified Name, by the Name and the hierarchy.
+Between `read` and `authenticated`, `hwtrust.verify.signature.run` checks the
+signature, alone or with those of many others. What is signed is checked anew each
+time, whatever was seen before.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import lru_cache
 from hmac import compare_digest
-from typing import Final, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
 from hwtrust.errors import AttestTypeError, EmptyNonceError, SignerError, StaleQuoteError
-from hwtrust.verify.signature import verify_signature
+from hwtrust.verify.signature import SignatureCheck, prepare
 from hwtrust.wire import codec
 from hwtrust.wire.algorithms import new_hash, to_hash_alg
 from hwtrust.wire.codec import Reader
@@ -74,8 +73,7 @@ _ANY_SIGNER: Final = Unsafe.ANY_SIGNER
 Nonce = bytes | Literal[Unsafe.NO_NONCE]
 Signer = bytes | Literal[Unsafe.ANY_SIGNER]
 
-NAMES_KEPT: Final = 16_384
-"""How many qualified Names are kept: those of a fleet's attestation keys, some 300 bytes each."""
+_force: Final = msgspec.structs.force_setattr
 
 VERIFIED: Final = object()
 """What `Claims` are made with; only the modules of this package use it."""
@@ -92,36 +90,43 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     verified: object
 
     def __post_init__(self) -> None:
-        require_made_here(self, "verified", VERIFIED)
+        require_made_here(self, self.verified is VERIFIED, "verified")
 
 
-def require_made_here(made: msgspec.Struct, field: str, by: object) -> None:
-    """Refuse to make what was not given the token `by` in `field`, and take it away again.
+def require_made_here(made: msgspec.Struct, given: bool, field: str) -> None:  # noqa: FBT001
+    """Refuse to make what was not `given` its token in `field`, and take the token away again.
 
     So that a copy with other contents cannot pass for what was verified.
 
     Raises:
-        TypeError: the token is another.
+        TypeError: it was not given.
     """
-    if getattr(made, field) is not by:
+    if not given:
         raise TypeError(f"{type(made).__name__} are made by hwtrust.verify alone")
-    msgspec.structs.force_setattr(made, field, None)
+    _force(made, field, None)
 
 
-def authenticate(
+class Unverified(msgspec.Struct, Generic[Info], frozen=True, eq=False):
+    """An attestation as it was read; nothing of it is believed yet."""
+
+    attest: Attest
+    info: Info
+    check: SignatureCheck
+    """Of its signature; to be run before `authenticated`."""
+
+
+def read(
     message: bytes,
     signature: bytes | Signature,
     info: type[Info],
     *,
     key: Public | PublicKey,
-    nonce: Nonce,
-    signer: Signer,
     unsafe_allow_sha1: bool = False,
-) -> tuple[Attest, Info, Signature]:
-    """Check rules 1 to 5 of an attestation whose type is that of `info`.
+) -> Unverified[Info]:
+    """Read an attestation whose type is that of `info`, and prepare all that its signature needs.
 
     Raises:
-        EvidenceError: it is not authentic; the class says why.
+        EvidenceError: it is not of that type, or the key makes no such signature.
         WireError: message or signature are malformed.
     """
     # (1): magic, which the decoder reads before all else.
@@ -134,16 +139,26 @@ def authenticate(
             type=int(attest.type),
         )
     # (3): signature, over `message`, never over a re-encoding of `attest`.
-    if not isinstance(signature, Signature):
-        signature = Signature.decode(signature)
-    verify_signature(key, signature, message, unsafe_allow_sha1=unsafe_allow_sha1)
+    check = prepare(key, signature, message, unsafe_allow_sha1=unsafe_allow_sha1)
+    return Unverified(attest, attested, check)
+
+
+def authenticated(unverified: Unverified[Info], *, nonce: Nonce, signer: Signer) -> Attest:
+    """The attestation, of which `info` is a part, by rules 3 to 5.
+
+    Raises:
+        EvidenceError: it is not authentic, or its signature was not checked.
+    """
+    attest = unverified.attest
+    # (3): signature.
+    unverified.check.require_passed()
     # (4): signer.
     if signer is not _ANY_SIGNER:
         _require_signer(attest, signer)
     # (5): nonce.
     if nonce is not _NO_NONCE:
         _require_nonce(attest, nonce)
-    return attest, attested, signature
+    return attest
 
 
 def qualified_name(name: bytes, *, hierarchy: int) -> bytes:
@@ -155,7 +170,7 @@ def qualified_name(name: bytes, *, hierarchy: int) -> bytes:
         MalformedError: `name` is no Name.
         UnsupportedError: its hash is not known.
     """
-    return _primary_name(bytes(name), hierarchy)
+    return qualified_name_under(bytes(name), parent=codec.u32(hierarchy))
 
 
 def qualified_name_under(name: bytes, *, parent: bytes) -> bytes:
@@ -171,11 +186,6 @@ def qualified_name_under(name: bytes, *, parent: bytes) -> bytes:
     reader.take(len(digest))
     reader.end()
     return codec.u16(alg) + digest
-
-
-@lru_cache(maxsize=NAMES_KEPT)
-def _primary_name(name: bytes, hierarchy: int) -> bytes:
-    return qualified_name_under(name, parent=codec.u32(hierarchy))
 
 
 def _require_signer(attest: Attest, signer: bytes) -> None:

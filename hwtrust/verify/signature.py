@@ -1,5 +1,7 @@
 """Does this TPM signature verify under this key?
 
+    key, signature, message ── prepare ──▶ SignatureCheck ── run ──▶ passed, or not
+
 Pure arithmetic over received bytes: says nothing about who holds the key or
 what was signed. Rules:
 
@@ -13,16 +15,22 @@ what was signed. Rules:
 5. RSAPSS: the salt is as long as the digest, or as long as fits. TPM 2.0 Part 1
    §B.7 has TPMs use the longest that fits, FIPS 186 the digest's length; TPMs of
    both kinds exist. Accepting any length at all would add nothing but doubt.
+6. A check that has not been run has not passed.
+
+Many signatures are prepared first and then run in one go: between two of them
+nothing else displaces what OpenSSL has in the processor's caches, which makes all
+of it a good deal faster.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
+import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from hwtrust.errors import SignatureAlgorithmError, SignatureError
 from hwtrust.wire.algorithms import Alg
@@ -33,6 +41,7 @@ from hwtrust.wire.structures import (
     RsaParams,
     Signature,
     require_strong,
+    signature_fields,
 )
 
 _HASHES: Final[dict[Alg, hashes.HashAlgorithm]] = {
@@ -41,19 +50,53 @@ _HASHES: Final[dict[Alg, hashes.HashAlgorithm]] = {
     Alg.SHA384: hashes.SHA384(),
     Alg.SHA512: hashes.SHA512(),
 }
-_ECDSA: Final = {alg: ec.ECDSA(hash_) for alg, hash_ in _HASHES.items()}
+_ECDSA_OVER: Final = {alg: ec.ECDSA(hash_) for alg, hash_ in _HASHES.items()}
 _PKCS1: Final = padding.PKCS1v15()
 
 # The look-up of an enum's member through its class costs a Python call.
 _NULL: Final = Alg.NULL
 _SHA1: Final = Alg.SHA1
 _ECC: Final = Alg.ECC
+_ECDSA: Final = Alg.ECDSA
 _RSASSA: Final = Alg.RSASSA
 
 _ORDERS: Final = {
-    "secp256r1": 0xFFFFFFFF_00000000_FFFFFFFF_FFFFFFFF_BCE6FAAD_A7179E84_F3B9CAC2_FC632551,
-    "secp384r1": 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFF_C7634D81_F4372DDF_581A0DB2_48B0A77A_ECEC196A_CCC52973,  # noqa: E501
+    "secp256r1": bytes.fromhex("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551"),
+    "secp384r1": bytes.fromhex(
+        "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
+        "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973"
+    ),
 }
+
+_SEQUENCE: Final = 0x30
+_INTEGER: Final = 0x02
+
+
+class SignatureCheck(msgspec.Struct, eq=False):
+    """A signature of which all is decided but whether it verifies; `prepare` makes them."""
+
+    alg: Alg
+    hash: Alg
+    verify: Callable[..., None]
+    """Raises InvalidSignature unless the signature among `arguments` verifies."""
+    arguments: tuple[object, ...]
+    passed: bool = False
+    unsupported: bool = False
+
+    def require_passed(self) -> None:
+        """Refuse what does not verify, and what was never run.
+
+        Raises:
+            SignatureAlgorithmError: OpenSSL does not do it here.
+            SignatureError: the signature is not of this key over this message.
+        """
+        if self.passed:
+            return
+        if self.unsupported:
+            raise SignatureAlgorithmError(
+                f"OpenSSL does not verify {self.alg.name} with {self.hash.name} here"
+            )
+        raise SignatureError("the signature does not verify under the key")
 
 
 def verify_signature(
@@ -70,10 +113,34 @@ def verify_signature(
         SignatureAlgorithmError: the key does not make signatures of that kind.
         SignatureError: the signature is not of this key over this message.
     """
+    check = prepare(key, signature, message, unsafe_allow_sha1=unsafe_allow_sha1)
+    run((check,))
+    check.require_passed()
+
+
+def prepare(
+    key: Public | PublicKey,
+    signature: bytes | Signature,
+    message: bytes,
+    *,
+    unsafe_allow_sha1: bool = False,
+) -> SignatureCheck:
+    """What is left to do to check that `key` made `signature` over `message`.
+
+    `signature` may be a TPMT_SIGNATURE as received.
+
+    Raises:
+        WeakKeyError: the key is none that hwtrust believes.
+        SignatureAlgorithmError: the key does not make signatures of that kind.
+        SignatureError: the signature's numbers are out of range.
+        WireError: the signature is malformed.
+    """
+    fields = signature.fields if isinstance(signature, Signature) else signature_fields(signature)
+    alg, hash_alg, first, second = fields
     # (1) and (2): the key of a `Public` is strong, or it is refused there; and
     # whether it is an ECC key its type says, which costs less than to ask the key.
     if isinstance(key, Public):
-        _require_scheme(key, signature)
+        _require_scheme(key, alg, hash_alg)
         public_key = key.key()
         is_ecc = key.type is _ECC
     else:
@@ -81,31 +148,44 @@ def verify_signature(
         public_key = key
         is_ecc = isinstance(key, ec.EllipticCurvePublicKey)
     # (3): SHA-1.
-    hash_ = _hash(signature.hash, unsafe_allow_sha1=unsafe_allow_sha1)
-    try:
-        if is_ecc:
-            _verify_ecdsa(cast("ec.EllipticCurvePublicKey", public_key), signature, message)
+    hash_ = _hash(hash_alg, unsafe_allow_sha1=unsafe_allow_sha1)
+    if is_ecc is not (alg is _ECDSA):
+        kind = "an ECC" if is_ecc else "an RSA"
+        raise SignatureAlgorithmError(f"the key is {kind} key, the signature {alg.name}")
+    if is_ecc:
+        ecc_key = cast("ec.EllipticCurvePublicKey", public_key)
+        der = _in_range(first, second, _ORDERS[ecc_key.curve.name])
+        return SignatureCheck(alg, hash_alg, ecc_key.verify, (der, message, _ECDSA_OVER[hash_alg]))
+    rsa_key = cast("rsa.RSAPublicKey", public_key)
+    if alg is _RSASSA:
+        return SignatureCheck(alg, hash_alg, rsa_key.verify, (first, message, _PKCS1, hash_))
+    return SignatureCheck(alg, hash_alg, _verify_pss, (rsa_key, first, message, hash_))
+
+
+def run(checks: Iterable[SignatureCheck]) -> None:
+    """Note of each whether it passes. A loop with nothing else in it."""
+    for check in checks:
+        try:
+            check.verify(*check.arguments)
+        except InvalidSignature:
+            check.passed = False
+        except UnsupportedAlgorithm:
+            check.unsupported = True
         else:
-            _verify_rsa(cast("rsa.RSAPublicKey", public_key), signature, message, hash_)
-    except InvalidSignature:
-        raise SignatureError("the signature does not verify under the key") from None
-    except UnsupportedAlgorithm:
-        raise SignatureAlgorithmError(
-            f"OpenSSL does not verify {signature.alg.name} with {signature.hash.name} here"
-        ) from None
+            check.passed = True
 
 
-def _require_scheme(key: Public, signature: Signature) -> None:
+def _require_scheme(key: Public, alg: Alg, hash_: Alg) -> None:
     params = key.params
     if not isinstance(params, (EccParams, RsaParams)):
         raise SignatureAlgorithmError(f"an object of type {key.type.name} makes no signatures")
     scheme = params.scheme
     if scheme is _NULL:
         return
-    if scheme is not signature.alg or params.scheme_hash is not signature.hash:
+    if scheme is not alg or params.scheme_hash is not hash_:
         hash_name = "no hash" if params.scheme_hash is None else params.scheme_hash.name
         raise SignatureAlgorithmError(
-            f"the signature is {signature.alg.name} with {signature.hash.name}, "
+            f"the signature is {alg.name} with {hash_.name}, "
             f"the key makes {scheme.name} with {hash_name}"
         )
 
@@ -119,31 +199,40 @@ def _hash(alg: Alg, *, unsafe_allow_sha1: bool) -> hashes.HashAlgorithm:
     return hash_
 
 
-def _verify_ecdsa(key: ec.EllipticCurvePublicKey, signature: Signature, message: bytes) -> None:
-    if isinstance(signature.value, bytes):
-        raise SignatureAlgorithmError(f"the key is an ECC key, the signature {signature.alg.name}")
-    r, s = signature.value
-    order = _ORDERS[key.curve.name]
-    # (4): range.
-    if not (0 < r < order and 0 < s < order):
+def _in_range(r: bytes, s: bytes, order: bytes) -> bytes:
+    """The ECDSA-Sig-Value of two numbers, DER, each above zero and below `order`.
+
+    From the bytes as they are: it costs a third of going by way of numbers.
+    """
+    r, s = r.lstrip(b"\0"), s.lstrip(b"\0")
+    size = len(order)
+    # (4): range. Bytes of equal length compare as their numbers do.
+    if not (
+        r
+        and s
+        and (len(r) < size or (len(r) == size and r < order))
+        and (len(s) < size or (len(s) == size and s < order))
+    ):
         raise SignatureError("the signature's numbers are out of the curve's range")
-    key.verify(encode_dss_signature(r, s), message, _ECDSA[signature.hash])
+    # A number whose first bit is set would be negative in DER. All lengths are below 128.
+    if r[0] & 0x80:
+        r = b"\0" + r
+    if s[0] & 0x80:
+        s = b"\0" + s
+    r_size, s_size = len(r), len(s)
+    head = bytes((_SEQUENCE, r_size + s_size + 4, _INTEGER, r_size))
+    return b"".join((head, r, bytes((_INTEGER, s_size)), s))
 
 
-def _verify_rsa(
-    key: rsa.RSAPublicKey, signature: Signature, message: bytes, hash_: hashes.HashAlgorithm
+def _verify_pss(
+    key: rsa.RSAPublicKey, value: bytes, message: bytes, hash_: hashes.HashAlgorithm
 ) -> None:
-    if not isinstance(signature.value, bytes):
-        raise SignatureAlgorithmError(f"the key is an RSA key, the signature {signature.alg.name}")
-    if signature.alg is _RSASSA:
-        key.verify(signature.value, message, _PKCS1, hash_)
-        return
     # (5): salt.
     # As numbers: cryptography takes PSS.MAX_LENGTH for any length when verifying.
     encoded = (key.key_size - 1 + 7) // 8
     as_digest, longest = hash_.digest_size, encoded - hash_.digest_size - 2
     mask = padding.MGF1(hash_)
     try:
-        key.verify(signature.value, message, padding.PSS(mask, as_digest), hash_)
+        key.verify(value, message, padding.PSS(mask, as_digest), hash_)
     except InvalidSignature:
-        key.verify(signature.value, message, padding.PSS(mask, longest), hash_)
+        key.verify(value, message, padding.PSS(mask, longest), hash_)

@@ -84,22 +84,11 @@ class Signature(msgspec.Struct, frozen=True, eq=False):
             MalformedError: cut short, or followed by something.
             UnsupportedError: neither RSASSA, RSAPSS nor ECDSA; no known hash.
         """
-        raw = bytes(raw)
-        try:
-            number, hash_number, size = _HEAD.unpack_from(raw)
-            alg, hash_ = _require_alg(number), to_hash_alg(hash_number)
-            end = _HEAD.size + size
-            first = raw[_HEAD.size : end]
-            if alg is not _ECDSA:
-                _require_form(raw, end, size, _MAX_RSA)
-                return cls(alg, hash_, first)
-            (second_size,) = _U16.unpack_from(raw, end)
-        except struct.error:
-            _cut_short(raw)
-        second = raw[end + 2 :]
-        _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
+        alg, hash_, first, second = signature_fields(raw)
+        if alg is not _ECDSA:
+            return cls(alg, hash_, first)
         value = int.from_bytes(first, "big"), int.from_bytes(second, "big")
-        return cls(alg, hash_, value, (size, second_size))
+        return cls(alg, hash_, value, (len(first), len(second)))
 
     @classmethod
     def from_der_ecdsa(cls, der: bytes, hash_: Alg) -> Self:
@@ -125,6 +114,15 @@ class Signature(msgspec.Struct, frozen=True, eq=False):
             raise MalformedError(f"an RSA signature has {len(value)} bytes, {_MAX_RSA} at most")
         return cls(alg, hash_, bytes(value))
 
+    @property
+    def fields(self) -> tuple[Alg, Alg, bytes, bytes]:
+        """As `signature_fields` gives them, the numbers without leading zeros."""
+        value = self.value
+        if isinstance(value, bytes):
+            return self.alg, self.hash, value, b""
+        r, s = (number.to_bytes(_bytes_in(number), "big") for number in value)
+        return self.alg, self.hash, r, s
+
     def encode(self) -> bytes:
         """The TPMT_SIGNATURE.
 
@@ -142,6 +140,34 @@ class Signature(msgspec.Struct, frozen=True, eq=False):
         except OverflowError:
             raise MalformedError("an ECDSA signature's numbers are too large") from None
         return head + codec.tpm2b(r) + codec.tpm2b(s)
+
+
+def signature_fields(raw: bytes) -> tuple[Alg, Alg, bytes, bytes]:
+    """Read a whole TPMT_SIGNATURE: algorithm, hash, and its one or two fields as written.
+
+    The fields of ECDSA are `r` and `s`; RSA has one alone, and an empty second.
+
+    Raises:
+        MalformedError: cut short, or followed by something.
+        UnsupportedError: neither RSASSA, RSAPSS nor ECDSA; no known hash.
+    """
+    raw = bytes(raw)
+    try:
+        number, hash_number, size = _HEAD.unpack_from(raw)
+        alg, hash_ = _require_alg(number), to_hash_alg(hash_number)
+        end = _HEAD.size + size
+        if alg is not _ECDSA:
+            _require_form(raw, end, size, _MAX_RSA)
+            return alg, hash_, raw[_HEAD.size :], b""
+        (second_size,) = _U16.unpack_from(raw, end)
+    except struct.error:
+        _cut_short(raw)
+    _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
+    return alg, hash_, raw[_HEAD.size : end], raw[end + 2 :]
+
+
+def _bytes_in(number: int) -> int:
+    return (number.bit_length() + 7) // 8
 
 
 def _require_alg(number: int) -> Alg:

@@ -35,7 +35,7 @@ from hwtrust.wire.params import (
     Symmetric,
 )
 from hwtrust.wire.selection import PcrSelection
-from hwtrust.wire.signatures import Signature
+from hwtrust.wire.signatures import Signature, signature_fields
 
 __all__ = [
     "AES_128_CFB",
@@ -64,4 +64,5 @@ __all__ = [
     "SymCipherParams",
     "Symmetric",
     "require_strong",
+    "signature_fields",
 ]

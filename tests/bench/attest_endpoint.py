@@ -165,7 +165,7 @@ def enrolled(server: BackendServer) -> BackendDevice:
 def signed(server: BackendServer, device: BackendDevice, count: int) -> deque[bytes]:
     """So many attestations, each for a challenge that the backend might have given."""
     key = server.backend.vault.challenge_key.reveal()
-    requests = deque()
+    requests: deque[bytes] = deque()
     for _ in range(count):
         nonce = challenge.issue(
             key=key, device=device.name, purpose=Purpose.ATTEST, now_ms=server.clock()

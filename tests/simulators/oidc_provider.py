@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,13 +189,12 @@ class OidcProvider:
         }
 
     def _keys(self) -> list[dict[str, Any]]:
-        made = []
-        for kid, algorithm, key in (
-            ("rsa", jwt.algorithms.RSAAlgorithm, self.rsa_key.public_key()),
-            ("ec", jwt.algorithms.ECAlgorithm, self.ec_key.public_key()),
-        ):
-            made.append({**algorithm.to_jwk(key, as_dict=True), "kid": kid, "use": "sig"})
-        return made
+        published = {"use": "sig"}
+        return [
+            {**RSAAlgorithm.to_jwk(self.rsa_key.public_key(), as_dict=True), "kid": "rsa"}
+            | published,
+            {**ECAlgorithm.to_jwk(self.ec_key.public_key(), as_dict=True), "kid": "ec"} | published,
+        ]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         provider = self

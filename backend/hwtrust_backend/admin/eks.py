@@ -8,6 +8,7 @@ Rules:
 2. A name twice in one file is a bad line unless both lines say the same; a name
    that is on the list already gets the file's label and group.
 3. What is exported can be imported again as it is.
+4. Nobody puts the EK of a device on the list that is another group's.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from hwtrust_backend.admin.fields import DeviceName, label_of
 from hwtrust_backend.admin.paging import cursor_of, key_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.audit import Event, record
-from hwtrust_backend.enrolment import AllowedEk
+from hwtrust_backend.enrolment import AllowedEk, Device
 from hwtrust_backend.enrolment import trust as ek_trust
 from hwtrust_backend.policies import DEFAULT_GROUP, Group
 
@@ -87,11 +88,10 @@ def allow_ek(
     Raises:
         MalformedError: it is no Name.
         PolicyUnknownError: there is no such group.
-        ForbiddenError: it is on the list for a group that `by` does not see.
+        ForbiddenError: it, or the device that has it, is of a group that `by` does not see.
     """
     by.require(Role.OPERATOR)
-    known = session.get(AllowedEk, ek_trust.ek_name(name))
-    if known is not None and not by.sees(known.group):
+    if _of_others(session, [ek_trust.ek_name(name)], by):
         raise ForbiddenError(_NOT_YOURS)
     row = ek_trust.allow_ek(
         session,
@@ -148,14 +148,10 @@ def import_eks(session: Session, content: bytes, *, by: Principal, now: int) -> 
     """
     by.require(Role.OPERATOR)
     lines = _read(session, content, by)
+    of_others = _of_others(session, [*lines], by)
+    if of_others:
+        raise _refused({lines[name].number: _NOT_YOURS for name in of_others})
     known = _known(session, [*lines])
-    hidden = {
-        line.number: _NOT_YOURS
-        for name, line in lines.items()
-        if name in known and not by.sees(known[name].group)
-    }
-    if hidden:
-        raise _refused(hidden)
     counts = {"added": 0, "changed": 0, "unchanged": 0}
     for name, line in lines.items():
         row = known.get(name)
@@ -234,6 +230,23 @@ def _known(session: Session, names: list[str]) -> dict[str, AllowedEk]:
     for begin in range(0, len(names), _AT_ONCE):
         query = select(AllowedEk).where(AllowedEk.name.in_(names[begin : begin + _AT_ONCE]))
         found |= {row.name: row for row in session.scalars(query)}
+    return found
+
+
+def _of_others(session: Session, names: list[str], by: Principal) -> set[str]:
+    """Those that are on the list for others, or the EKs of others' devices.
+
+    The list comes before any token: whoever could put another's device on it would
+    have it at its next enrolment.
+    """
+    if by.groups is None:
+        return set()
+    found: set[str] = set()
+    for begin in range(0, len(names), _AT_ONCE):
+        part = names[begin : begin + _AT_ONCE]
+        for column, group in ((AllowedEk.name, AllowedEk.group), (Device.id, Device.group)):
+            query = select(column).where(column.in_(part), group.not_in(sorted(by.groups)))
+            found.update(session.scalars(query))
     return found
 
 

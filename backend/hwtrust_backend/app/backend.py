@@ -68,8 +68,7 @@ class Backend:
         self.clock_watch.require_right()
         now = self.clock()
         try:
-            with self.database.transaction() as session:
-                return work(session, now)
+            return self.database.run(lambda session: work(session, now))
         except (DatabaseError, DeviceUnknownError):
             # Anybody can name a device that does not exist: no record for that.
             raise

@@ -25,10 +25,8 @@ from hwtrust.errors import DatabaseError
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.fence import keep_head
 from hwtrust_backend.app.serving import ReadOnly
-from hwtrust_backend.audit import sign_head
 from hwtrust_backend.config.clock import HOUR, MINUTE, SECOND
 from hwtrust_backend.enrolment import forget_expired
-from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.monitor.due import BATCH, grant_due, note_missing
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.pages.sessions import sweep
@@ -114,12 +112,6 @@ def _sweep_sessions(backend: Backend) -> None:
     backend.database.run(lambda session: sweep(session, now=now))
 
 
-def _sign_audit_head(backend: Backend) -> None:
-    signer, now = backend.vault.signer(KeyRole.AUDIT), backend.clock()
-    with backend.database.transaction() as session:
-        sign_head(session, signer, origin=backend.settings.url, now=now)
-
-
 TASKS: Final = (
     Task("clock", 10 * SECOND, _compare_clocks, by_the_clock=False, changes=False),
     Task("rotations", SECOND, _in_batches(grant_due, full=BATCH)),
@@ -131,7 +123,6 @@ TASKS: Final = (
     Task("webhooks", SECOND, _start_deliveries),
     Task("outbox", HOUR, _prune_outbox),
     Task("result-keys", MINUTE, _keep_result_keys),
-    Task("audit-head", MINUTE, _sign_audit_head),
     Task("activity", MINUTE // 2, _write_activity, by_the_clock=False),
     Task("sessions", HOUR, _sweep_sessions),
 )

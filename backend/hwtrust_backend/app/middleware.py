@@ -58,7 +58,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
-        request = self._request_id(scope)
+        request, client = self._request_id(scope), scope.get("client")
         method = scope["method"] if scope["method"] in _METHODS else "other"
 
         async def noting(message: Any) -> None:  # noqa: ANN401 - an ASGI event
@@ -84,6 +84,7 @@ class Observed:
                 route=route,
                 method=method,
                 device=_device(scope),
+                peer=client[0] if client else UNIX,
             ),
         ):
             metrics.REQUESTS_RUNNING.add(1)

@@ -12,8 +12,9 @@ Rules:
    a bad attestation changes nothing, and nothing for its neighbours.
 3. Should something unforeseen happen to a group, all of it is rolled back and each
    attestation is decided alone; what it happened to has the error to itself.
-4. Evidence is verified before its device's row is locked. If the keys that it was
-   verified against are not those of the locked row, it is verified again.
+4. Evidence is verified before its device's row is locked, by the keys that are
+   remembered of it. If they are not those of the locked row, it is verified again:
+   neither a verdict nor a refusal by old keys counts.
 5. Two attestations of one device in a group are two in a row: the second meets the
    nonce that the first has used up.
 """
@@ -171,7 +172,7 @@ class Groups:
         savepoints: bool,
     ) -> Outcome:
         try:
-            device, verified = self._admitted(session, devices, asked, verified, now)
+            device, verified = self._admitted(session, devices, verified)
         except HwTrustError as error:
             return _refused(session, asked, error, now)
         if not savepoints and not asked.request.csr:
@@ -187,9 +188,7 @@ class Groups:
         self,
         session: Session,
         devices: Mapping[str, Device],
-        asked: Asked,
         verified: Verified | HwTrustError,
-        now: int,
     ) -> tuple[Device, Verified]:
         """The locked row, and evidence that was verified against it; nothing is changed."""
         if isinstance(verified, HwTrustError):
@@ -214,7 +213,5 @@ def _refused(session: Session, asked: Asked, error: HwTrustError, now: int) -> H
     reason = f"{error.code}: {error.message}"
     _log.info("%s %s %s", Event.EVIDENCE_REFUSED, device, reason)
     digest = evidence_digest(asked.request.evidence)
-    record(
-        session, Event.EVIDENCE_REFUSED, now=now, device=device, reason=reason, evidence=digest
-    )
+    record(session, Event.EVIDENCE_REFUSED, now=now, device=device, reason=reason, evidence=digest)
     return error

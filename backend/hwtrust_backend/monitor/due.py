@@ -30,7 +30,7 @@ BATCH: Final = 200
 
 def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
     """Note the devices that should have attested by now; gives how many were looked at."""
-    missing = _due(session, Device.watchdog_at, now=now, limit=limit)
+    missing = take_due(session, Device.watchdog_at, now=now, limit=limit)
     for device in missing:
         device.watchdog_at = None
         if device.retired_at is not None or device.silent_since is not None:
@@ -48,7 +48,7 @@ def grant_due(session: Session, *, now: int, limit: int = BATCH) -> int:
 
     Whoever waits is told. Every device that was looked at is done with, or due later.
     """
-    due = _due(session, Device.rotate_at, now=now, limit=limit)
+    due = take_due(session, Device.rotate_at, now=now, limit=limit)
     ready: list[Device] = []
     asking: defaultdict[str, list[Device]] = defaultdict(list)
     for device in due:
@@ -84,8 +84,9 @@ def _reserved(session: Session, group: str, devices: list[Device], *, now: int) 
     return [device for device in devices if (device.rotate_at or now) <= now]
 
 
-def _due(
+def take_due(
     session: Session, column: InstrumentedAttribute[int | None], *, now: int, limit: int
 ) -> list[Device]:
+    """The devices whose time in `column` has come, earliest first, with their rows locked."""
     query = select(Device).where(column <= now).order_by(column).limit(limit)
     return list(session.scalars(query.with_for_update(skip_locked=True)))

@@ -1,6 +1,6 @@
 """The fleet in numbers, for a page that is looked at all day.
 
-    devices, roots (indexes alone) ── FleetView ──▶ Fleet, at most ten seconds old
+    devices, roots (indexes alone) ── FleetView ──▶ Fleet, some seconds old
 
 Rules:
 1. Nothing here reads all rows: counts come from indexes that hold what is counted,
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
-from sqlalchemy import ColumnElement, case, func, select, true
+from sqlalchemy import ColumnElement, case, func, literal_column, select, true
 from sqlalchemy.orm import Session
 
 from hwtrust.wire.messages import Mode, Standing
@@ -24,15 +24,19 @@ from hwtrust_backend.config.clock import DAY, HOUR, SECOND
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.monitor.activity import attestations_by_minute
 from hwtrust_backend.monitor.service import DeviceSummary, summaries_of
-from hwtrust_backend.publishing import RootState, StoredRoot
+from hwtrust_backend.publishing import StoredRoot
 
 FRESH_MS: Final = 10 * SECOND
+SLOW_MS: Final = 60 * SECOND
+"""How old the numbers may be, and those that change slowly."""
 ACTIVITY_MS: Final = 4 * HOUR
 ROTATIONS_MS: Final = 7 * DAY
 MOST_SHOWN: Final = 12
 """How many devices that need somebody are named; the others are counted."""
 
 _MOST_KEPT: Final = 64
+_ACTIVE: Final = StoredRoot.state == literal_column("'active'")
+"""In these words, so that the index of just these roots is found."""
 
 Groups = frozenset[str] | None
 """The groups that a reader is limited to; None: all devices."""
@@ -54,6 +58,19 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distributions:
+    """What changes slowly. Times are UTC milliseconds."""
+
+    at: int
+    epochs: dict[int, int]
+    """How many devices' counters stand at which epoch."""
+    root_ages: dict[int, int]
+    """How many active roots are so many whole days old."""
+    rotations: dict[int, int]
+    """How many roots are due in so many whole hours from `at`; what is overdue is in 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """The fleet at one moment. Times are UTC milliseconds."""
 
@@ -62,14 +79,9 @@ class Fleet:
     failed: tuple[DeviceSummary, ...]
     silent: tuple[DeviceSummary, ...]
     """Devices that are not failed and are missed; newest first, as those that failed."""
-    epochs: dict[int, int]
-    """How many devices' counters stand at which epoch."""
-    root_ages: dict[int, int]
-    """How many active roots are so many whole days old."""
     activity: dict[int, int]
     """Attestations by minute since 1970; nothing stands for none."""
-    rotations: dict[int, int]
-    """How many roots are due in so many whole hours from `at`; what is overdue is in 0."""
+    slow: Distributions
 
 
 class FleetView:
@@ -89,7 +101,11 @@ class FleetView:
         with making:
             kept = self._kept.get(groups)
             if kept is None or not 0 <= now - kept.at < FRESH_MS:
-                kept = self._kept[groups] = count_fleet(session, groups=groups, now=now)
+                slow = None if kept is None else kept.slow
+                if slow is not None and not 0 <= now - slow.at < SLOW_MS:
+                    slow = None
+                kept = count_fleet(session, groups=groups, now=now, slow=slow)
+                self._kept[groups] = kept
             return kept
 
     def forget(self) -> None:
@@ -98,16 +114,26 @@ class FleetView:
             self._kept = {}
 
 
-def count_fleet(session: Session, *, groups: Groups, now: int) -> Fleet:
-    """The fleet as it is."""
+def count_fleet(
+    session: Session, *, groups: Groups, now: int, slow: Distributions | None = None
+) -> Fleet:
+    """The fleet as it is; `slow` is taken as it was, where it is given."""
     return Fleet(
         at=now,
         counts=_counts(session, groups),
         failed=_failed(session, groups, now),
         silent=_silent(session, groups, now),
+        activity=attestations_by_minute(session, since=now - ACTIVITY_MS - HOUR, until=now),
+        slow=slow or distributions(session, groups=groups, now=now),
+    )
+
+
+def distributions(session: Session, *, groups: Groups, now: int) -> Distributions:
+    """How epochs, ages of roots and next rotations are spread over the fleet."""
+    return Distributions(
+        at=now,
         epochs=_epochs(session, groups),
         root_ages=_root_ages(session, groups, now),
-        activity=attestations_by_minute(session, since=now - ACTIVITY_MS - HOUR, until=now),
         rotations=_rotations(session, groups, now),
     )
 
@@ -139,7 +165,7 @@ def _counts(session: Session, groups: Groups) -> Counts:
 def _failed(session: Session, groups: Groups, now: int) -> tuple[DeviceSummary, ...]:
     query = (
         select(Device)
-        .where(Device.standing == Standing.FAILED, Device.retired_at.is_(None), _seen(groups))
+        .where(Device.standing == Standing.FAILED, Device.retired_at.is_(None), _of_seen(groups))
         .order_by(Device.standing_since.desc())
     )
     return summaries_of(session, session.scalars(query.limit(MOST_SHOWN)).all(), now=now)
@@ -152,7 +178,7 @@ def _silent(session: Session, groups: Groups, now: int) -> tuple[DeviceSummary, 
             Device.silent_since.is_not(None),
             Device.standing != Standing.FAILED,
             Device.retired_at.is_(None),
-            _seen(groups),
+            _of_seen(groups),
         )
         .order_by(Device.silent_since.desc())
     )
@@ -170,7 +196,7 @@ def _epochs(session: Session, groups: Groups) -> dict[int, int]:
 
 def _root_ages(session: Session, groups: Groups, now: int) -> dict[int, int]:
     age = (now - StoredRoot.made_at) // DAY
-    query = select(age, func.count()).where(StoredRoot.state == RootState.ACTIVE).group_by(age)
+    query = select(age, func.count()).where(_ACTIVE).group_by(age)
     if groups is not None:
         query = query.join(Device, Device.id == StoredRoot.device).where(_seen(groups))
     found: dict[int, int] = {}
@@ -188,7 +214,7 @@ def _rotations(session: Session, groups: Groups, now: int) -> dict[int, int]:
             Device.rotate_at.is_not(None),
             Device.rotate_at < now + ROTATIONS_MS,
             Device.retired_at.is_(None),
-            _seen(groups),
+            _of_seen(groups),
         )
         .group_by(hour)
     )
@@ -200,5 +226,11 @@ def _rotations(session: Session, groups: Groups, now: int) -> dict[int, int]:
 
 
 def _seen(groups: Groups) -> ColumnElement[bool]:
-    """The devices that a reader sees."""
+    """The devices that a reader sees; a query may be driven by it."""
     return true() if groups is None else Device.group.in_(sorted(groups))
+
+
+def _of_seen(groups: Groups) -> ColumnElement[bool]:
+    """The same for queries that are driven by something rarer than a group."""
+    group = func.coalesce(Device.group, "")
+    return true() if groups is None else group.in_(sorted(groups))

@@ -50,7 +50,7 @@ def activity_plot(fleet: Fleet) -> Plot:
 def day_plot(fleet: Fleet) -> Plot:
     """Roots that are due in the next 24 hours."""
     values = [
-        (f"in {hour} to {hour + 1} hours", fleet.rotations.get(hour, 0)) for hour in range(24)
+        (f"in {hour} to {hour + 1} hours", fleet.slow.rotations.get(hour, 0)) for hour in range(24)
     ]
     total = sum(value for _, value in values)
     return plot(
@@ -66,10 +66,10 @@ def day_plot(fleet: Fleet) -> Plot:
 def week_plot(fleet: Fleet) -> Plot:
     """Roots that are due in the next seven days."""
     days = [0] * 7
-    for hour, count in fleet.rotations.items():
+    for hour, count in fleet.slow.rotations.items():
         days[min(hour // 24, 6)] += count
     values = [
-        (f"{utc_datetime(fleet.at + day * DAY):%a %d %b}", count) for day, count in enumerate(days)
+        (f"{utc_datetime(fleet.slow.at + day * DAY):%a %d %b}", count) for day, count in enumerate(days)
     ]
     total = sum(days)
     return plot(
@@ -78,14 +78,14 @@ def week_plot(fleet: Fleet) -> Plot:
         summary=f"{grouped(total)} roots are due in the next seven days",
         unit="roots",
         values=values,
-        ticks=[(day + _MIDDLE, f"{utc_datetime(fleet.at + day * DAY):%a}") for day in range(7)],
+        ticks=[(day + _MIDDLE, f"{utc_datetime(fleet.slow.at + day * DAY):%a}") for day in range(7)],
     )
 
 
 def age_plot(fleet: Fleet) -> Plot:
     """How old the active roots are, in days."""
-    values, edges = _binned(fleet.root_ages, unit="days")
-    oldest = max(fleet.root_ages, default=0)
+    values, edges = _binned(fleet.slow.root_ages, unit="days")
+    oldest = max(fleet.slow.root_ages, default=0)
     return plot(
         "ages",
         "Age of roots",
@@ -98,8 +98,8 @@ def age_plot(fleet: Fleet) -> Plot:
 
 def epoch_plot(fleet: Fleet) -> Plot:
     """At which epoch the devices are."""
-    values, edges = _binned(fleet.epochs, unit="epoch", begin=min(fleet.epochs, default=0))
-    highest, lowest = max(fleet.epochs, default=0), min(fleet.epochs, default=0)
+    values, edges = _binned(fleet.slow.epochs, unit="epoch", begin=min(fleet.slow.epochs, default=0))
+    highest, lowest = max(fleet.slow.epochs, default=0), min(fleet.slow.epochs, default=0)
     return plot(
         "epochs",
         "Epochs",

@@ -28,6 +28,7 @@ from hwtrust_backend.admin.api_tokens import create_api_token
 from hwtrust_backend.admin.principals import Principal, Role, local_administrator
 from hwtrust_backend.admin.switches import switch_read_only
 from hwtrust_backend.app import measuring, protocol, serving
+from hwtrust_backend.app.background import Background, Task
 from hwtrust_backend.audit import Event
 from hwtrust_backend.config import ForwardedHeader, LogFormat, RateSettings
 from hwtrust_backend.observe import logs, metrics, traces
@@ -37,6 +38,8 @@ from simulators.backend_clients import BackendDevice, HttpApi, RefusedByHttpErro
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hwtrust_backend.app.backend import Backend
 
 PROBLEM = "application/problem+json"
 
@@ -277,6 +280,31 @@ def test_a_read_only_backend_changes_nothing_and_says_when_to_come_again(
     assert device.attest(HttpApi(server, device)).standing is Standing.TRUSTED
 
 
+def test_background_work_rests_while_the_backend_is_read_only(server: BackendServer) -> None:
+    """What only looks goes on; what writes begins again once the switch is off."""
+    looked, wrote = threading.Semaphore(0), threading.Event()
+
+    def look(_: Backend) -> None:
+        looked.release()
+
+    def write(_: Backend) -> None:
+        wrote.set()
+
+    tasks = (Task("look", 10, look, by_the_clock=False, changes=False), Task("write", 10, write))
+    background = Background(server.backend, tasks)
+    turn(server, to=True)
+    try:
+        background.start()
+        assert all(looked.acquire(timeout=30) for _ in range(4))
+        assert not wrote.is_set()
+    finally:
+        turn(server, to=False)
+    try:
+        assert wrote.wait(30)
+    finally:
+        background.stop()
+
+
 def test_turning_the_switch_is_recorded_with_who_did_it(server: BackendServer) -> None:
     """Also the record of the switch that forbids writing is written."""
     turn(server, to=True)
@@ -419,6 +447,7 @@ def test_a_request_is_one_line_with_its_id_and_without_its_secrets(server: Backe
     assert line["route"] == "/v1/challenges"
     assert (line["status"], line["code"]) == (400, "request:invalid")
     assert line["duration_ms"] >= 0
+    assert line["peer"] == "127.0.0.1"
     for secret in ("verysecret", "s3cret", "forged"):
         assert secret not in stream.getvalue()
 

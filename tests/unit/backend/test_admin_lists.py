@@ -247,6 +247,21 @@ def test_a_tenant_touches_no_ek_of_others(backend: Backend) -> None:
     assert listed(backend) == before
 
 
+def test_a_tenant_cannot_have_the_device_of_another_enrol_into_its_group(
+    backend: Backend,
+) -> None:
+    """The list comes before tokens, so that it would take the device over."""
+    with backend.database.transaction() as session:
+        add_device(session, 2, group="us")
+    with pytest.raises(EkImportError):
+        imported(backend, f"{device_name(2)},x,eu\n", EU)
+    with backend.database.transaction() as session, pytest.raises(ForbiddenError) as caught:
+        eks.allow_ek(session, device_name(2), group="eu", by=EU, now=1)
+    assert caught.value.code == "access:forbidden"
+    assert listed(backend) == {}
+    assert imported(backend, f"{device_name(2)},x,us\n").added == 1
+
+
 # --- TPM vendors -------------------------------------------------------------------
 
 
@@ -442,7 +457,7 @@ def test_a_tenants_webhook_hears_of_its_own_devices(backend: Backend) -> None:
         for row in others:
             for do in (hooks.remove_webhook, hooks.enable_webhook, hooks.try_webhook):
                 with pytest.raises(WebhookUnknownError) as caught:
-                    do(session, row.id, by=EU, now=1)  # type: ignore[operator]
+                    do(session, row.id, by=EU, now=1)
                 assert caught.value.code == "webhook:unknown"
             with pytest.raises(WebhookUnknownError):
                 hooks.webhook_deliveries(session, row.id, limit=1, by=EU)

@@ -380,7 +380,7 @@ def test_a_head_is_signed_once_a_size(database: Database) -> None:
 
 def test_the_backend_signs_its_trail_by_itself(backend: Backend) -> None:
     """A task in the background; on every replica, as often as it likes."""
-    (task,) = (task for task in TASKS if task.name == "audit-head")
+    (task,) = (task for task in TASKS if task.name == "tree-head")
     task.run(backend)
     task.run(backend)
     key = backend.vault.signer(KeyRole.AUDIT).public_key

@@ -119,13 +119,19 @@ def linked(name: str) -> tarfile.TarInfo:
     return entry
 
 
+def junk(path: Path) -> Path:
+    """A file that is no archive."""
+    path.write_bytes(b"x" * 2000)
+    return path
+
+
 BAD: dict[str, Callable[[Path], Path]] = {
     "a path out of the directory": lambda path: archive(path, tarfile.TarInfo("../keys.vault")),
     "an absolute path": lambda path: archive(path, tarfile.TarInfo("/etc/cron.d/x")),
     "a link": lambda path: archive(path, linked("keys.vault")),
     "another file": lambda path: archive(path, tarfile.TarInfo("notes.txt")),
     "only a part": lambda path: archive(path, tarfile.TarInfo("trust.json")),
-    "no archive": lambda path: path.write_bytes(b"x" * 2000) and path,  # type: ignore[func-returns-value]
+    "no archive": lambda path: junk(path),
     "nothing": lambda path: path,
 }
 

@@ -16,7 +16,7 @@ from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.enrolment.models import AllowedEk
 from hwtrust_backend.monitor.activity import Activity, attestations_by_minute
-from hwtrust_backend.monitor.fleet import FRESH_MS, FleetView, count_fleet
+from hwtrust_backend.monitor.fleet import FRESH_MS, SLOW_MS, FleetView, count_fleet
 from hwtrust_backend.pages.models import PageSession
 from hwtrust_backend.pages.protection import form_token
 from hwtrust_backend.pages.sessions import (
@@ -218,7 +218,7 @@ def test_devices_are_counted_by_how_they_are(backend: Backend, clock: ManualCloc
     assert counts.standing == {Standing.TRUSTED: 3, Standing.INCOMPLETE: 0, Standing.FAILED: 1}
     assert counts.mode == {Mode.NORMAL: 2, Mode.LIMITED: 0, Mode.LOCKED: 2}
     assert (counts.total, counts.silent, counts.retired) == (4, 1, 1)
-    assert fleet.epochs == {7: 3, 9: 1}
+    assert fleet.slow.epochs == {7: 3, 9: 1}
 
 
 def test_who_needs_somebody_is_named_with_the_reason(backend: Backend, clock: ManualClock) -> None:
@@ -242,10 +242,10 @@ def test_a_reader_of_some_groups_gets_their_numbers_alone(
         none = count_fleet(session, groups=frozenset(), now=clock())
         rest = count_fleet(session, groups=frozenset({"default"}), now=clock())
     assert lab.counts.total == 1
-    assert (lab.failed, lab.silent, lab.root_ages, lab.epochs) == ((), (), {}, {7: 1})
+    assert (lab.failed, lab.silent, lab.slow.root_ages, lab.slow.epochs) == ((), (), {}, {7: 1})
     assert none.counts.total == 0
     assert [row.device for row in rest.failed] == [names[1]]
-    assert rest.root_ages == {0: 1}
+    assert rest.slow.root_ages == {0: 1}
 
 
 def test_ages_of_roots_are_of_those_in_use(backend: Backend, clock: ManualClock) -> None:
@@ -260,7 +260,7 @@ def test_ages_of_roots_are_of_those_in_use(backend: Backend, clock: ManualClock)
         session.add(StoredRoot(**{**values, **old}))
     clock.advance(3 * DAY)
     with backend.database.reading() as session:
-        assert count_fleet(session, groups=None, now=clock()).root_ages == {3: 1}
+        assert count_fleet(session, groups=None, now=clock()).slow.root_ages == {3: 1}
 
 
 def test_rotations_are_found_by_when_they_are_due(backend: Backend, clock: ManualClock) -> None:
@@ -272,7 +272,7 @@ def test_rotations_are_found_by_when_they_are_due(backend: Backend, clock: Manua
         for name, at in zip(names, due, strict=True):
             session.get_one(Device, name).rotate_at = at
     with backend.database.reading() as session:
-        found = count_fleet(session, groups=None, now=now).rotations
+        found = count_fleet(session, groups=None, now=now).slow.rotations
     # The last one is retired.
     assert found == {0: 1, 1: 1, 144: 1}
 
@@ -290,6 +290,8 @@ def test_a_fleet_is_counted_once_in_ten_seconds(backend: Backend, clock: ManualC
         lab = view.look(session, groups=frozenset({"lab"}), now=now)
         assert lab.counts.total == 1
         assert view.look(session, groups=None, now=now + FRESH_MS).counts.silent == 2
+        assert view.look(session, groups=None, now=now + FRESH_MS).slow is first.slow
+        assert view.look(session, groups=None, now=now + SLOW_MS).slow is not first.slow
         # A clock that was set back does not make an old picture last.
         assert view.look(session, groups=None, now=now - DAY).at == now - DAY
         view.forget()
@@ -307,7 +309,7 @@ def test_the_counts_use_no_row_of_a_device(backend: Backend) -> None:
             "COVERING INDEX ix_devices_fleet"
         ),
         "SELECT (1 - made_at) / 86400000, count(*) FROM roots WHERE state = 'active' GROUP BY 1": (
-            "COVERING INDEX ix_roots_state_made"
+            "COVERING INDEX ix_roots_active_made"
         ),
         "SELECT * FROM devices WHERE standing = 'failed' AND retired_at IS NULL "
         "ORDER BY standing_since DESC LIMIT 12": "INDEX ix_devices_standing_since",

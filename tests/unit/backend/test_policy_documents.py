@@ -58,6 +58,7 @@ def test_every_field_is_read() -> None:
     assert policy.rotation.per_minute == 5
     assert policy.absent == ()
 
+
 FIELDS: Final = (
     *("releases", "evidence", "tls_keys", "root_lifetime", "offline_grace", "heartbeat"),
     *("watchdog", "clock.max_lag", "clock.max_ahead", "clock.max_drift", "firmware.floor"),
@@ -65,29 +66,6 @@ FIELDS: Final = (
     *("on_failure.default", "rotation.triggers", "rotation.events", "rotation.windows"),
     *("rotation.jitter", "rotation.per_minute"),
 )
-FIELDS: Final = [
-    "releases",
-    "evidence",
-    "tls_keys",
-    "root_lifetime",
-    "offline_grace",
-    "heartbeat",
-    "watchdog",
-    "clock.max_lag",
-    "clock.max_ahead",
-    "clock.max_drift",
-    "firmware.floor",
-    "pcrs.required",
-    "pcrs.values",
-    "log.max_records",
-    "log.outdated_loads",
-    "on_failure.default",
-    "rotation.triggers",
-    "rotation.events",
-    "rotation.windows",
-    "rotation.jitter",
-    "rotation.per_minute",
-]
 
 
 @pytest.mark.parametrize("field", FIELDS)

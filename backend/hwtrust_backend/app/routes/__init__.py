@@ -13,18 +13,17 @@ is at /schema/openapi.json.
 
 from __future__ import annotations
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components
 
 from hwtrust.errors import HwTrustError
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.measuring import MEASURING, Measuring
+from hwtrust_backend.app.openapi import SCHEMES, Document
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
 from hwtrust_backend.app.routes import admin, devices, events, operations, pages, results
-from hwtrust_backend.app.routes.admin_guard import SCHEME
 from hwtrust_backend.app.routes.page_request import SITE
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
 from hwtrust_backend.app.serving import SERVING, Serving
@@ -34,13 +33,19 @@ from hwtrust_backend.pages.site import make_site
 def create_app(backend: Backend) -> Litestar:
     """The ASGI application."""
     app = Litestar(
+        # One router: handlers of one path that are registered apart are wrapped twice.
         route_handlers=[
-            *devices.HANDLERS,
-            *events.HANDLERS,
-            *results.HANDLERS,
-            *admin.HANDLERS,
-            *operations.HANDLERS,
-            *pages.HANDLERS,
+            Router(
+                "/",
+                route_handlers=[
+                    *devices.HANDLERS,
+                    *events.HANDLERS,
+                    *results.HANDLERS,
+                    *admin.HANDLERS,
+                    *operations.HANDLERS,
+                    *pages.HANDLERS,
+                ],
+            )
         ],
         exception_handlers={
             HwTrustError: on_error,
@@ -56,14 +61,8 @@ def create_app(backend: Backend) -> Litestar:
             version="1",
             path="/schema",
             use_handler_docstrings=True,
-            render_plugins=[JsonRenderPlugin()],
-            components=Components(
-                security_schemes={
-                    SCHEME: SecurityScheme(
-                        type="http", scheme="bearer", description="An API token, `hwt_…`."
-                    )
-                }
-            ),
+            render_plugins=[Document()],
+            components=Components(security_schemes=dict(SCHEMES)),
         ),
         logging_config=None,
         debug=False,

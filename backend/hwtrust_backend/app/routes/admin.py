@@ -22,7 +22,7 @@ from hwtrust_backend.app.routes import (
     admin_enrolment,
     admin_rules,
 )
-from hwtrust_backend.app.routes.admin_guard import SCHEME, guard
+from hwtrust_backend.app.routes.admin_guard import guard
 
 PREFIX = "/v1/admin"
 
@@ -30,7 +30,6 @@ HANDLERS = (
     Router(
         path=PREFIX,
         guards=[guard],
-        security=[{SCHEME: []}],
         # What an administrator sees is nobody else's to keep.
         response_headers=[ResponseHeader(name="cache-control", value="no-store")],
         route_handlers=[

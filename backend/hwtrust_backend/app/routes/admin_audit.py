@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from litestar import get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     OpenAPIMediaType,
     OpenAPIResponse,
@@ -24,9 +25,11 @@ from litestar.params import PathParameter, QueryParameter
 from litestar.response import Stream
 from sqlalchemy.orm import Session
 
+from hwtrust.wire.messages import Problem
 from hwtrust_backend.admin import export, trail
 from hwtrust_backend.admin.fields import LAST_NUMBER, PRINTABLE
 from hwtrust_backend.admin.principals import Principal, Role
+from hwtrust_backend.app.problems import PROBLEM_TYPE
 from hwtrust_backend.app.routes.admin_guard import Cursor, PageLimit, by_of, read, route
 from hwtrust_backend.app.routes.admin_stream import streamed
 from hwtrust_backend.app.routes.request import HttpRequest, backend_of
@@ -37,6 +40,15 @@ TAG = "audit"
 _TYPES = {
     export.ExportFormat.CSV: "text/csv",
     export.ExportFormat.JSON_LINES: "application/jsonl",
+}
+
+_MISSING = {
+    404: ResponseSpec(
+        data_container=Problem,
+        description="There is none yet, or the log never had as many records.",
+        media_type=PROBLEM_TYPE,
+        generate_examples=False,
+    )
 }
 
 Text = Annotated[str | None, QueryParameter(max_length=200, pattern=PRINTABLE)]
@@ -84,13 +96,13 @@ def list_records(
     return read(request, work)
 
 
-@get("/audit/head", **route(Role.VIEWER, tag=TAG))
+@get("/audit/head", responses=_MISSING, **route(Role.VIEWER, tag=TAG))
 def show_head(request: HttpRequest) -> trail.SignedHead:
     """Show the newest signed tree head."""
     return read(request, lambda session, by, _: trail.audit_head(session, by=by))
 
 
-@get("/audit/consistency", **route(Role.VIEWER, tag=TAG))
+@get("/audit/consistency", responses=_MISSING, **route(Role.VIEWER, tag=TAG))
 def show_consistency(
     request: HttpRequest,
     old: Number,

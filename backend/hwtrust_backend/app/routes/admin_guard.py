@@ -12,18 +12,15 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from litestar.concurrency import sync_to_thread
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import CredentialsError, DatabaseError, ForbiddenError
-from hwtrust.wire.messages import Problem
 from hwtrust_backend.admin.paging import LONGEST_CURSOR, LONGEST_PAGE
 from hwtrust_backend.admin.principals import (
     Principal,
@@ -33,12 +30,9 @@ from hwtrust_backend.admin.principals import (
     was_used_lately,
 )
 from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.problems import PROBLEM_TYPE
 from hwtrust_backend.app.routes.request import HttpRequest, backend_of
 from hwtrust_backend.app.serving import SERVING, Serving
 
-SCHEME: Final = "apiToken"
-"""The name of the security scheme in the OpenAPI document."""
 BODY_LIMIT: Final = 1024 * 1024
 _BEARER: Final = "bearer "
 _PRINCIPAL: Final = "principal"
@@ -55,18 +49,6 @@ PageLimit = Annotated[
 
 Answer = TypeVar("Answer")
 
-_REFUSALS: Final = {
-    HTTPStatus.BAD_REQUEST: "The request is none that this route takes.",
-    HTTPStatus.UNAUTHORIZED: "There is no API token, or it is unknown, expired or revoked.",
-    HTTPStatus.FORBIDDEN: "The token's role or its limit to groups does not allow this.",
-    HTTPStatus.NOT_FOUND: "There is no such thing, or it is not for this token to see.",
-    HTTPStatus.CONFLICT: "It does not fit the state that things are in.",
-    HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this route takes.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Requests come too often.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The database is not there, or nothing may be changed now.",
-}
-
 
 def route(
     role: Role, *, tag: str, all_groups: bool = False, limit: int = BODY_LIMIT
@@ -80,15 +62,6 @@ def route(
         "tags": [tag],
         "sync_to_thread": True,
         "request_max_body_size": limit,
-        "responses": {
-            status.value: ResponseSpec(
-                data_container=Problem,
-                description=description,
-                media_type=PROBLEM_TYPE,
-                generate_examples=False,
-            )
-            for status, description in _REFUSALS.items()
-        },
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import MediaType, Response, get
+from litestar.openapi.datastructures import ResponseSpec
 
 from hwtrust.errors import CredentialsError
 from hwtrust_backend.admin.principals import Role, authenticate
@@ -34,13 +35,16 @@ class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
     failed: tuple[str, ...] = ()
 
 
+_UNREADY = {503: ResponseSpec(ReadinessReport, description="Some checks fail")}
+
+
 @get("/healthz")
 async def health() -> Health:
     """Answer, and touch nothing else."""
     return Health(status="ok")
 
 
-@get("/readyz", sync_to_thread=True)
+@get("/readyz", sync_to_thread=True, responses=_UNREADY)
 def ready(request: HttpRequest) -> Response[ReadinessReport]:
     """Say whether requests may be sent here; why not in detail is in the log."""
     failed = tuple(sorted(serving_of(request).readiness.failures()))

@@ -64,6 +64,8 @@ def login(request: HttpRequest, data: Form) -> Response[str]:
     wanted = local_path(data.get("next", ""))
 
     def work(session: Session, now: int) -> str:
+        # What a browser brought is not taken over, and not left open beside the new one.
+        sessions.sign_out(session, request.cookies.get(sessions.COOKIE), now=now)
         token = data.get("token", "").strip()
         return sessions.sign_in_by_token(session, token, now=now)
 

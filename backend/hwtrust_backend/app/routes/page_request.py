@@ -197,7 +197,9 @@ def on_anything(_: Request[Any, Any, Any], error: Exception) -> Response[str]:
     return _error_page(HTTPStatus.INTERNAL_SERVER_ERROR, "", "", "")
 
 
-ON_ERROR: Final[dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[Any]]]] = {
+Handler = Callable[[Request[Any, Any, Any], Any], Response[Any]]
+
+ON_ERROR: Final[dict[int | type[Exception], Handler]] = {
     errors.HwTrustError: on_error,
     HTTPException: on_http_error,
     Exception: on_anything,

@@ -54,7 +54,7 @@ from hwtrust_backend.references import references
 PAGE_LENGTH: Final = 50
 
 
-@get("/", sync_to_thread=False)
+@get("/", sync_to_thread=False, include_in_schema=False)
 def front() -> Response[str]:
     """Whoever comes by the bare address wants the first page."""
     return redirect(FIRST_PAGE)
@@ -253,7 +253,9 @@ def label(request: HttpRequest, device: FromPath[str], data: Form) -> Response[s
 
 
 @post("/ui/devices/{device:str}/{act:str}", sync_to_thread=True)
-def do(request: HttpRequest, device: FromPath[str], act: FromPath[str], data: Form) -> Response[str]:
+def do(
+    request: HttpRequest, device: FromPath[str], act: FromPath[str], data: Form
+) -> Response[str]:
     """Do it."""
 
     def work(session: Session, visit: Visit) -> str:

@@ -18,6 +18,7 @@ from typing import Annotated, Final
 
 import msgspec
 from litestar import Response, Router, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
 from sqlalchemy.orm import Session
@@ -41,6 +42,11 @@ class ResultRequest(msgspec.Struct, frozen=True, kw_only=True):
     nonce: Annotated[bytes, Meta(max_length=64)] = b""
     audience: Annotated[str, Meta(max_length=200)] = ""
 
+
+_KEYS: Final = {
+    200: ResponseSpec(Jwks, description="The keys", media_type=JWKS_TYPE),
+    304: ResponseSpec(None, description="The keys that the caller has are the newest"),
+}
 
 DeviceName = Annotated[str, Parameter(max_length=NAME_DIGITS)]
 NonceText = Annotated[
@@ -83,7 +89,7 @@ def post_result(
     return _private(_for_principal(request, device, data.nonce, data.audience))
 
 
-@get("/.well-known/jwks.json", sync_to_thread=True)
+@get("/.well-known/jwks.json", sync_to_thread=True, responses=_KEYS)
 def keys(request: HttpRequest) -> Response[bytes]:
     """The public keys that results are signed with, and those that come next."""
     content = msgspec.json.encode(_published(request))

@@ -40,12 +40,18 @@ def upgrade() -> None:
         ["group", "standing", "mode", "retired_at", "silent_since", "counter"],
     )
     op.create_index("ix_devices_standing_since", "devices", ["standing", "standing_since"])
-    op.create_index("ix_roots_state_made", "roots", ["state", "made_at"])
+    op.create_index(
+        "ix_roots_active_made",
+        "roots",
+        ["made_at", "state"],
+        postgresql_where=sa.text("state = 'active'"),
+        sqlite_where=sa.text("state = 'active'"),
+    )
 
 
 def downgrade() -> None:
     """Remove it again."""
-    op.drop_index("ix_roots_state_made", "roots")
+    op.drop_index("ix_roots_active_made", "roots")
     op.drop_index("ix_devices_standing_since", "devices")
     op.drop_index("ix_devices_fleet", "devices")
     op.drop_table("attestation_minutes")

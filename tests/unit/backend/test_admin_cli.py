@@ -1,0 +1,165 @@
+"""Administration on the backend's own machine: the commands do what the API does."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hwtrust_backend.admin.principals import Role, authenticate
+from hwtrust_backend.audit import AuditRecord
+from hwtrust_backend.cli import main
+from hwtrust_backend.config import system_clock
+from hwtrust_backend.db import Database
+from simulators.device_rows import add_device, add_groups, device_name
+from simulators.ek_authority import EkAuthority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Shell:
+    """Runs the command line in this process, on a backend with three devices."""
+
+    def __init__(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.data = data
+        self.database = Database(f"sqlite:///{data / 'backend.sqlite'}")
+        self._capsys = capsys
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """Standard output and error of a command that must end with `code`."""
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(["--data", str(self.data), *arguments])
+        found = self._capsys.readouterr()
+        assert caught.value.code == code, found.err
+        return found.out, found.err
+
+    def json(self, *arguments: str) -> Any:  # noqa: ANN401 - what the command says
+        """What a command says with --json."""
+        return json.loads(self.run(*arguments, "--json")[0])
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    """An installed backend."""
+    made = Shell(tmp_path / "data", capsys)
+    made.run("init", "--generate-passphrase", str(tmp_path / "passphrase"))
+    with made.database.transaction() as session:
+        add_groups(session, "eu")
+        add_device(session, 1)
+        add_device(session, 2, label="hall 2", silent_since=1)
+        add_device(session, 3, group="eu")
+    yield made
+    made.database.close()
+
+
+def names(rows: list[dict[str, Any]]) -> set[str]:
+    """The devices of a list."""
+    return {row["device"] for row in rows}
+
+
+def test_devices_are_searched_filtered_and_limited(shell: Shell) -> None:
+    """A list that was cut says so, and where the rest is."""
+    everything = {device_name(number) for number in (1, 2, 3)}
+    assert names(shell.json("devices")) == everything
+    assert names(shell.json("devices", "--search", "HALL")) == {device_name(2)}
+    assert names(shell.json("devices", "--overdue")) == {device_name(2)}
+    assert names(shell.json("devices", "--group", "eu")) == {device_name(3)}
+    assert shell.json("devices", "--standing", "failed") == []
+    out, err = shell.run("devices", "--limit", "1")
+    assert len(out.splitlines()) == 2
+    assert "--all" in err
+    assert names(shell.json("devices", "--limit", "1", "--all")) == everything
+    shell.run("devices", "--standing", "superb", code=2)
+
+
+def test_a_device_is_labelled_moved_locked_and_retired(shell: Shell) -> None:
+    """Each command says what has become of the device, and leaves a record of its user."""
+    name = device_name(1)
+    assert shell.json("label", name[:20], "line 3")["label"] == "line 3"
+    assert shell.json("move", name, "eu")["group"] == "eu"
+    shell.run("move", name, "moon", code=1)
+    shell.run("lock", name, code=2)
+    assert shell.json("lock", name, "--reason", "stolen")["mode"] == "locked"
+    assert "stolen" in shell.run("device", name)[0]
+    assert shell.json("unlock", name)["locked_at"] is None
+    shell.run("unlock", name, code=1)
+    assert shell.json("retire", name, "--reason", "sold")["retired_at"] > 0
+    assert name not in names(shell.json("devices"))
+    assert names(shell.json("devices", "--retired")) == {name}
+    shell.run("rotate", name, code=1)
+    shell.run("readmit", name, "--reason", "it is back")
+    with shell.database.reading() as session:
+        records = session.query(AuditRecord).filter_by(device=name).all()
+    assert len(records) == 6
+    assert all(row.actor.startswith("cli:") for row in records)
+
+
+def test_the_first_api_token_is_made_on_the_machine(shell: Shell) -> None:
+    """It is printed once, alone on standard output, and is as good as it was asked for."""
+    arguments = ("api-token", "create", "--name", "ci", "--role", "operator", "--expires", "90d")
+    out, err = shell.run(*arguments, "--group", "eu")
+    token = out.strip()
+    with shell.database.reading() as session:
+        principal = authenticate(session, token, now=system_clock())
+    assert (principal.name, principal.role) == ("token:ci", Role.OPERATOR)
+    assert principal.groups == frozenset({"eu"})
+    assert token not in err
+    assert token not in shell.run("api-token", "list")[0]
+    shell.run(*arguments, code=1)
+    shell.run("api-token", "create", "--name", "x", "--role", "viewer", code=2)
+    shell.run("api-token", "create", "--name", "x", "--role", "viewer", "--expires", "400d", code=1)
+    assert shell.json("api-token", "revoke", "ci")["state"] == "revoked"
+    assert [row["state"] for row in shell.json("api-token", "list")] == ["revoked"]
+
+
+def test_an_enrolment_token_is_for_a_group_and_a_number_of_devices(shell: Shell) -> None:
+    """What a token allows is in the list."""
+    shell.run("token", "create", "--uses", "20", "--group", "eu")
+    shell.run("token", "create", "--expires", "400d", code=1)
+    (row,) = shell.json("token", "list")
+    assert (row["group"], row["uses"], row["uses_allowed"]) == ("eu", 0, 20)
+
+
+def test_an_allow_list_goes_in_and_out_as_a_file(shell: Shell, tmp_path: Path) -> None:
+    """A file with a bad line is refused whole, and the line is named."""
+    file = tmp_path / "list.csv"
+    file.write_text(f"{device_name(7)},x,eu\nnothing\n")
+    _, err = shell.run("ek", "import", str(file), code=1)
+    assert "line 2" in err
+    assert shell.json("ek", "list") == []
+    file.write_text(f"{device_name(7)},x,eu\n")
+    assert shell.json("ek", "import", str(file)) == {"added": 1, "changed": 0, "unchanged": 0}
+    exported = list(csv.reader(shell.run("ek", "export")[0].splitlines()))
+    assert exported == [["name", "label", "group"], [device_name(7), "x", "eu"]]
+
+
+def test_a_vendors_cas_are_added_listed_and_removed(shell: Shell, tmp_path: Path) -> None:
+    """A CA below a root is an anchor only where that is said."""
+    file = tmp_path / "ca.der"
+    file.write_bytes(EkAuthority.new().intermediate.der)
+    added = shell.json("ek-ca", "add", str(file), "--anchor", "--label", "odd vendor")
+    assert (added["roots"], added["intermediates"]) == (1, 0)
+    listed = shell.json("ek-ca", "list")
+    assert [row["kind"] for row in listed["authorities"]] == ["anchors"]
+    assert len(listed["roots"]) == 1
+    assert "odd vendor" in shell.run("ek-ca", "list")[0]
+    shell.run("ek-ca", "remove", added["id"])
+    shell.run("ek-ca", "remove", added["id"], code=1)
+    assert shell.json("ek-ca", "list")["roots"] == []
+    shell.run("ek-ca", "add", str(file), "--anchor", "--crl", code=2)
+
+
+def test_an_auditor_gets_files(shell: Shell) -> None:
+    """One line for each device, in either form."""
+    head, *rows = csv.reader(shell.run("export", "devices")[0].splitlines())
+    assert {dict(zip(head, row, strict=True))["device"] for row in rows} == {
+        device_name(number) for number in (1, 2, 3)
+    }
+    lines = shell.run("export", "devices", "--format", "jsonl")[0].splitlines()
+    assert {json.loads(line)["device"] for line in lines} == {row[0] for row in rows}
+    assert shell.run("export", "policies", "--format", "jsonl")[0].count("\n") == 1
