@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from hwtrust.verify.evidence import Claims
     from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import LayerReference
+    from hwtrust.wire.structures import ClockInfo
 
 _FAIL, _INCOMPLETE, _ALERT = Severity.FAIL, Severity.INCOMPLETE, Severity.ALERT
 
@@ -217,11 +218,17 @@ def appraise(
     def note(code: str, message: str) -> None:
         findings.append(_finding(code, message))
 
-    _of_release(note, claims, references)
-    _of_epoch(note, claims, epochs)
-    _of_clock(note, claims, clock_rules, now_ms)
-    _of_history(note, claims, history, clock_rules, now_ms)
-    _of_firmware(note, claims, history, clock_rules)
+    clock, version = claims.quote.clock, claims.quote.firmware_version
+    _of_release(note, claims.binding.release, references)
+    _of_epoch(note, claims.counter, claims.binding.epoch, epochs)
+    _of_clock(note, clock, clock_rules, now_ms)
+    if history is not FIRST_SIGHT:
+        _of_history(note, clock, history, clock_rules, now_ms)
+        if version != history.firmware_version:
+            note("firmware:changed", f"{history.firmware_version:#018x} became {version:#018x}")
+    if version < clock_rules.firmware_floor:
+        floor = clock_rules.firmware_floor
+        note("firmware:floor", f"{version:#018x} is below the floor {floor:#018x}")
     return Verdict(claims=claims, findings=tuple(findings), appraised=_APPRAISED)
 
 
@@ -423,8 +430,7 @@ def _of_layer(event: Event, expected: LayerReference | None, release: Release) -
         yield _finding("layer:unknown", f"the release {release.name!r} has no layer {_name(event)}")
 
 
-def _of_release(note: Note, claims: Claims, references: References) -> None:
-    name = claims.binding.release
+def _of_release(note: Note, name: str, references: References) -> None:
     if name not in references.releases:
         note("release:unknown", f"there is no release {name!r}")
     elif name not in references.accepted:
@@ -434,8 +440,7 @@ def _of_release(note: Note, claims: Claims, references: References) -> None:
 # --- epoch -------------------------------------------------------------------------
 
 
-def _of_epoch(note: Note, claims: Claims, epochs: frozenset[int]) -> None:
-    counter, claimed = claims.counter, claims.binding.epoch
+def _of_epoch(note: Note, counter: int, claimed: int, epochs: frozenset[int]) -> None:
     if counter not in epochs:
         accepted = ", ".join(map(str, sorted(epochs))) or "none"
         code = "epoch:revoked" if epochs and counter < min(epochs) else "epoch:unknown"
@@ -447,11 +452,10 @@ def _of_epoch(note: Note, claims: Claims, epochs: frozenset[int]) -> None:
         )
 
 
-# --- clock and firmware ------------------------------------------------------------
+# --- clock -------------------------------------------------------------------------
 
 
-def _of_clock(note: Note, claims: Claims, rules: ClockRules, now_ms: int) -> None:
-    clock = claims.clock
+def _of_clock(note: Note, clock: ClockInfo, rules: ClockRules, now_ms: int) -> None:
     ahead = clock.clock - now_ms
     if not clock.safe:
         note("clock:unsafe", "the TPM is not sure of its clock since a power cut")
@@ -462,15 +466,8 @@ def _of_clock(note: Note, claims: Claims, rules: ClockRules, now_ms: int) -> Non
 
 
 def _of_history(
-    note: Note,
-    claims: Claims,
-    history: History | Literal[Sight.FIRST],
-    rules: ClockRules,
-    now_ms: int,
+    note: Note, clock: ClockInfo, history: History, rules: ClockRules, now_ms: int
 ) -> None:
-    if history is FIRST_SIGHT:
-        return
-    clock = claims.clock
     if clock.reset_count < history.reset_count:
         note(
             "clock:reset-fell",
@@ -511,16 +508,6 @@ def _of_drift(
         note("clock:drift", f"the TPM's clock gained {_spell(passed - elapsed)} on the backend's")
     if ran_on and elapsed - passed > tolerance:
         note("clock:drift", f"the TPM's clock lost {_spell(elapsed - passed)} to the backend's")
-
-
-def _of_firmware(
-    note: Note, claims: Claims, history: History | Literal[Sight.FIRST], rules: ClockRules
-) -> None:
-    version = claims.firmware_version
-    if history is not FIRST_SIGHT and version != history.firmware_version:
-        note("firmware:changed", f"{history.firmware_version:#018x} became {version:#018x}")
-    if version < rules.firmware_floor:
-        note("firmware:floor", f"{version:#018x} is below the floor {rules.firmware_floor:#018x}")
 
 
 def _name(event: Event) -> str:

@@ -90,18 +90,18 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     verified: object
 
     def __post_init__(self) -> None:
-        require_made_here(self, self.verified is VERIFIED, "verified")
+        require_made_here(self, "verified", VERIFIED)
 
 
-def require_made_here(made: msgspec.Struct, given: bool, field: str) -> None:  # noqa: FBT001
-    """Refuse to make what was not `given` its token in `field`, and take the token away again.
+def require_made_here(made: msgspec.Struct, field: str, by: object) -> None:
+    """Refuse to make what was not given the token `by` in `field`, and take it away again.
 
     So that a copy with other contents cannot pass for what was verified.
 
     Raises:
-        TypeError: it was not given.
+        TypeError: the token is another.
     """
-    if not given:
+    if getattr(made, field) is not by:
         raise TypeError(f"{type(made).__name__} are made by hwtrust.verify alone")
     _force(made, field, None)
 

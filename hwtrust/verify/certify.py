@@ -17,7 +17,16 @@ from __future__ import annotations
 from hmac import compare_digest
 
 from hwtrust.errors import CertifiedNameError
-from hwtrust.verify.attestation import VERIFIED, Claims, Nonce, Signer, authenticate
+from hwtrust.verify.attestation import (
+    VERIFIED,
+    Claims,
+    Nonce,
+    Signer,
+    Unverified,
+    authenticated,
+    read,
+)
+from hwtrust.verify.signature import run
 from hwtrust.wire.structures import CertifyInfo, NvCertifyInfo, Public, PublicKey, Signature
 
 
@@ -60,15 +69,10 @@ def verify_certify(
         WireError: message or signature are malformed.
     """
     # (1) to (5): what every attestation must fulfil.
-    attest, info, _ = authenticate(
-        message,
-        signature,
-        CertifyInfo,
-        key=key,
-        nonce=nonce,
-        signer=signer,
-        unsafe_allow_sha1=unsafe_allow_sha1,
-    )
+    unverified = read(message, signature, CertifyInfo, key=key, unsafe_allow_sha1=unsafe_allow_sha1)
+    run((unverified.check,))
+    attest = authenticated(unverified, nonce=nonce, signer=signer)
+    info = unverified.info
     # (6): name.
     _require_name(info.name, name)
     return CertifyClaims(
@@ -102,16 +106,29 @@ def verify_nv_certify(
         EvidenceError: the attestation is not authentic; the class says why.
         WireError: message or signature are malformed.
     """
-    # (1) to (5): what every attestation must fulfil.
-    attest, info, _ = authenticate(
-        message,
-        signature,
-        NvCertifyInfo,
-        key=key,
-        nonce=nonce,
-        signer=signer,
-        unsafe_allow_sha1=unsafe_allow_sha1,
+    unverified = read(
+        message, signature, NvCertifyInfo, key=key, unsafe_allow_sha1=unsafe_allow_sha1
     )
+    run((unverified.check,))
+    return nv_claims(unverified, nonce=nonce, index_name=index_name, size=size, signer=signer)
+
+
+def nv_claims(
+    unverified: Unverified[NvCertifyInfo],
+    *,
+    nonce: Nonce,
+    index_name: bytes,
+    size: int,
+    signer: Signer,
+) -> NvClaims:
+    """The same of one that was read, and whose signature was checked.
+
+    Raises:
+        EvidenceError: it is not authentic; the class says why.
+    """
+    # (1) to (5): what every attestation must fulfil.
+    attest = authenticated(unverified, nonce=nonce, signer=signer)
+    info = unverified.info
     # (6): name.
     _require_name(info.index_name, index_name)
     # (7): contents.

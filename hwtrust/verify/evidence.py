@@ -28,17 +28,22 @@ checked (the code carries their numbers):
 
 Claims are authentic, not acceptable: that is for `hwtrust.verify.appraise`.
 
+Many are checked at once in three rounds: all are opened, with everything that can be
+refused before a signature is checked; then come all signatures, one after the
+other; then the rest of the rules. A form that is wrong, in quote or counter, is
+therefore found before a signature that is wrong.
+
 A fleet sends the same logs over and over. One that passed rule 9 is kept, decoded
-and replayed, by the rules of `hwtrust.verify.kept`: by the digest that rule 4 has
-just made of the bytes received, and by the PCR.
+and replayed, by the rules of `hwtrust.verify.kept`: by the SHA-256 that was made
+of it, and by the PCR. Where the same bytes come again, their digest is known.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -47,26 +52,30 @@ from hwtrust.errors import (
     ChallengePurposeError,
     ChannelBindingError,
     EmptyNonceError,
+    HwTrustError,
     LogError,
     StaleQuoteError,
 )
 from hwtrust.verify.attestation import (
     ENDORSEMENT,
     VERIFIED,
+    Unverified,
     qualified_name,
+    read,
     require_made_here,
 )
-from hwtrust.verify.certify import NvClaims, verify_nv_certify
+from hwtrust.verify.certify import NvClaims, nv_claims
 from hwtrust.verify.kept import Kept
-from hwtrust.verify.quote import FIRMWARE_PCRS, QuoteClaims, require_extended, verify_quote
+from hwtrust.verify.quote import QuoteClaims, covers_firmware, quote_claims, require_extended
+from hwtrust.verify.signature import run
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import EventLog
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Binding, Evidence
-from hwtrust.wire.structures import ClockInfo, PcrSelection, Public
+from hwtrust.wire.structures import ClockInfo, NvCertifyInfo, PcrSelection, Public, QuoteInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 COUNTER_SIZE: Final = 8
 
@@ -76,8 +85,20 @@ LOGS_KEPT: Final = 512
 LONGEST_KEPT: Final = 16 * 1024
 """Bytes of a log that is kept; decoded it takes some ten times as much."""
 
-_LOGS: Final[Kept[tuple[bytes, int], tuple[EventLog, bytes]]] = Kept(most=LOGS_KEPT)
-"""Logs of records of one PCR, and what they make of it; by SHA-256 and PCR."""
+
+class _Replayed(msgspec.Struct, frozen=True, eq=False):
+    """A log of records of one PCR, and what it makes of it."""
+
+    data: bytes
+    log: EventLog
+    value: bytes
+
+
+_LOGS: Final[Kept[tuple[bytes, int], _Replayed]] = Kept(most=LOGS_KEPT)
+"""By the SHA-256 of the log and the PCR."""
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +118,25 @@ class KnownDevice:
     selection: PcrSelection
     pcr: int
     counter_name: bytes
+    _signer: bytes = field(default=b"", init=False, compare=False, repr=False)
+
+    @property
+    def signer(self) -> bytes:
+        """The qualified Name of `ak`, which stands in all that it signs."""
+        if not self._signer:
+            signer = qualified_name(self.ak.name, hierarchy=ENDORSEMENT)
+            object.__setattr__(self, "_signer", signer)
+        return self._signer
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence, and all that it is held against; `verify_evidence` says what each is."""
+
+    evidence: Evidence
+    device: KnownDevice
+    nonce: bytes
+    purpose: Purpose
+    tls_key: bytes | None
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +169,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def pcrs(self) -> Mapping[int, bytes]:
         """The quoted values of the SHA-256 bank, by PCR number."""
-        return self.quote.pcrs[Alg.SHA256]
+        return self.quote.pcrs[_SHA256]
 
 
 def verify_evidence(
@@ -152,30 +192,81 @@ def verify_evidence(
         ChallengePurposeError: it was made for another purpose.
         WireError: a part of it is malformed.
     """
+    offered = Offered(
+        evidence=evidence, device=device, nonce=nonce, purpose=purpose, tls_key=tls_key
+    )
+    (result,) = verify_group((offered,))
+    if isinstance(result, HwTrustError):
+        raise result
+    return result
+
+
+def verify_group(group: Iterable[Offered]) -> list[Claims | HwTrustError]:
+    """Check each as `verify_evidence` does; the claims, or why it is refused, in the same order.
+
+    One that is refused takes nothing from the others and lends them nothing.
+    """
+    opened = [_tried(_opened, offered) for offered in group]
+    run(
+        [
+            check
+            for one in opened
+            if isinstance(one, _Opened)
+            for check in (one.quote.check, one.counter.check)
+        ]
+    )
+    return [_tried(_claims, one) if isinstance(one, _Opened) else one for one in opened]
+
+
+def _tried(step: Callable[[Given], Made], given: Given) -> Made | HwTrustError:
+    try:
+        return step(given)
+    except HwTrustError as error:
+        return error
+
+
+class _Opened(msgspec.Struct, frozen=True, eq=False):
+    """Evidence as it was read; nothing of it is believed yet."""
+
+    offered: Offered
+    quote: Unverified[QuoteInfo]
+    counter: Unverified[NvCertifyInfo]
+
+
+def _opened(offered: Offered) -> _Opened:
+    """Rules 1 to 4, and what of 5 and 7 comes before the signatures."""
+    evidence, device = offered.evidence, offered.device
     binding = evidence.binding
     # (1): purpose.
-    if binding.purpose is not purpose:
+    if binding.purpose is not offered.purpose:
         raise ChallengePurposeError(
-            f"the evidence was made for {binding.purpose}, it is used for {purpose}"
+            f"the evidence was made for {binding.purpose}, it is used for {offered.purpose}"
         )
     # (2): nonce.
-    if not nonce:
+    if not offered.nonce:
         raise EmptyNonceError("the nonce is empty: whatever answers it may be of any age")
-    if not compare_digest(binding.nonce, nonce):
+    if not compare_digest(binding.nonce, offered.nonce):
         raise StaleQuoteError("the evidence answers another challenge than the one that was sent")
     # (3): TLS key.
-    _require_tls_key(binding, tls_key)
+    _require_tls_key(binding, offered.tls_key)
     # (4): log hash.
-    log_digest = hashlib.sha256(evidence.log).digest()
-    if not compare_digest(log_digest, binding.log_digest):
-        raise LogError("the event log is not the one that the device bound into its quote")
+    _require_log(evidence.log, binding.log_digest, device.pcr)
+    quote, counter = evidence.quote, evidence.counter
+    return _Opened(
+        offered,
+        read(quote.message, quote.signature, QuoteInfo, key=device.ak),
+        read(counter.message, counter.signature, NvCertifyInfo, key=device.ak),
+    )
+
+
+def _claims(opened: _Opened) -> Claims:
+    """Rules 5 to 10, once the signatures were checked."""
+    evidence, device = opened.offered.evidence, opened.offered.device
+    binding, pcr = evidence.binding, device.pcr
+    bound, signer = binding.digest(), device.signer
     # (5): quote.
-    bound = binding.digest()
-    signer = qualified_name(device.ak.name, hierarchy=ENDORSEMENT)
-    quote = verify_quote(
-        evidence.quote.message,
-        evidence.quote.signature,
-        key=device.ak,
+    quote = quote_claims(
+        opened.quote,
         nonce=bound,
         selection=device.selection,
         pcrs={_SHA256: evidence.pcrs},
@@ -183,13 +274,11 @@ def verify_evidence(
     )
     values = quote.pcrs.get(_SHA256, {})
     # (6): bank.
-    if not FIRMWARE_PCRS.isdisjoint(values):
+    if covers_firmware(values):
         require_extended(quote, bank=_SHA256)
     # (7): counter.
-    counter = verify_nv_certify(
-        evidence.counter.message,
-        evidence.counter.signature,
-        key=device.ak,
+    counter = nv_claims(
+        opened.counter,
         nonce=bound,
         index_name=device.counter_name,
         size=COUNTER_SIZE,
@@ -198,13 +287,11 @@ def verify_evidence(
     # (8): boot.
     _require_same_boot(quote, counter)
     # (9): records.
-    log, value = replayed(evidence.log, digest=log_digest, pcr=device.pcr)
+    log, value = replayed(evidence.log, digest=binding.log_digest, pcr=pcr)
     # (10): replay.
-    quoted = values.get(device.pcr)
+    quoted = values.get(pcr)
     if quoted is None or not compare_digest(value, quoted):
-        raise LogError(
-            f"the event log does not explain what PCR {device.pcr} holds", pcr=device.pcr
-        )
+        raise LogError(f"the event log does not explain what PCR {pcr} holds", pcr=pcr)
     return Claims(
         device=device,
         quote=quote,
@@ -235,10 +322,19 @@ def _require_same_boot(quote: QuoteClaims, counter: NvClaims) -> None:
         raise BootMismatchError("the TPM was restarted between its quote and its counter")
 
 
+def _require_log(data: bytes, digest: bytes, pcr: int) -> None:
+    """Refuse a log whose SHA-256 is not `digest`."""
+    kept = _LOGS.get((digest, pcr))
+    if kept is not None and kept.data == data:
+        return
+    if not compare_digest(hashlib.sha256(data).digest(), digest):
+        raise LogError("the event log is not the one that the device bound into its quote")
+
+
 def replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]:
     """The log that `data` is, and what it makes of the PCR `pcr`, from its reset value.
 
-    `digest` is the SHA-256 of `data`, as the caller has made it.
+    `digest` is the SHA-256 of `data`, as the caller knows it to be.
 
     Raises:
         LogError: a digest in it is wrong, or a record is of another PCR (rule 9).
@@ -246,16 +342,16 @@ def replayed(data: bytes, *, digest: bytes, pcr: int) -> tuple[EventLog, bytes]:
     """
     kept = _LOGS.get((digest, pcr))
     if kept is not None:
-        return kept
+        return kept.log, kept.value
     log = EventLog.decode(data)
     for record in log.records:
-        if record.pcr != pcr or Alg.SHA256 not in record.banks:
+        if record.pcr != pcr or _SHA256 not in record.banks:
             raise LogError(
                 f"record {record.number} of the event log is not of PCR {pcr} of the SHA-256 bank",
                 record=record.number,
                 pcr=record.pcr,
             )
-    result = log, log.value()
+    value = log.value()
     if len(data) <= LONGEST_KEPT:
-        _LOGS.keep((digest, pcr), result)
-    return result
+        _LOGS.keep((digest, pcr), _Replayed(data, log, value))
+    return log, value

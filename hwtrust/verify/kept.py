@@ -6,7 +6,8 @@ Rules for whoever keeps something, here or with `functools.lru_cache`:
 1. Only results of pure functions are kept, and only good ones: what is refused
    is worked out, and refused, anew each time.
 2. A key is all that goes into a result, or a SHA-256 over it that the verifier
-   itself has made. It is never what something claims to be.
+   itself has made. Where it is less, it says where to look alone: what went into
+   the result is kept beside it, and has to be the same.
 3. Signatures, nonces and counters are never among them. Evidence is verified
    each time, whether or not it was seen before.
 4. Both the number of results and the size of each are bounded, so that a hostile

@@ -13,6 +13,10 @@ administrator sets, and what a failure does. Rules:
    longest beginning of a code that is named decides.
 5. What no policy may make less of: a revoked or unknown epoch, an absent field,
    an administrator's lock.
+
+Values in which the rules for PCRs find nothing are kept, by the rules of
+`hwtrust.verify.kept`: the very objects, neither of which can change. A quote
+whose values came before has the same object for them again.
 """
 
 from __future__ import annotations
@@ -22,8 +26,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
+
 from hwtrust.verify import appraise as appraisal
 from hwtrust.verify.appraise import Verdict
+from hwtrust.verify.kept import Kept
+from hwtrust.verify.quote import KEPT
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Finding, Mode, Severity
 from hwtrust.wire.states import layer_events
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 
     from hwtrust.verify.appraise import ClockRules, History, References, Sight
     from hwtrust.verify.evidence import Claims
-    from hwtrust.wire.cel import Event
+    from hwtrust.wire.cel import Event, EventLog
 
 POLICY_FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
     {
@@ -53,6 +61,10 @@ UNDENIABLE: Final = ("admin:", "epoch:", "policy:")
 """Codes that no policy may make less of (rule 5), by their beginnings."""
 
 TPM: Final = "tpm"
+
+# The look-up of an enum's member through its class costs a Python call.
+_LAYER: Final = EventKind.LAYER
+_RELOAD: Final = EventKind.RELOAD
 
 
 class Effect(StrEnum):
@@ -75,6 +87,10 @@ class PcrRules:
     values: Mapping[int, frozenset[bytes]]
     unsafe_any: frozenset[int]
     """PCRs that may hold anything: whatever they measure is not looked at."""
+
+    def __post_init__(self) -> None:
+        # A copy, so that the same rules are the same for ever.
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +115,23 @@ class Rules:
     absent: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy's rules came to."""
 
     verdict: Verdict
     mode: Mode
+
+
+class _Accepted(msgspec.Struct, frozen=True, eq=False):
+    """Values in which these rules find nothing, `own` being the application's PCR."""
+
+    values: Mapping[int, bytes]
+    rules: PcrRules
+    own: int
+
+
+_ACCEPTED: Final[Kept[int, _Accepted]] = Kept(most=KEPT)
+"""By where the values are in memory: no others come there while these are kept."""
 
 
 def judge(
@@ -129,14 +156,15 @@ def judge(
         clock_rules=rules.clock,
         now_ms=now_ms,
     )
-    found = (
-        *base.findings,
-        *_of_absent(rules),
-        *_of_evidence(rules),
-        *_of_pcrs(claims, rules.pcrs),
-        *_of_log(claims, rules),
-        *_of_lock(locked),
-    )
+    found = list(base.findings)
+    if rules.absent:
+        found.extend(_of_absent(rules.absent))
+    if TPM not in rules.evidence:
+        found.append(_finding("evidence:kind", f"evidence of kind {TPM} is not accepted"))
+    _of_pcrs(found, claims.pcrs, rules.pcrs, claims.device.pcr)
+    _of_log(found, claims.log, rules)
+    if locked is not None:
+        found.append(_finding("admin:locked", locked or "an administrator has locked the device"))
     if not found:
         return Judgement(verdict=base, mode=Mode.NORMAL)
     effects = [_effect(finding, rules) for finding in found]
@@ -169,20 +197,25 @@ def _finding(code: str, message: str) -> Finding:
     return Finding(code=code, severity=POLICY_FINDINGS[code][0], message=message)
 
 
-def _of_absent(rules: Rules) -> Iterator[Finding]:
+def _of_absent(absent: tuple[str, ...]) -> Iterator[Finding]:
     # (1): absent fields.
-    for name in rules.absent:
+    for name in absent:
         yield _finding("policy:absent", f"the policy says nothing of {name}")
 
 
-def _of_evidence(rules: Rules) -> Iterator[Finding]:
-    if TPM not in rules.evidence:
-        yield _finding("evidence:kind", f"evidence of kind {TPM} is not accepted")
+def _of_pcrs(found: list[Finding], values: Mapping[int, bytes], rules: PcrRules, own: int) -> None:
+    place = id(values)
+    kept = _ACCEPTED.get(place)
+    if kept is not None and kept.values is values and kept.rules is rules and kept.own == own:
+        return
+    findings = (*_of_values(values, rules, own), *_of_required(values, rules))
+    found.extend(findings)
+    if not findings:
+        _ACCEPTED.keep(place, _Accepted(values, rules, own))
 
 
-def _of_pcrs(claims: Claims, rules: PcrRules) -> Iterator[Finding]:
-    own = claims.device.pcr
-    for number, value in claims.pcrs.items():
+def _of_values(values: Mapping[int, bytes], rules: PcrRules, own: int) -> Iterator[Finding]:
+    for number, value in values.items():
         if number == own or number in rules.unsafe_any:
             continue
         # (2): values.
@@ -191,40 +224,41 @@ def _of_pcrs(claims: Claims, rules: PcrRules) -> Iterator[Finding]:
             yield _finding("pcr:unlisted", f"the policy names no value for PCR {number}")
         elif value not in accepted:
             yield _finding("pcr:value", f"PCR {number} holds {value.hex()}, which is not accepted")
+
+
+def _of_required(values: Mapping[int, bytes], rules: PcrRules) -> Iterator[Finding]:
     # (3): required.
-    for number in sorted(rules.required.difference(claims.pcrs)):
+    for number in sorted(rules.required.difference(values)):
         yield _finding("pcr:missing", f"the quote does not cover PCR {number}")
 
 
-def _of_log(claims: Claims, rules: Rules) -> Iterator[Finding]:
-    count = len(claims.log.records)
+def _of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:
+    count = len(log.records)
     if count > rules.log.max_records:
         message = f"the event log has {count} records, accepted are {rules.log.max_records}"
-        yield _finding("log:length", message)
+        found.append(_finding("log:length", message))
     if not rules.log.outdated_loads:
-        outdated = sum(not _accepted(load, rules.references) for load in _earlier(claims))
+        outdated = sum(not _accepted(load, rules.references) for load in _earlier(log))
         if outdated:
             message = f"{outdated} earlier loads of this boot are of no accepted release"
-            yield _finding("log:outdated", message)
+            found.append(_finding("log:outdated", message))
 
 
-def _earlier(claims: Claims) -> Iterator[tuple[Event, ...]]:
+def _earlier(log: EventLog) -> list[tuple[Event, ...]]:
     """The layers of each load of this boot but the last."""
+    loads: list[tuple[Event, ...]] = []
     load: list[Event] = []
-    for event in claims.log.events:
-        if event.kind is EventKind.RELOAD:
-            yield tuple(load)
-            load = []
-        elif event.kind is EventKind.LAYER:
+    for record in log.records:
+        event = record.event
+        if event.kind is _LAYER:
             load.append(event)
+        elif event.kind is _RELOAD:
+            loads.append(tuple(load))
+            load = []
+    return loads
 
 
 def _accepted(load: tuple[Event, ...], references: References) -> bool:
     return any(
         layer_events(references.releases[name])[: len(load)] == load for name in references.accepted
     )
-
-
-def _of_lock(locked: str | None) -> Iterator[Finding]:
-    if locked is not None:
-        yield _finding("admin:locked", locked or "an administrator has locked the device")

@@ -28,7 +28,7 @@ to them, every one, and selection and hash are too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from types import MappingProxyType
@@ -44,11 +44,14 @@ from hwtrust.verify.attestation import (
     Nonce,
     Signer,
     Unsafe,
-    authenticate,
+    Unverified,
+    authenticated,
     qualified_name,
     qualified_name_under,
+    read,
 )
 from hwtrust.verify.kept import Kept
+from hwtrust.verify.signature import run
 from hwtrust.wire.algorithms import Alg, alg_name, digest_size, new_hash
 from hwtrust.wire.structures import PcrSelection, Public, PublicKey, QuoteInfo, Signature
 
@@ -71,11 +74,11 @@ PcrValues = Mapping[Alg, Mapping[int, bytes]]
 
 Selection = PcrSelection | Literal[Unsafe.ANY_SELECTION]
 
-FIRMWARE_PCRS: Final = frozenset(range(8))
+FIRMWARE_PCRS: Final = range(8)
 _MAX_LOCALITY: Final = 4
 
-KEPT: Final = 16_384
-"""How many sets of PCR values are kept: a fleet's, some 3 KiB each."""
+KEPT: Final = 4096
+"""How many sets of PCR values are kept, some 3 KiB each."""
 
 _ANY_SELECTION: Final = Unsafe.ANY_SELECTION
 _SHA1: Final = Alg.SHA1
@@ -110,23 +113,42 @@ def verify_quote(
         EvidenceError: the quote is not authentic; the class says why.
         WireError: message or signature are malformed.
     """
-    # (1) to (5): what every attestation must fulfil.
-    attest, info, signed = authenticate(
-        message,
-        signature,
-        QuoteInfo,
-        key=key,
+    unverified = read(message, signature, QuoteInfo, key=key, unsafe_allow_sha1=unsafe_allow_sha1)
+    run((unverified.check,))
+    return quote_claims(
+        unverified,
         nonce=nonce,
+        selection=selection,
+        pcrs=pcrs,
         signer=signer,
         unsafe_allow_sha1=unsafe_allow_sha1,
     )
+
+
+def quote_claims(
+    unverified: Unverified[QuoteInfo],
+    *,
+    nonce: Nonce,
+    selection: Selection,
+    pcrs: PcrValues,
+    signer: Signer,
+    unsafe_allow_sha1: bool = False,
+) -> QuoteClaims:
+    """What a quote vouches for that was read, and whose signature was checked.
+
+    Raises:
+        EvidenceError: the quote is not authentic; the class says why.
+    """
+    # (1) to (5): what every attestation must fulfil.
+    attest = authenticated(unverified, nonce=nonce, signer=signer)
+    info = unverified.info
     # (6): selection.
     _require_selection(info.selection, selection)
     # (7): banks.
     if not unsafe_allow_sha1:
         _require_strong_banks(info.selection)
     # (8): pcrDigest.
-    chosen = _vouched_for(pcrs, info, signed.hash)
+    chosen = _vouched_for(pcrs, info, unverified.check.hash)
     return QuoteClaims(
         nonce=attest.extra_data,
         qualified_signer=attest.qualified_signer,
@@ -160,14 +182,21 @@ def require_extended(claims: QuoteClaims, *, bank: Alg) -> None:
             quote does not cover the bank.
     """
     values = claims.pcrs.get(bank, {})
-    looked_at = values if FIRMWARE_PCRS.isdisjoint(values) else FIRMWARE_PCRS
-    for number in looked_at:
+    for number in FIRMWARE_PCRS if covers_firmware(values) else values:
         value = values.get(number)
         if value is not None and not _is_reset_value(number, value):
             return
     raise UnextendedBankError(
         f"no measurement was ever made into the bank {alg_name(bank)}", bank=alg_name(bank)
     )
+
+
+def covers_firmware(numbers: Container[int]) -> bool:
+    """Whether any PCR of the firmware is among `numbers`."""
+    for number in FIRMWARE_PCRS:  # noqa: SIM110  a generator costs more than the answer
+        if number in numbers:
+            return True
+    return False
 
 
 def _require_selection(signed: PcrSelection, expected: Selection) -> None:
@@ -183,6 +212,8 @@ def _require_selection(signed: PcrSelection, expected: Selection) -> None:
 
 
 def _require_strong_banks(selection: PcrSelection) -> None:
+    if len(selection.banks) == 1 and selection.banks[0][0] is not _SHA1:
+        return
     banks = dict(selection.banks)
     weak = banks.pop(_SHA1, None)
     if not weak:

@@ -23,7 +23,9 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
@@ -131,6 +133,7 @@ def replicas(arguments: Arguments, directory: Path, database: str) -> Iterator[l
     first, second = (
         Served(directory / name, *workers, database=database) for name in ("first", "second")
     )
+    first.port, second.port = quiet_ports(2)
     with contextlib.ExitStack() as stack:
         first.install()
         stack.callback(first.backend.database.close)
@@ -149,6 +152,17 @@ def replicas(arguments: Arguments, directory: Path, database: str) -> Iterator[l
     exits = [first.exit_code, second.exit_code]
     if exits != [0, 0]:
         raise AssertionError(f"the replicas ended with {exits}")
+
+
+def quiet_ports(count: int) -> list[int]:
+    """Ports that no outgoing connection of this machine is given: below the ephemeral ones."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(first - 10_000, first)  # noqa: S311 - any one will do
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 def hold_to(served: Served, arguments: Arguments) -> None:

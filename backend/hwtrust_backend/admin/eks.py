@@ -203,6 +203,8 @@ def _read(session: Session, content: bytes, by: Principal) -> dict[str, _Line]:
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise EkImportError(f"line {number} is no UTF-8", lines=str(number)) from error
+    if not text.strip():
+        raise EkImportError("the file is empty")
     groups: dict[str, bool] = {}
     found: dict[str, _Line] = {}
     bad: dict[int, str] = {}

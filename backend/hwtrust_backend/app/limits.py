@@ -17,6 +17,9 @@ Rules:
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import functools
 import ipaddress
 import math
@@ -30,6 +33,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from litestar.types import Scope
+from litestar.utils.path import normalize_path
 
 from hwtrust.errors import RateError, RequestTooLargeError
 from hwtrust_backend.app.caller import HEADER, UNIX, trusted_peers
@@ -120,7 +124,7 @@ class RateLimits:
         Raises:
             RateError: it comes too soon; `seconds` says how much.
         """
-        path = scope["path"]
+        path = _path(scope)
         if path in _FREE_ROUTES:
             return
         address = self.address_of(scope)
@@ -150,11 +154,16 @@ class RateLimits:
     def _certificate_of(self, scope: Scope) -> bytes:
         client = scope.get("client")
         if (client[0] if client else UNIX) in self._proxies:
-            return _header(scope, HEADER)
+            # RFC 9440: base64 between colons. What is none is counted as it is.
+            value = _header(scope, HEADER)
+            with contextlib.suppress(binascii.Error):
+                return base64.b64decode(value.strip(b" :"), validate=True)
+            return value
         extensions: Any = scope.get("extensions") or {}
         return (extensions.get("tls") or {}).get("client_cert_der") or b""
 
 
+@functools.lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """The address that is counted: IPv4 as it is, of IPv6 the first 64 bits; empty if none."""
     try:
@@ -184,7 +193,7 @@ def device_of(certificate: bytes) -> str:
 
 def body_limit(scope: Scope, settings: Settings) -> int:
     """How many bytes the body of a request may have, by its route."""
-    path = scope["path"]
+    path = _path(scope)
     if _EVIDENCE_ROUTES.fullmatch(path) or path.startswith(_FORMS):
         return settings.body_limit
     if path.startswith(_UPLOADS):
@@ -268,6 +277,11 @@ def _forwarded(scope: Scope, header: ForwardedHeader) -> str:
     elif last.count(":") == 1:
         last = last.partition(":")[0]
     return network_of(last)
+
+
+def _path(scope: Scope) -> str:
+    """The path as the router takes it: `//v1/attest/` is not another one than `/v1/attest`."""
+    return normalize_path(scope["path"])
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

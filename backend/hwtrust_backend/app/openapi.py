@@ -24,7 +24,6 @@ from typing import Any, Final, get_args
 
 import msgspec
 from litestar import Litestar, Request
-from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import SecurityScheme
 from litestar.routes import HTTPRoute
@@ -33,7 +32,7 @@ from hwtrust.errors import ConfigError
 from hwtrust.wire.messages import Problem
 from hwtrust_backend.app.problems import PROBLEM_TYPE
 
-TOKEN: Final = "apiToken"
+TOKEN: Final = "apiToken"  # noqa: S105 - a name
 """The security scheme of programs."""
 CERTIFICATE: Final = "deviceCertificate"
 """The security scheme of devices."""
@@ -189,7 +188,7 @@ def _schemas(app: Litestar) -> dict[str, Any]:
 def _messages(app: Litestar) -> Iterator[type[msgspec.Struct]]:
     for route in app.routes:
         for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
-            if isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema():
+            if handler.resolve_include_in_schema():
                 yield from _inside(handler.parsed_return_field.annotation)
                 if handler.parsed_data_field is not None:
                     yield from _inside(handler.parsed_data_field.annotation)

@@ -146,7 +146,11 @@ def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[b
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return answer(Problem(title=status.phrase, status=status.value))
     detail = "; ".join([str(error.detail), *_particulars(error)])[:_DETAIL_LIMIT]
-    return answer(Problem(title=status.phrase, status=status.value, code=code, detail=detail))
+    answered = answer(Problem(title=status.phrase, status=status.value, code=code, detail=detail))
+    allowed = (error.headers or {}).get("allow")
+    if allowed is not None:
+        answered.headers["allow"] = allowed
+    return answered
 
 
 def _particulars(error: HTTPException) -> list[str]:

@@ -41,6 +41,7 @@ FIELDS: Final = (
     "peer",
     "worker",
 )
+_FIELDS: Final = frozenset(FIELDS)
 LOGGER: Final = "hwtrust_backend"
 ACCESS: Final = "hwtrust_backend.access"
 _LOGGERS: Final = (LOGGER, "uvicorn", "uvicorn.error")
@@ -72,7 +73,9 @@ def event(logger: logging.Logger, level: int, message: str, **fields: Field) -> 
     Raises:
         ValueError: a field that is none of `FIELDS` (rule 3).
     """
-    logger.log(level, "%s", message, extra={_ATTRIBUTE: _known(fields)})
+    known = _known(fields)
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s", message, extra={_ATTRIBUTE: known})
 
 
 @contextmanager
@@ -93,9 +96,9 @@ def note(**fields: Field) -> None:
 
 
 def _known(fields: dict[str, Field]) -> dict[str, Field]:
-    unknown = fields.keys() - set(FIELDS)
-    if unknown:
-        raise ValueError(f"these are no fields of the log: {sorted(unknown)}")
+    if not fields.keys() <= _FIELDS:
+        unknown = sorted(fields.keys() - _FIELDS)
+        raise ValueError(f"these are no fields of the log: {unknown}")
     return fields
 
 

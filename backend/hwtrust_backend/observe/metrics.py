@@ -276,6 +276,8 @@ class _State:
     lock: threading.Lock = field(default_factory=threading.Lock)
     registry: CollectorRegistry | None = None
     made: dict[str, Any] = field(default_factory=dict)
+    children: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """What is counted with which labels: as many as there are time series (rule 2)."""
     worker: str = "0"
     directory: Path | None = None
 
@@ -297,7 +299,8 @@ def count_in_files(directory: Path) -> None:
 
     os.environ[DIRECTORY_VARIABLE] = str(directory)
     with _state.lock:
-        _state.directory, _state.registry, _state.made = directory, None, {}
+        _state.directory, _state.registry = directory, None
+        _state.made, _state.children = {}, {}
         # The documented way is a variable that is set before anybody imports the library.
         values.ValueClass = values.MultiProcessValue(worker)  # type: ignore[no-untyped-call]
 
@@ -318,10 +321,12 @@ def forget_worker(number: int) -> None:
 
 
 def _child(metric: Metric, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - the library's
-    made = _state.made.get(metric.name)
-    if made is None:
-        made = _make(metric)
-    return made.labels(**labels) if metric.labels else made
+    key = (metric.name, *labels.items())
+    child = _state.children.get(key)
+    if child is None:
+        made = _state.made.get(metric.name) or _make(metric)
+        child = _state.children[key] = made.labels(**labels) if metric.labels else made
+    return child
 
 
 def _make(metric: Metric) -> Any:  # noqa: ANN401 - the library's

@@ -89,7 +89,11 @@ def measured(
     events = log.events
     release = releases.get(evidence.binding.release)
     last = _last_load(events)
-    loaded = [event for event in last if event.kind is EventKind.LAYER]
+    found_changed = {event.name: event for event in last if event.kind is EventKind.VIOLATION}
+    # A layer that was found changed later is what it was found to be, not what was loaded.
+    loaded = [
+        found_changed.get(event.name, event) for event in last if event.kind is EventKind.LAYER
+    ]
     left_out = max(len(log.records) - MOST_EVENTS, 0)
     return Measured(
         at=at,
@@ -140,7 +144,8 @@ def _row(wanted: LayerReference, found: Event | None) -> LayerRow:
     digest = wanted.digest.hex()
     if found is None:
         return LayerRow(wanted.name, wanted.version, digest, "", "", "missing")
-    same = (found.version, found.digest) == (wanted.version, wanted.digest)
+    expected = Event(EventKind.LAYER, wanted.name, wanted.version, wanted.digest)
+    same = found == expected
     return LayerRow(
         wanted.name,
         wanted.version,

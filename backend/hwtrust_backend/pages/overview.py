@@ -69,7 +69,8 @@ def week_plot(fleet: Fleet) -> Plot:
     for hour, count in fleet.slow.rotations.items():
         days[min(hour // 24, 6)] += count
     values = [
-        (f"{utc_datetime(fleet.slow.at + day * DAY):%a %d %b}", count) for day, count in enumerate(days)
+        (f"{utc_datetime(fleet.slow.at + day * DAY):%a %d %b}", count)
+        for day, count in enumerate(days)
     ]
     total = sum(days)
     return plot(
@@ -78,7 +79,9 @@ def week_plot(fleet: Fleet) -> Plot:
         summary=f"{grouped(total)} roots are due in the next seven days",
         unit="roots",
         values=values,
-        ticks=[(day + _MIDDLE, f"{utc_datetime(fleet.slow.at + day * DAY):%a}") for day in range(7)],
+        ticks=[
+            (day + _MIDDLE, f"{utc_datetime(fleet.slow.at + day * DAY):%a}") for day in range(7)
+        ],
     )
 
 
@@ -98,7 +101,9 @@ def age_plot(fleet: Fleet) -> Plot:
 
 def epoch_plot(fleet: Fleet) -> Plot:
     """At which epoch the devices are."""
-    values, edges = _binned(fleet.slow.epochs, unit="epoch", begin=min(fleet.slow.epochs, default=0))
+    values, edges = _binned(
+        fleet.slow.epochs, unit="epoch", begin=min(fleet.slow.epochs, default=0)
+    )
     highest, lowest = max(fleet.slow.epochs, default=0), min(fleet.slow.epochs, default=0)
     return plot(
         "epochs",

@@ -313,6 +313,15 @@ def test_a_lesser_role_is_refused_and_changes_nothing(site: Site) -> None:
     assert site.state() == before
 
 
+def test_a_request_that_is_refused_is_not_read(site: Site) -> None:
+    """Nobody gets to the parser of a body who may not use the route."""
+    for method, path in sorted(CALLS):
+        if method != "GET":
+            where = path.format(**CALLS[method, path].path)
+            for who, status in ((None, 401), ("viewer", 403)):
+                check_problem(site.send(method, where, who, content=b"{"), status)
+
+
 def test_a_tenant_neither_sees_nor_touches_what_is_anothers(site: Site) -> None:
     """What belongs to another group is not there; what is for all devices is refused."""
     before = site.state()

@@ -13,7 +13,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation, BaseSchema
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -41,7 +44,9 @@ ENDS_THE_TOKEN = {("/v1/admin/api-tokens/{name}", "DELETE")}
 
 
 @pytest.fixture(scope="module")
-def document(database_setting: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def document(
+    database_setting: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[BaseSchema, str]]:
     """The document of a backend with some devices, and an administrator's token for it."""
     directory: Path = tmp_path_factory.mktemp("document")
     data = Settings(data_dir=str(directory / "data"), database=database_setting)
@@ -65,12 +70,12 @@ def document(database_setting: str, tmp_path_factory: pytest.TempPathFactory) ->
     backend.database.close()
 
 
-def test_every_answer_is_one_that_the_document_knows(document: Any) -> None:
+def test_every_answer_is_one_that_the_document_knows(document: tuple[BaseSchema, str]) -> None:
     """No request, well-formed or not, ends in a 5xx, or in anything that is not documented."""
     schema, token = document
     headers = {"authorization": f"Bearer {token}"}
     statuses: set[int] = set()
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) > 50
     for operation in operations:
         if (operation.path, operation.method.upper()) in ENDS_THE_TOKEN:
@@ -83,7 +88,7 @@ def test_every_answer_is_one_that_the_document_knows(document: Any) -> None:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=either(operation))
-        def holds(case: Any) -> None:
+        def holds(case: Case[Any]) -> None:
             response = case.call(headers=headers)
             statuses.add(response.status_code)
             case.validate_response(
@@ -101,14 +106,12 @@ def test_every_answer_is_one_that_the_document_knows(document: Any) -> None:
             warnings.simplefilter("ignore")
             holds()
     assert {200, 201, 400, 404} <= statuses
-    assert 401 not in {status for status in statuses if status == 500}
 
 
-def either(operation: Any) -> st.SearchStrategy[Any]:
+def either(operation: APIOperation[Any, Any, Any, Any]) -> st.SearchStrategy[Case[Any]]:
     """Requests that the document allows, and, where it can refuse any, ones that it does not."""
-    allowed = operation.as_strategy()
+    allowed: st.SearchStrategy[Case[Any]] = operation.as_strategy()
     try:
-        refused = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
-        return st.one_of(allowed, refused)
+        return allowed | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
     except (TypeError, ValueError):
         return allowed

@@ -652,23 +652,15 @@ def test_a_caller_that_draws_it_out_loses_its_connection(
         assert ask(patient, "GET", "/healthz")[0] == 200
 
 
-def refuses_in_time(connection: ssl.SSLSocket, data: bytes, *, seconds: float) -> bool:
-    """Whether a connection that is written to and never read ends within a time."""
-    began = time.monotonic()
+def was_cut_off(connection: ssl.SSLSocket, data: bytes) -> bool:
+    """Whether a connection that is written to and never read is ended by the other side."""
     try:
-        while time.monotonic() - began < seconds:
+        while True:
             connection.sendall(data)
     except TimeoutError:
-        # Nothing is taken any more; whether the other side gave up is seen by reading on.
-        try:
-            while connection.recv(65536):
-                pass
-        except OSError:
-            return True
-        return True
+        return False
     except OSError:
         return True
-    return False
 
 
 def test_a_caller_that_does_not_read_its_answers_loses_its_connection(
@@ -677,7 +669,7 @@ def test_a_caller_that_does_not_read_its_answers_loses_its_connection(
     """Answers that nobody takes are not kept for ever."""
     monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.5)
     with BackendServer() as patient, closing(connected(patient)) as slow:
-        slow.settimeout(2)
+        slow.settimeout(20)
         request = b"GET /schema/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
-        assert refuses_in_time(slow, request * 100, seconds=30)
+        assert was_cut_off(slow, request * 100)
         assert ask(patient, "GET", "/healthz")[0] == 200

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hwtrust_backend.admin.principals import Role
+from hwtrust_backend.app.background import TASKS, run_once
 from hwtrust_backend.audit import Event
 from hwtrust_backend.config.clock import MINUTE
+from hwtrust_backend.monitor.activity import attestations_by_minute
 from hwtrust_backend.pages.assets import asset_path, assets
 from hwtrust_backend.pages.protection import FOREVER, HEADERS, form_token
+from hwtrust_backend.testing import BackendServer
 from simulators.fleet import Fleet, every_page, fleet_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 OWN = {"sec-fetch-site": "same-origin"}
 """What a browser says of a form on our own page."""
@@ -168,3 +173,31 @@ def test_signing_out_everywhere_ends_every_session(fleet: Fleet) -> None:
     assert fleet.ask("POST", "/ui/logout", cookie=mine, headers=OWN, form=form)[0] == 303
     answers = [fleet.ask("GET", "/ui/", cookie=one)[0] for one in (mine, other, his)]
     assert answers == [303, 303, 200]
+
+
+def test_what_is_attested_is_counted_for_the_overview(fleet: Fleet) -> None:
+    """The server counts in memory, and its background task writes the minutes down."""
+    server = fleet.server
+    server.clock.advance(MINUTE)
+    began = server.clock()
+    fleet.attest("press 1")
+    fleet.attest("press 2")
+    run_once(server.backend, tuple(task for task in TASKS if task.name == "activity"))
+    with server.session() as session:
+        found = attestations_by_minute(session, since=began, until=server.clock())
+    assert sum(found.values()) == 2
+
+
+def test_a_backend_that_is_read_only_shows_and_writes_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    """Who is signed in goes on looking; nobody new is signed in, and no use is noted."""
+    with BackendServer(tmp_path / "data", read_only=True) as server:
+        frozen = Fleet(server, fleet.provider)
+        frozen.tokens["viewer"] = frozen.token("viewer", Role.VIEWER)
+        cookie = frozen.cookie("viewer")
+        server.clock.advance(2 * MINUTE)
+        before = frozen.seen_at(cookie), frozen.newest_record()
+        assert frozen.ask("GET", "/ui/", cookie=cookie)[0] == 200
+        assert frozen.ask("GET", "/ui/login/return?code=x&state=y")[0] == 503
+        form = {"token": frozen.tokens["viewer"]}
+        assert frozen.ask("POST", "/ui/login", headers=OWN, form=form)[0] == 503
+        assert (frozen.seen_at(cookie), frozen.newest_record()) == before

@@ -15,7 +15,7 @@ from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.enrolment import lock_device
 from hwtrust_backend.publishing import roots_of
 from hwtrust_backend.publishing.events import AT_ONCE, INTERVAL_MS
-from hwtrust_backend.testing import BackendServer, policy_document
+from hwtrust_backend.testing import DAY, BackendServer, policy_document
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi, RefusedByHttpError
 
@@ -168,6 +168,25 @@ def test_only_a_device_with_its_certificate_may_report_and_wait(
     status, _, answer = HttpApi(server).request(method, path, body)
     assert status == 401
     assert msgspec.json.decode(answer, type=Problem).code == "identity:missing"
+
+
+def test_a_replica_whose_clock_is_off_refuses_over_http_too(
+    server: BackendServer, device: BackendDevice, api: HttpApi
+) -> None:
+    """Attestations and events are for another replica, and use nothing up."""
+    watch = server.backend.clock_watch
+    watch.skew_ms = 200 * 365 * DAY
+    try:
+        for refused in (
+            lambda: device.attest(api),
+            lambda: api.post("/v1/events", EventReport(kind="transaction"), EventReply),
+        ):
+            with pytest.raises(RefusedByHttpError) as caught:
+                refused()
+            assert (caught.value.status, caught.value.code) == (503, "backend:clock")
+    finally:
+        watch.skew_ms = 0
+    assert device.attest(api).root is None
 
 
 # --- waiting ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -339,7 +340,7 @@ def test_the_setting_read_only_needs_no_database(tmp_path: Path, backend: Backen
     """And what the database said last counts while it does not answer."""
     settings = msgspec.structs.replace(backend.settings, read_only=True)
     assert ReadOnly(dataclasses.replace(backend, settings=settings)).is_on()
-    times = iter([0.0, 0.0, 100.0, 100.0, 100.0, 100.0])
+    times = itertools.count(0.0, 100.0)
     reading = ReadOnly(backend, clock=lambda: next(times))
     with backend.database.transaction() as session:
         switch_read_only(session, to=True, reason="", by=local_administrator(), now=1)

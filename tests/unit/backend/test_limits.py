@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -197,6 +198,22 @@ def test_a_device_has_a_rate_of_its_own_that_a_new_certificate_does_not_reset(
     assert admitted(limits, scope_of("/v1/attest", certificate=second)) == [False]
     assert admitted(limits, scope_of("/v1/attest", certificate=other)) == [True]
     assert admitted(limits, scope_of("/v1/challenges")) == [True]
+
+
+def test_a_device_behind_a_proxy_has_its_rate_by_the_header(clock: Seconds) -> None:
+    """The proxy's Client-Cert names it, also with a new certificate; from others it is nothing."""
+    limits = RateLimits(settings_of(trusted_proxies=("10.0.0.1",)), clock=clock)
+    key = ec.generate_private_key(ec.SECP256R1())
+    headers = [
+        {"client-cert": f":{base64.b64encode(device_certificate(key, bytes(34))).decode()}:"}
+        for _ in range(5)
+    ]
+    scopes = [scope_of("/v1/attest", peer="10.0.0.1", headers=header) for header in headers]
+    assert admitted(limits, *scopes) == [True] * 4 + [False]
+    nonsense = scope_of("/v1/attest", peer="10.0.0.1", headers={"client-cert": ":n\xe4:"})
+    assert admitted(limits, nonsense) == [True]
+    direct = [scope_of("/v1/attest", headers=header) for header in headers]
+    assert admitted(limits, *direct) == [True] * 3 + [False] * 2
 
 
 def test_a_certificate_that_is_none_is_counted_as_it_is() -> None:

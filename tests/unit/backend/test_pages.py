@@ -16,13 +16,21 @@ from hwtrust.verify.policy import POLICY_FINDINGS, PcrRules
 from hwtrust.wire.cel import RELOAD, Event, EventKind
 from hwtrust_backend import pages
 from hwtrust_backend.config.clock import MINUTE
+from hwtrust_backend.monitor.fleet import Counts, Distributions, Fleet
 from hwtrust_backend.pages import rendering
 from hwtrust_backend.pages.assets import asset_path, assets, find_asset
 from hwtrust_backend.pages.attempts import Attempts
 from hwtrust_backend.pages.changes import difference, numbered
 from hwtrust_backend.pages.explanations import EXPLANATIONS, explain
 from hwtrust_backend.pages.measured import MOST_EVENTS, Measured, measured
-from hwtrust_backend.pages.plots import plot, round_up
+from hwtrust_backend.pages.overview import (
+    activity_plot,
+    age_plot,
+    day_plot,
+    epoch_plot,
+    week_plot,
+)
+from hwtrust_backend.pages.plots import Plot, plot, round_up
 from hwtrust_backend.pages.protection import (
     CONTENT_SECURITY_POLICY,
     check_form,
@@ -33,8 +41,11 @@ from hwtrust_backend.pages.protection import (
 from simulators.attester import Attester, make_release
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hwtrust.wire.messages import Release
 
+NOW = 1_900_000_000_000
 URL = "https://backend.example:8443"
 TEMPLATES = Path(pages.__file__).parent / "templates"
 ANYTHING = PcrRules(required=frozenset(), values={}, unsafe_any=frozenset(range(24)))
@@ -285,6 +296,53 @@ def test_very_many_bars_are_one_outline() -> None:
     assert made.outline.endswith("H1000.00V100Z")
 
 
+def fleet_of(**slow: dict[int, int]) -> Fleet:
+    """A fleet in numbers, of which only the given ones matter."""
+    numbers = {"epochs": {}, "root_ages": {}, "rotations": {}} | slow
+    return Fleet(
+        at=NOW,
+        counts=Counts(standing={}, mode={}, silent=0, retired=0),
+        failed=(),
+        silent=(),
+        activity={NOW // MINUTE - 2: 30, NOW // MINUTE - 61: 7},
+        slow=Distributions(at=NOW, **numbers),
+    )
+
+
+def test_attestations_are_shown_minute_by_minute() -> None:
+    """Four hours, which end where all is written down; the table adds up quarters of an hour."""
+    made = activity_plot(fleet_of())
+    assert len(made.bars) == 240
+    assert (made.bars[-1].value, made.bars[-60].value) == (30, 7)
+    assert sum(count for _, count in made.rows) == 37
+    assert "3 a minute in the last ten minutes, 30 at most" in made.summary
+
+
+def test_rotations_are_shown_by_hour_and_by_day() -> None:
+    """What is due in 25 hours is in the week, on its second day, and not in the day."""
+    fleet = fleet_of(rotations={0: 5, 23: 2, 24: 1, 167: 3})
+    assert [bar.value for bar in day_plot(fleet).bars] == [5, *[0] * 22, 2]
+    assert [bar.value for bar in week_plot(fleet).bars] == [7, 1, 0, 0, 0, 0, 3]
+
+
+@pytest.mark.parametrize("spread", [1, 19, 21, 400, 10**6])
+def test_every_epoch_and_age_is_in_a_bar(spread: int) -> None:
+    """However wide numbers spread, at most twenty bars hold all of them."""
+    counts = {3: 10, 3 + spread // 2: 20, 2 + spread: 30}
+    for made in (epoch_plot(fleet_of(epochs=counts)), age_plot(fleet_of(root_ages=counts))):
+        assert sum(bar.value for bar in made.bars) == sum(counts.values())
+        assert len(made.bars) <= 20
+        assert len(made.across) <= 7
+
+
+@pytest.mark.parametrize("draw", [day_plot, week_plot, age_plot, epoch_plot])
+def test_an_empty_fleet_has_pictures_too(draw: Callable[[Fleet], Plot]) -> None:
+    """Nothing is enrolled, and nothing fails by that."""
+    made = draw(fleet_of())
+    assert {bar.value for bar in made.bars} == {0}
+    assert made.up == ("2", "1", "0")
+
+
 def test_a_difference_shows_both_documents_with_their_numbers() -> None:
     """What was removed, what was added and what stayed, each with its line's number."""
     lines = difference("a\nb\nc\n", "a\nB\nB2\nc\n")
@@ -355,6 +413,16 @@ def test_a_changed_a_foreign_and_a_missing_layer_are_told_apart() -> None:
         ("frontend", "missing"),
         ("kernel", "extra"),
     ]
+
+
+def test_a_layer_that_was_found_changed_later_does_not_match() -> None:
+    """What a watch found counts, though what was loaded before was good."""
+    device = Attester()
+    device.load(RELEASE)
+    device.append(Event(EventKind.VIOLATION, "kernel", "1.0", loaded(RELEASE)[1].digest))
+    assert dict(states(device, RELEASE))["kernel"] == "changed"
+    device.load(RELEASE)
+    assert dict(states(device, RELEASE))["kernel"] == "match"
 
 
 def test_layers_of_an_unknown_release_are_all_surplus() -> None:

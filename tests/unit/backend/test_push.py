@@ -69,6 +69,16 @@ def reasons(backend: Backend, name: str) -> dict[str, str]:
         return pending(session, [name])
 
 
+def waits_for_a_lock(backend: Backend) -> bool:
+    """Whether a transaction of PostgreSQL waits for another."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with backend.database.reading() as session:
+        return bool(session.execute(waiting).scalar_one())
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let others run until something is so."""
     while not condition():  # noqa: ASYNC110 - nothing tells of it
@@ -121,9 +131,12 @@ def test_an_attestation_under_way_does_not_answer_a_wake_that_it_knew_nothing_of
     """It may have been decided before: the wake stays pending for the next one."""
     with backend.database.transaction() as session:
         row = lock_device(session, name)
+        row.nonce_issued += 1
+        session.flush()
         woken = threading.Thread(target=wake_now, args=(backend, name))
         woken.start()
-        row.nonce_issued += 1
+        while backend.database.is_postgresql and woken.is_alive() and not waits_for_a_lock(backend):
+            continue
     woken.join()
     assert reasons(backend, name) == {name: "rotation"}
 
@@ -149,12 +162,24 @@ def test_a_waiting_device_is_told_on_every_replica(
 
 
 def test_a_device_that_begins_to_wait_is_told_of_what_was_before(
-    backend: Backend, name: str, replicas: tuple[Waiters, Waiters]
+    backend: Backend, device: BackendDevice, name: str, replicas: tuple[Waiters, Waiters]
 ) -> None:
-    """A wake between two waits is not lost."""
-    wake_now(backend, name)
+    """A wake between two waits, that nobody was there to hear, is not lost."""
+    (other,) = add_rows(
+        backend.database,
+        template=name,
+        count=1,
+        due_at=lambda _: None,
+        missed_at=lambda _: None,
+    )
 
     async def work() -> None:
+        hears = asyncio.create_task(replicas[0].wait(other, seconds=LONG))
+        await until(lambda: len(replicas[0]) == 1)
+        await asyncio.to_thread(wake_now, backend, name)
+        await asyncio.to_thread(wake_now, backend, other)
+        # Both were heard once the later one is told.
+        assert await hears == "rotation"
         assert await replicas[0].wait(name, seconds=LONG) == "rotation"
 
     run(work())

@@ -34,6 +34,7 @@ from hwtrust_backend.app.routes.page_request import (
     acted,
     begun_here,
     page,
+    read_only_of,
     redirect,
     site_of,
 )
@@ -109,6 +110,8 @@ def from_provider(request: HttpRequest) -> Response[str]:
     def known(now: int) -> Principal:
         return site.oidc.finish(cookie or None, answer, now=now)
 
+    # A return is a GET, and opens a session all the same.
+    read_only_of(request).require_off()
     try:
         # The provider is asked before the transaction begins, not while it is open.
         principal = _checked(request, backend, known)

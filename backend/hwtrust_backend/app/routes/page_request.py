@@ -29,6 +29,7 @@ from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.problems import problem_of, status_of
 from hwtrust_backend.app.routes.request import HttpRequest, backend_of
+from hwtrust_backend.app.serving import SERVING, ReadOnly, Serving
 from hwtrust_backend.pages import sessions
 from hwtrust_backend.pages.protection import HEADERS, check_form, check_origin, local_path
 from hwtrust_backend.pages.rendering import render
@@ -73,6 +74,14 @@ def site_of(request: Request[Any, Any, Any]) -> Site:
     return site
 
 
+def read_only_of(request: Request[Any, Any, Any]) -> ReadOnly:
+    """Whether anything may be changed now."""
+    serving = request.app.state[SERVING]
+    if not isinstance(serving, Serving):
+        raise TypeError("the application was not made by create_app")
+    return serving.read_only
+
+
 def shown(
     request: HttpRequest,
     template: str,
@@ -93,7 +102,8 @@ def shown(
         signed = sessions.signed_in(session, cookie, now=now)
         visit = Visit(backend, site_of(request), signed, now)
         body = render(template, **frame(visit, section), **work(session, visit))
-    if cookie is not None and signed.stale and QUIET not in request.headers:
+    noted = signed.stale and QUIET not in request.headers
+    if cookie is not None and noted and not read_only_of(request).is_on():
         with backend.database.transaction() as session:
             sessions.touch(session, cookie, now=now)
     return page(body)
