@@ -153,11 +153,22 @@ def authenticated(unverified: Unverified[Info], *, nonce: Nonce, signer: Signer)
     # (3): signature.
     unverified.check.require_passed()
     # (4): signer.
-    if signer is not _ANY_SIGNER:
-        _require_signer(attest, signer)
+    if signer is not _ANY_SIGNER and not (
+        signer and compare_digest(attest.qualified_signer, signer)
+    ):
+        raise SignerError(
+            "the attestation was signed by another key than the attestation key that is expected",
+            expected=signer.hex(),
+            found=attest.qualified_signer.hex(),
+        )
     # (5): nonce.
     if nonce is not _NO_NONCE:
-        _require_nonce(attest, nonce)
+        if not nonce:
+            raise EmptyNonceError("the nonce is empty: whatever answers it may be of any age")
+        if not compare_digest(attest.extra_data, nonce):
+            raise StaleQuoteError(
+                "the attestation answers another nonce than the one that was sent"
+            )
     return attest
 
 
@@ -186,19 +197,3 @@ def qualified_name_under(name: bytes, *, parent: bytes) -> bytes:
     reader.take(len(digest))
     reader.end()
     return codec.u16(alg) + digest
-
-
-def _require_signer(attest: Attest, signer: bytes) -> None:
-    if not signer or not compare_digest(attest.qualified_signer, signer):
-        raise SignerError(
-            "the attestation was signed by another key than the attestation key that is expected",
-            expected=signer.hex(),
-            found=attest.qualified_signer.hex(),
-        )
-
-
-def _require_nonce(attest: Attest, nonce: bytes) -> None:
-    if not nonce:
-        raise EmptyNonceError("the nonce is empty: whatever answers it may be of any age")
-    if not compare_digest(attest.extra_data, nonce):
-        raise StaleQuoteError("the attestation answers another nonce than the one that was sent")

@@ -63,7 +63,6 @@ UNDENIABLE: Final = ("admin:", "epoch:", "policy:")
 TPM: Final = "tpm"
 
 # The look-up of an enum's member through its class costs a Python call.
-_LAYER: Final = EventKind.LAYER
 _RELOAD: Final = EventKind.RELOAD
 
 
@@ -237,25 +236,29 @@ def _of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:
     if count > rules.log.max_records:
         message = f"the event log has {count} records, accepted are {rules.log.max_records}"
         found.append(_finding("log:length", message))
-    if not rules.log.outdated_loads:
-        outdated = sum(not _accepted(load, rules.references) for load in _earlier(log))
+    if not rules.log.outdated_loads and _was_reloaded(log):
+        outdated = sum(not _accepted(load, rules.references) for load in _earlier(log.events))
         if outdated:
             message = f"{outdated} earlier loads of this boot are of no accepted release"
             found.append(_finding("log:outdated", message))
 
 
-def _earlier(log: EventLog) -> list[tuple[Event, ...]]:
+def _was_reloaded(log: EventLog) -> bool:
+    for record in log.records:  # noqa: SIM110  a generator costs more than the answer
+        if record.event.kind is _RELOAD:
+            return True
+    return False
+
+
+def _earlier(events: tuple[Event, ...]) -> Iterator[tuple[Event, ...]]:
     """The layers of each load of this boot but the last."""
-    loads: list[tuple[Event, ...]] = []
     load: list[Event] = []
-    for record in log.records:
-        event = record.event
-        if event.kind is _LAYER:
-            load.append(event)
-        elif event.kind is _RELOAD:
-            loads.append(tuple(load))
+    for event in events:
+        if event.kind is EventKind.RELOAD:
+            yield tuple(load)
             load = []
-    return loads
+        elif event.kind is EventKind.LAYER:
+            load.append(event)
 
 
 def _accepted(load: tuple[Event, ...], references: References) -> bool:

@@ -52,7 +52,7 @@ from hwtrust.verify.attestation import (
 )
 from hwtrust.verify.kept import Kept
 from hwtrust.verify.signature import run
-from hwtrust.wire.algorithms import Alg, alg_name, digest_size, new_hash
+from hwtrust.wire.algorithms import MAX_DIGEST_SIZE, Alg, alg_name, digest_size, new_hash
 from hwtrust.wire.structures import PcrSelection, Public, PublicKey, QuoteInfo, Signature
 
 __all__ = [
@@ -76,6 +76,17 @@ Selection = PcrSelection | Literal[Unsafe.ANY_SELECTION]
 
 FIRMWARE_PCRS: Final = range(8)
 _MAX_LOCALITY: Final = 4
+
+_DIGEST_SIZES: Final = range(1, MAX_DIGEST_SIZE + 1)
+_RESET_VALUES: Final = frozenset(
+    bytes([fill]) * size for fill in (0, 0xFF) for size in _DIGEST_SIZES
+)
+_STARTED: Final = frozenset(
+    locality.to_bytes(size, "big")
+    for locality in range(_MAX_LOCALITY + 1)
+    for size in _DIGEST_SIZES
+)
+"""PCR 0 starts with the number of the locality that TPM2_Startup came from."""
 
 KEPT: Final = 4096
 """How many sets of PCR values are kept, some 3 KiB each."""
@@ -292,7 +303,4 @@ def _digest(chosen: PcrValues, hash_: Alg) -> bytes:
 
 
 def _is_reset_value(number: int, value: bytes) -> bool:
-    if value.count(0) == len(value) or value.count(0xFF) == len(value):
-        return True
-    # PCR 0 starts with the number of the locality that TPM2_Startup came from.
-    return number == 0 and not any(value[:-1]) and value[-1] <= _MAX_LOCALITY
+    return value in _RESET_VALUES or (number == 0 and value in _STARTED)

@@ -25,7 +25,7 @@ of it a good deal faster.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -61,15 +61,13 @@ _ECDSA: Final = Alg.ECDSA
 _RSASSA: Final = Alg.RSASSA
 
 _ORDERS: Final = {
-    "secp256r1": bytes.fromhex("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551"),
-    "secp384r1": bytes.fromhex(
+    256: bytes.fromhex("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551"),
+    384: bytes.fromhex(
         "FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF"
         "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973"
     ),
 }
-
-_SEQUENCE: Final = 0x30
-_INTEGER: Final = 0x02
+"""Of the curves that strong keys are on, by the key's bits."""
 
 
 class SignatureCheck(msgspec.Struct, eq=False):
@@ -148,18 +146,21 @@ def prepare(
         public_key = key
         is_ecc = isinstance(key, ec.EllipticCurvePublicKey)
     # (3): SHA-1.
-    hash_ = _hash(hash_alg, unsafe_allow_sha1=unsafe_allow_sha1)
+    hash_ = _HASHES.get(hash_alg)
+    if hash_ is None:
+        raise SignatureAlgorithmError(f"signatures over {hash_alg.name} are not accepted")
+    if hash_alg is _SHA1 and not unsafe_allow_sha1:
+        raise SignatureAlgorithmError("signatures over SHA-1 prove nothing and are not accepted")
     if is_ecc is not (alg is _ECDSA):
         kind = "an ECC" if is_ecc else "an RSA"
         raise SignatureAlgorithmError(f"the key is {kind} key, the signature {alg.name}")
     if is_ecc:
-        ecc_key = cast("ec.EllipticCurvePublicKey", public_key)
-        der = _in_range(first, second, _ORDERS[ecc_key.curve.name])
-        return SignatureCheck(alg, hash_alg, ecc_key.verify, (der, message, _ECDSA_OVER[hash_alg]))
-    rsa_key = cast("rsa.RSAPublicKey", public_key)
+        value = _ecdsa_value(first, second, _ORDERS[public_key.key_size])
+        arguments = value, message, _ECDSA_OVER[hash_alg]
+        return SignatureCheck(alg, hash_alg, public_key.verify, arguments)
     if alg is _RSASSA:
-        return SignatureCheck(alg, hash_alg, rsa_key.verify, (first, message, _PKCS1, hash_))
-    return SignatureCheck(alg, hash_alg, _verify_pss, (rsa_key, first, message, hash_))
+        return SignatureCheck(alg, hash_alg, public_key.verify, (first, message, _PKCS1, hash_))
+    return SignatureCheck(alg, hash_alg, _verify_pss, (public_key, first, message, hash_))
 
 
 def run(checks: Iterable[SignatureCheck]) -> None:
@@ -190,38 +191,26 @@ def _require_scheme(key: Public, alg: Alg, hash_: Alg) -> None:
         )
 
 
-def _hash(alg: Alg, *, unsafe_allow_sha1: bool) -> hashes.HashAlgorithm:
-    hash_ = _HASHES.get(alg)
-    if hash_ is None:
-        raise SignatureAlgorithmError(f"signatures over {alg.name} are not accepted")
-    if alg is _SHA1 and not unsafe_allow_sha1:
-        raise SignatureAlgorithmError("signatures over SHA-1 prove nothing and are not accepted")
-    return hash_
+def _ecdsa_value(r: bytes, s: bytes, order: bytes) -> bytes:
+    """The ECDSA-Sig-Value, DER, of two numbers of a curve of this order.
 
-
-def _in_range(r: bytes, s: bytes, order: bytes) -> bytes:
-    """The ECDSA-Sig-Value of two numbers, DER, each above zero and below `order`.
-
-    From the bytes as they are: it costs a third of going by way of numbers.
+    From the bytes as they are: by way of numbers it costs three times as much.
     """
-    r, s = r.lstrip(b"\0"), s.lstrip(b"\0")
-    size = len(order)
-    # (4): range. Bytes of equal length compare as their numbers do.
-    if not (
-        r
-        and s
-        and (len(r) < size or (len(r) == size and r < order))
-        and (len(s) < size or (len(s) == size and s < order))
-    ):
-        raise SignatureError("the signature's numbers are out of the curve's range")
-    # A number whose first bit is set would be negative in DER. All lengths are below 128.
-    if r[0] & 0x80:
-        r = b"\0" + r
-    if s[0] & 0x80:
-        s = b"\0" + s
+    r, s = _in_range(r, order), _in_range(s, order)
     r_size, s_size = len(r), len(s)
-    head = bytes((_SEQUENCE, r_size + s_size + 4, _INTEGER, r_size))
-    return b"".join((head, r, bytes((_INTEGER, s_size)), s))
+    # SEQUENCE of two INTEGERs; all lengths are below 128.
+    return b"\x30%c\x02%c%b\x02%c%b" % (r_size + s_size + 4, r_size, r, s_size, s)
+
+
+def _in_range(number: bytes, order: bytes) -> bytes:
+    """The contents of a DER INTEGER."""
+    number = number.lstrip(b"\0")
+    size, most = len(number), len(order)
+    # (4): range. Bytes of equal length compare as their numbers do.
+    if size == 0 or size > most or (size == most and number >= order):
+        raise SignatureError("the signature's numbers are out of the curve's range")
+    # One whose first bit is set would be negative.
+    return number if number[0] < 0x80 else b"\0" + number  # noqa: PLR2004
 
 
 def _verify_pss(

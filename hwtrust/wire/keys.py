@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntFlag
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -170,9 +170,11 @@ class Public:
                 other than P-256 and P-384, a point that is not on it, RSA below
                 2048 bits, an exponent that is even or below 65537.
         """
-        if self._key is None:
-            object.__setattr__(self, "_key", _parsed(self))
-        return cast("PublicKey", self._key)
+        key = self._key
+        if key is None:
+            key = _parsed(self)
+            object.__setattr__(self, "_key", key)
+        return key
 
 
 _CLASSES: Final[dict[Alg, type[Params]]] = {

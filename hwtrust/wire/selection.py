@@ -142,6 +142,7 @@ def _decoded(raw: bytes) -> PcrSelection:
 
 
 def _parse(text: str) -> PcrSelection:
+    """As if it had been read: what is asked for and what was quoted are one object then."""
     banks: list[Bank] = []
     for part in text.split("+"):
         name, colon, numbers = part.partition(":")
@@ -150,7 +151,8 @@ def _parse(text: str) -> PcrSelection:
                 f"{text!r} is no PCR selection; write it like sha256:0,1,7+sha1:all"
             )
         banks.append((alg_from_name(name.strip()), _parse_numbers(numbers.strip())))
-    return PcrSelection(tuple(banks))
+    selection = PcrSelection(tuple(banks))
+    return _decoded(selection.encode())
 
 
 _parsed = lru_cache(maxsize=KEPT)(_parse)

@@ -154,7 +154,8 @@ def signature_fields(raw: bytes) -> tuple[Alg, Alg, bytes, bytes]:
     raw = bytes(raw)
     try:
         number, hash_number, size = _HEAD.unpack_from(raw)
-        alg, hash_ = _require_alg(number), to_hash_alg(hash_number)
+        alg = _TAKEN.get(number) or _refused(number)
+        hash_ = to_hash_alg(hash_number)
         end = _HEAD.size + size
         if alg is not _ECDSA:
             _require_form(raw, end, size, _MAX_RSA)
@@ -162,7 +163,8 @@ def signature_fields(raw: bytes) -> tuple[Alg, Alg, bytes, bytes]:
         (second_size,) = _U16.unpack_from(raw, end)
     except struct.error:
         _cut_short(raw)
-    _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
+    larger = size if size > second_size else second_size  # noqa: FURB136  max() costs a call
+    _require_form(raw, end + 2 + second_size, larger, _MAX_ECC)
     return alg, hash_, raw[_HEAD.size : end], raw[end + 2 :]
 
 
@@ -170,18 +172,17 @@ def _bytes_in(number: int) -> int:
     return (number.bit_length() + 7) // 8
 
 
-def _require_alg(number: int) -> Alg:
-    alg = _TAKEN.get(number)
-    if alg is None:
-        name = to_alg(number).name
-        raise UnsupportedError(f"{name} is no signature that hwtrust takes", alg=number)
-    return alg
+def _refused(number: int) -> NoReturn:
+    name = to_alg(number).name
+    raise UnsupportedError(f"{name} is no signature that hwtrust takes", alg=number)
 
 
 def _cut_short(raw: bytes) -> NoReturn:
     """Say what is wrong with a signature that ends too early: its algorithms come first."""
     reader = Reader(raw, "TPMT_SIGNATURE")
-    _require_alg(reader.u16())
+    number = reader.u16()
+    if number not in _TAKEN:
+        _refused(number)
     to_hash_alg(reader.u16())
     raise MalformedError("TPMT_SIGNATURE is cut short", size=len(raw))
 

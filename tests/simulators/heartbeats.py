@@ -9,7 +9,8 @@ every heartbeat.
 
 Rules:
 1. A heartbeat is due at its time, whatever became of the last one; how long it took is
-   counted from then on.
+   counted from then on. No more than `AT_A_TIME` are under way in one process: what is
+   more than the backend carries comes late, and is left out in the end.
 2. Every answer is checked as a device would: whose signature, for which challenge.
 3. A root that is offered is taken: the next heartbeat shows the epoch counter at it.
    Some answers that bring one are forgotten, as if the power had failed; the next
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 32
 """Devices that enrol in one transaction."""
+AT_A_TIME: Final = 200
+"""Heartbeats of one process that are under way at the same moment."""
 FORGET: Final = 1 / 8
 """Part of the answers with a root that is forgotten (rule 3)."""
 TWICE: Final = 1 / 50
@@ -325,6 +328,7 @@ class Load:
         key = load_pem_public_key(share.trust.metadata_key.encode())
         assert isinstance(key, ec.EllipticCurvePublicKey)
         self._metadata_key = key
+        self._free = asyncio.Semaphore(AT_A_TIME)
         self._end = 0.0
 
     async def run(self, at: float) -> None:
@@ -342,14 +346,19 @@ class Load:
         loop = asyncio.get_running_loop()
         while due < self._end:
             await asyncio.sleep(due - loop.time())
-            if loop.time() >= self._end:
-                self._count["skipped"] += 1
-            else:
-                try:
-                    await self._heartbeat(member, due)
-                except (OSError, EOFError, ValueError, HwTrustError, msgspec.MsgspecError) as error:
-                    self._failed(member, f"{type(error).__name__}: {error}")
+            async with self._free:
+                if loop.time() < self._end:
+                    await self._attempt(member, due)
+                else:
+                    self._count["skipped"] += 1
             due += self._share.heartbeat_s
+
+    async def _attempt(self, member: Member, due: float) -> None:
+        try:
+            await self._heartbeat(member, due)
+        except (OSError, EOFError, ValueError, HwTrustError, msgspec.MsgspecError) as error:
+            self._account.errors[f"{type(error).__name__}: {error}"[:200]] += 1
+            member.device.next_nonce = b""
 
     async def _heartbeat(self, member: Member, due: float) -> None:
         """Attest once.
@@ -426,10 +435,6 @@ class Load:
             self._count["copies"] += 1
         else:
             self._account.errors[code] += 1
-
-    def _failed(self, member: Member, why: str) -> None:
-        self._account.errors[why[:200]] += 1
-        member.device.next_nonce = b""
 
     def _heard(self, member: Member, nonce: bytes, reply: AttestReply) -> None:
         """Take an answer, as a device would.

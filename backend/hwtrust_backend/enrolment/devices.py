@@ -105,9 +105,7 @@ def retired() -> DeviceRetiredError:
     return DeviceRetiredError("this device was retired: it is out of service for good")
 
 
-def find_device(
-    session: Session, prefix: str, *, groups: frozenset[str] | None = None
-) -> Device:
+def find_device(session: Session, prefix: str, *, groups: frozenset[str] | None = None) -> Device:
     """The one device, of some groups, whose name (hexadecimal) begins with `prefix`.
 
     Raises:

@@ -225,7 +225,9 @@ class Enrolments:
         verdict = self._appraised(held_to.rules, found, now)
         if row.token is not None:
             use_token(session, row.token, device=row.device, now=now)
-        reply = self._enrolled(session, row, request, found, held_to, verdict, now=now)
+        reply = self._enrolled(
+            session, row, request, found, held_to=held_to, verdict=verdict, now=now
+        )
         row.finish_digest, row.reply = asked, msgspec.json.encode(reply)
         return reply
 
@@ -249,9 +251,9 @@ class Enrolments:
         row: Enrolment,
         request: EnrolFinish,
         found: EnrolledDevice,
+        *,
         held_to: GroupRules,
         verdict: Verdict,
-        *,
         now: int,
     ) -> Enrolled:
         device = self._stored(session, row, found, held_to.policy, verdict, now=now)
@@ -320,7 +322,7 @@ class Enrolments:
         device.release = found.claims.binding.release
         device.group = row.group
         device.retired_at = device.readmitted_at = None
-        device.mode = Mode.NORMAL
+        device.mode = Mode.NORMAL if device.locked_at is None else Mode.LOCKED
         device.rotation_asked_at = device.rotate_at = device.silent_since = None
         device.rotation_reason = ""
         device.watchdog_at = now + policy.watchdog_ms

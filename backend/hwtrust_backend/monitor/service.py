@@ -157,6 +157,13 @@ def _next_step(
     if overdue:
         silent = spell_span(now - device.attested_at)
         return f"silent for {silent}: check that it runs and reaches the backend"
+    return _of_good(device, findings, offered, now=now)
+
+
+def _of_good(
+    device: Device, findings: tuple[Finding, ...], offered: StoredRoot | None, *, now: int
+) -> str:
+    """The next step for a device that is heard of, and that nothing speaks against."""
     if offered is not None:
         waited = spell_span(now - offered.made_at)
         return f"nothing: root {offered.epoch} was offered {waited} ago, the device will take it"

@@ -68,7 +68,9 @@ def hold_to(backend: Backend) -> Callable[..., None]:
         with backend.database.transaction() as session:
             document = policy_document(**changes)
             stored = add_policy(session, "default", document, by="test", now=backend.clock())
-            activate_policy(session, "default", stored.version, signers={}, by="test", now=backend.clock())
+            activate_policy(
+                session, "default", stored.version, signers={}, by="test", now=backend.clock()
+            )
 
     return hold
 

@@ -131,7 +131,7 @@ BAD: dict[str, Callable[[Path], Path]] = {
     "a link": lambda path: archive(path, linked("keys.vault")),
     "another file": lambda path: archive(path, tarfile.TarInfo("notes.txt")),
     "only a part": lambda path: archive(path, tarfile.TarInfo("trust.json")),
-    "no archive": lambda path: junk(path),
+    "no archive": junk,
     "nothing": lambda path: path,
 }
 

@@ -298,7 +298,7 @@ def test_very_many_bars_are_one_outline() -> None:
 
 def fleet_of(**slow: dict[int, int]) -> Fleet:
     """A fleet in numbers, of which only the given ones matter."""
-    numbers = {"epochs": {}, "root_ages": {}, "rotations": {}} | slow
+    numbers: dict[str, dict[int, int]] = {"epochs": {}, "root_ages": {}, "rotations": {}, **slow}
     return Fleet(
         at=NOW,
         counts=Counts(standing={}, mode={}, silent=0, retired=0),
