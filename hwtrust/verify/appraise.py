@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import msgspec
 
 from hwtrust.errors import UntrustedError
-from hwtrust.verify.attestation import require_made_here
+from hwtrust.verify.attestation import made_elsewhere, take_away
 from hwtrust.verify.kept import Kept
 from hwtrust.wire.cel import CAP, RELOAD, Event, EventKind
 from hwtrust.wire.challenge import SKEW_MS
@@ -165,7 +165,7 @@ Note = Callable[[str, str], None]
 """What takes the code and the sentence of a finding."""
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What appraisal came to; only `appraise` makes them."""
 
     claims: Claims
@@ -173,7 +173,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     appraised: object
 
     def __post_init__(self) -> None:
-        require_made_here(self, "appraised", _APPRAISED)
+        if self.appraised is not _APPRAISED:
+            raise made_elsewhere(self)
+        take_away(self, "appraised", None)
 
     @property
     def standing(self) -> Standing:

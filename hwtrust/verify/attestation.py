@@ -73,13 +73,14 @@ _ANY_SIGNER: Final = Unsafe.ANY_SIGNER
 Nonce = bytes | Literal[Unsafe.NO_NONCE]
 Signer = bytes | Literal[Unsafe.ANY_SIGNER]
 
-_force: Final = msgspec.structs.force_setattr
-
 VERIFIED: Final = object()
 """What `Claims` are made with; only the modules of this package use it."""
 
+take_away: Final = msgspec.structs.force_setattr
+"""For the token, once it was seen: a copy with other contents cannot pass for what was verified."""
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True):
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an authentic attestation says; only `hwtrust.verify` makes them."""
 
     nonce: bytes
@@ -90,23 +91,17 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     verified: object
 
     def __post_init__(self) -> None:
-        require_made_here(self, "verified", VERIFIED)
+        if self.verified is not VERIFIED:
+            raise made_elsewhere(self)
+        take_away(self, "verified", None)
 
 
-def require_made_here(made: msgspec.Struct, field: str, by: object) -> None:
-    """Refuse to make what was not given the token `by` in `field`, and take it away again.
-
-    So that a copy with other contents cannot pass for what was verified.
-
-    Raises:
-        TypeError: the token is another.
-    """
-    if getattr(made, field) is not by:
-        raise TypeError(f"{type(made).__name__} are made by hwtrust.verify alone")
-    _force(made, field, None)
+def made_elsewhere(made: msgspec.Struct) -> TypeError:
+    """The error of whoever has not the token that `made` is made with."""
+    return TypeError(f"{type(made).__name__} are made by hwtrust.verify alone")
 
 
-class Unverified(msgspec.Struct, Generic[Info], frozen=True, eq=False):
+class Unverified(msgspec.Struct, Generic[Info], frozen=True, eq=False, gc=False):
     """An attestation as it was read; nothing of it is believed yet."""
 
     attest: Attest

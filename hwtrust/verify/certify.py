@@ -30,14 +30,14 @@ from hwtrust.verify.signature import run
 from hwtrust.wire.structures import CertifyInfo, NvCertifyInfo, Public, PublicKey, Signature
 
 
-class CertifyClaims(Claims, frozen=True, kw_only=True):
+class CertifyClaims(Claims, frozen=True, kw_only=True, gc=False):
     """An object is loaded in the signer's TPM; only `verify_certify` makes them."""
 
     name: bytes
     qualified_name: bytes
 
 
-class NvClaims(Claims, frozen=True, kw_only=True):
+class NvClaims(Claims, frozen=True, kw_only=True, gc=False):
     """An NV index of the signer's TPM holds this; only `verify_nv_certify` makes them."""
 
     index_name: bytes

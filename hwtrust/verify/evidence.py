@@ -60,9 +60,10 @@ from hwtrust.verify.attestation import (
     ENDORSEMENT,
     VERIFIED,
     Unverified,
+    made_elsewhere,
     qualified_name,
     read,
-    require_made_here,
+    take_away,
 )
 from hwtrust.verify.certify import NvClaims, nv_claims
 from hwtrust.verify.kept import Kept
@@ -129,7 +130,7 @@ class KnownDevice:
         return self._signer
 
 
-class Offered(msgspec.Struct, frozen=True, kw_only=True):
+class Offered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Evidence, and all that it is held against; `verify_evidence` says what each is."""
 
     evidence: Evidence
@@ -139,7 +140,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: bytes | None
 
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True):
+class Claims(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What authentic evidence says; only `hwtrust.verify` makes them."""
 
     device: KnownDevice
@@ -154,7 +155,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     verified: object
 
     def __post_init__(self) -> None:
-        require_made_here(self, "verified", VERIFIED)
+        if self.verified is not VERIFIED:
+            raise made_elsewhere(self)
+        take_away(self, "verified", None)
 
     @property
     def clock(self) -> ClockInfo:
@@ -225,7 +228,7 @@ def _tried(step: Callable[[Given], Made], given: Given) -> Made | HwTrustError:
         return error
 
 
-class _Opened(msgspec.Struct, frozen=True, eq=False):
+class _Opened(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Evidence as it was read; nothing of it is believed yet."""
 
     offered: Offered

@@ -114,7 +114,7 @@ class Rules:
     absent: tuple[str, ...]
 
 
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a policy's rules came to."""
 
     verdict: Verdict

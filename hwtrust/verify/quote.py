@@ -95,7 +95,7 @@ _ANY_SELECTION: Final = Unsafe.ANY_SELECTION
 _SHA1: Final = Alg.SHA1
 
 
-class QuoteClaims(Claims, frozen=True, kw_only=True):
+class QuoteClaims(Claims, frozen=True, kw_only=True, gc=False):
     """What an authentic quote says; only `verify_quote` makes them."""
 
     selection: PcrSelection

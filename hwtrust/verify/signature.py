@@ -70,7 +70,7 @@ _ORDERS: Final = {
 """Of the curves that strong keys are on, by the key's bits."""
 
 
-class SignatureCheck(msgspec.Struct, eq=False):
+class SignatureCheck(msgspec.Struct, eq=False, gc=False):
     """A signature of which all is decided but whether it verifies; `prepare` makes them."""
 
     alg: Alg

@@ -63,7 +63,7 @@ class AttestType(IntEnum):
     NV_DIGEST = 0x801C
 
 
-class ClockInfo(msgspec.Struct, frozen=True):
+class ClockInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_CLOCK_INFO, TPM 2.0 Part 2 §10.11.1."""
 
     clock: int
@@ -93,7 +93,7 @@ class ClockInfo(msgspec.Struct, frozen=True):
         )
 
 
-class QuoteInfo(msgspec.Struct, frozen=True):
+class QuoteInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_QUOTE_INFO: which PCRs, and the digest of their values."""
 
     selection: PcrSelection
@@ -109,7 +109,7 @@ class QuoteInfo(msgspec.Struct, frozen=True):
         return self.selection.encode() + codec.tpm2b(self.digest)
 
 
-class CertifyInfo(msgspec.Struct, frozen=True):
+class CertifyInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_CERTIFY_INFO: the Name and qualified Name of an object in the TPM."""
 
     name: bytes
@@ -125,7 +125,7 @@ class CertifyInfo(msgspec.Struct, frozen=True):
         return codec.tpm2b(self.name) + codec.tpm2b(self.qualified_name)
 
 
-class NvCertifyInfo(msgspec.Struct, frozen=True):
+class NvCertifyInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_NV_CERTIFY_INFO: a part of the contents of an NV index."""
 
     index_name: bytes
@@ -142,7 +142,7 @@ class NvCertifyInfo(msgspec.Struct, frozen=True):
         return codec.tpm2b(self.index_name) + codec.u16(self.offset) + codec.tpm2b(self.contents)
 
 
-class CreationInfo(msgspec.Struct, frozen=True):
+class CreationInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_CREATION_INFO: an object's Name and the digest of its creation data."""
 
     name: bytes
@@ -170,7 +170,7 @@ _TYPES: Final = {cls: type_ for type_, cls in _CLASSES.items()}
 _TYPES_BY_NUMBER: Final = {int(type_): type_ for type_ in _CLASSES}
 
 
-class Attest(msgspec.Struct, frozen=True):
+class Attest(msgspec.Struct, frozen=True, gc=False):
     """TPMS_ATTEST: who signed, over what, when, and what is attested."""
 
     raw: bytes

@@ -24,14 +24,17 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import struct
 from enum import StrEnum
+from struct import Struct
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from hwtrust.errors import MalformedError
 from hwtrust.wire.challenge import Purpose
-from hwtrust.wire.codec import tpm2b, u64
+from hwtrust.wire.codec import tpm2b
 from hwtrust.wire.envelope import Envelope
 from hwtrust.wire.root import Approval, Increment, RootDelivery
 
@@ -45,6 +48,9 @@ _BINDINGS: Final = {
     purpose: tpm2b(b"hwtrust binding v1") + tpm2b(purpose.encode()) for purpose in Purpose
 }
 """What a binding's digest begins with."""
+_SIZE: Final = Struct(">H")
+_EPOCH: Final = Struct(">HQ")
+"""An epoch behind its size."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,14 +109,22 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def digest(self) -> bytes:
         """SHA-256 of the length-prefixed fields: the qualifyingData, 32 bytes."""
-        fields = (
-            _BINDINGS[self.purpose],
-            tpm2b(self.nonce),
-            tpm2b(self.tls_key),
-            tpm2b(u64(self.epoch)),
-            tpm2b(self.release.encode()),
-            tpm2b(self.log_digest),
-        )
+        release = self.release.encode()
+        try:
+            fields = (
+                _BINDINGS[self.purpose],
+                _SIZE.pack(len(self.nonce)),
+                self.nonce,
+                _SIZE.pack(len(self.tls_key)),
+                self.tls_key,
+                _EPOCH.pack(_EPOCH.size - _SIZE.size, self.epoch),
+                _SIZE.pack(len(release)),
+                release,
+                _SIZE.pack(len(self.log_digest)),
+                self.log_digest,
+            )
+        except struct.error:
+            raise MalformedError("a field of the binding is too long") from None
         return hashlib.sha256(b"".join(fields)).digest()
 
 

@@ -142,7 +142,6 @@ def _decoded(raw: bytes) -> PcrSelection:
 
 
 def _parse(text: str) -> PcrSelection:
-    """As if it had been read: what is asked for and what was quoted are one object then."""
     banks: list[Bank] = []
     for part in text.split("+"):
         name, colon, numbers = part.partition(":")
@@ -151,11 +150,13 @@ def _parse(text: str) -> PcrSelection:
                 f"{text!r} is no PCR selection; write it like sha256:0,1,7+sha1:all"
             )
         banks.append((alg_from_name(name.strip()), _parse_numbers(numbers.strip())))
-    selection = PcrSelection(tuple(banks))
-    return _decoded(selection.encode())
+    return PcrSelection(tuple(banks))
 
 
-_parsed = lru_cache(maxsize=KEPT)(_parse)
+@lru_cache(maxsize=KEPT)
+def _parsed(text: str) -> PcrSelection:
+    """As if it had been read: what is asked for and what is quoted are one object then."""
+    return _decoded(_parse(text).encode())
 
 
 def numbers_of(bitmap: bytes) -> tuple[int, ...]:

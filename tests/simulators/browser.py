@@ -44,7 +44,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser; where there is none its tests are skipped, but never on CI."""
-    program = shutil.which("chromium")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         missing = "Chromium is not installed: scripts/setup --test"
         if os.environ.get("CI"):

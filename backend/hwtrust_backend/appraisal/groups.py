@@ -32,6 +32,7 @@ from hwtrust.errors import DatabaseError, DeviceUnknownError, HwTrustError
 from hwtrust.wire.messages import AttestReply, AttestRequest
 from hwtrust_backend.appraisal.service import (
     Attestations,
+    Opened,
     Verified,
     evidence_digest,
     purpose_of,
@@ -109,7 +110,9 @@ class Groups:
         names = sorted({asked.request.device.hex() for asked in group})
         self._read_keys(names)
         times = [self.clock() for _ in group]
-        verified = [self._verified(asked, now) for asked, now in zip(group, times, strict=True)]
+        places = [asked.trace for asked in group]
+        with traces.joint_span("verify", places, hwtrust_group_size=len(group)):
+            verified = self._verified(group, times)
 
         def work(session: Session) -> list[Outcome]:
             devices = lock_devices(session, names)
@@ -117,15 +120,15 @@ class Groups:
             self.attestations.rotation.prepare(session, list(devices))
             outcomes: list[Outcome] = []
             for asked, result, now in zip(group, verified, times, strict=True):
-                by_old_keys = asked.request.device.hex() in changed
-                known = self._verified(asked, now) if by_old_keys else result
+                known = result
+                if asked.request.device.hex() in changed:
+                    (known,) = self._verified([asked], [now])
                 with traces.span("appraise", within=asked.trace):
                     outcomes.append(
                         self._turn(session, devices, asked, known, now, savepoints=savepoints)
                     )
             return outcomes
 
-        places = [asked.trace for asked in group]
         with traces.joint_span("commit", places, hwtrust_group_size=len(group)):
             return self.database.run(work)
 
@@ -146,7 +149,17 @@ class Groups:
         self._keys.update(found)
         return changed
 
-    def _verified(self, asked: Asked, now: int) -> Verified | HwTrustError:
+    def _verified(
+        self, group: Sequence[Asked], times: Sequence[int]
+    ) -> list[Verified | HwTrustError]:
+        """By the keys as they are remembered; all signatures one after the other."""
+        opened = [self._opened(asked, now) for asked, now in zip(group, times, strict=True)]
+        verified = iter(
+            self.attestations.verify_all([one for one in opened if isinstance(one, Opened)])
+        )
+        return [next(verified) if isinstance(one, Opened) else one for one in opened]
+
+    def _opened(self, asked: Asked, now: int) -> Opened | HwTrustError:
         try:
             if asked.refusal is not None:
                 raise asked.refusal
@@ -154,10 +167,9 @@ class Groups:
             known = self._keys.get(asked.request.device.hex())
             if known is None:
                 raise DeviceUnknownError("this device is not enrolled here")
-            with traces.span("verify", within=asked.trace):
-                return self.attestations.verify(
-                    asked.request, keys=known, identity=asked.identity, now=now
-                )
+            return self.attestations.open(
+                asked.request, keys=known, identity=asked.identity, now=now
+            )
         except HwTrustError as error:
             return error
 

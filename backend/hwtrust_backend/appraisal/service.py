@@ -20,7 +20,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
@@ -32,12 +32,13 @@ from hwtrust.errors import (
     ChallengeExpiredError,
     ChallengeUsedError,
     DeviceUnknownError,
+    HwTrustError,
     IdentityError,
     IdentityKeyError,
     TlsKeyRefusedError,
 )
 from hwtrust.verify.appraise import Verdict
-from hwtrust.verify.evidence import Claims, verify_evidence
+from hwtrust.verify.evidence import Claims, Offered, verify_group
 from hwtrust.verify.policy import Rules, judge
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Challenge, Purpose
@@ -116,6 +117,17 @@ def evidence_digest(evidence: Evidence) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """An attestation whose challenge is good; nothing of its evidence is believed yet."""
+
+    request: AttestRequest
+    keys: DeviceKeys
+    purpose: Purpose
+    nonce: Challenge
+    offered: Offered
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """An attestation that is authentic: what `keys` say of it. Only `verify` makes it."""
 
@@ -178,6 +190,28 @@ class Attestations:
         Raises:
             IdentityError, ChallengeError, EvidenceError, WireError: as `attest`.
         """
+        opened = self.open(request, keys=keys, identity=identity, now=now)
+        (result,) = self.verify_all((opened,))
+        if isinstance(result, HwTrustError):
+            raise result
+        return result
+
+    def verify_all(self, group: Sequence[Opened]) -> list[Verified | HwTrustError]:
+        """The same for a group, which costs less than one at a time; in the same order."""
+        results = verify_group([opened.offered for opened in group])
+        return [
+            result if isinstance(result, HwTrustError) else _verified(opened, result)
+            for opened, result in zip(group, results, strict=True)
+        ]
+
+    def open(
+        self, request: AttestRequest, *, keys: DeviceKeys, identity: DeviceIdentity | None, now: int
+    ) -> Opened:
+        """Is it for a challenge of ours?
+
+        Raises:
+            IdentityError, ChallengeError: as `attest`.
+        """
         purpose = purpose_of(request, identity)
         binding = request.evidence.binding
         nonce = challenge.check(
@@ -187,14 +221,14 @@ class Attestations:
             purpose=purpose,
             now_ms=now,
         )
-        claims = verify_evidence(
-            request.evidence,
+        offered = Offered(
+            evidence=request.evidence,
             device=keys.known,
             nonce=nonce.nonce,
             purpose=purpose,
             tls_key=None if identity is None else identity.tls_key,
         )
-        return Verified(request, keys, purpose, nonce, claims, evidence_digest(request.evidence))
+        return Opened(request, keys, purpose, nonce, offered)
 
     def admit(self, session: Session, device: Device, verified: Verified) -> None:
         """Refuse what may not be decided on; nothing is changed. The caller holds the row.
@@ -327,6 +361,11 @@ class Attestations:
     def _time(self, device: bytes, nonce: bytes, now: int) -> Envelope:
         time = SignedTime(device=device, nonce=nonce, utc_ms=now)
         return seal(time, sign=self.vault.signer(KeyRole.METADATA).sign)
+
+
+def _verified(opened: Opened, claims: Claims) -> Verified:
+    digest = evidence_digest(opened.request.evidence)
+    return Verified(opened.request, opened.keys, opened.purpose, opened.nonce, claims, digest)
 
 
 def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose:

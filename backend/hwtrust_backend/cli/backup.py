@@ -71,7 +71,7 @@ def backup(place: Place, *, file: Path, without_database: bool, as_json: bool) -
     click.echo(f"{file}: written")
 
 
-@click.command(epilog="Example: hwtrust-backend --data ./new restore hwtrust.tar")
+@click.command(epilog="Example: hwtrust-backend restore hwtrust.tar --data ./new")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--note", default="", help="Why, for the audit trail.")
 @as_json

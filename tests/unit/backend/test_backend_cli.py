@@ -19,48 +19,20 @@ from simulators.backend_clients import BackendDevice, DirectApi
 from simulators.backend_shell import Shell
 from simulators.ek_authority import EkAuthority
 
-COMMANDS = [
-    "audit verify",
-    "audit head",
-    "audit prove",
-    "audit export",
-    "audit list",
-    "init",
-    "serve",
-    "config show",
-    "config check",
-    "read-only on",
-    "read-only off",
-    "read-only status",
-    "devices",
-    "device",
-    "rotate",
-    "release add",
-    "release accept",
-    "release retire",
-    "release list",
-    "token create",
-    "token list",
-    "token revoke",
-    "ek allow",
-    "ek remove",
-    "ek list",
-    "ek import",
-    "ek export",
-    "ek-ca add",
-    "ek-ca list",
-    "ek-ca remove",
-    "api-token create",
-    "api-token list",
-    "api-token revoke",
-    "export",
-    "label",
-    "move",
-    "lock",
-    "unlock",
-    "retire",
-    "readmit",
-]
+
+def every_command() -> list[str]:
+    """All commands, with those of groups below them."""
+    assert isinstance(cli, LazyGroup)
+    context = cli.make_context("hwtrust-backend", ["devices"])
+    found = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        below = getattr(command, "commands", None)
+        found += [f"{name} {sub}" for sub in below] if below else [name]
+    return found
+
+
+COMMANDS = every_command()
 
 
 @pytest.fixture
@@ -157,17 +129,10 @@ def test_every_command_explains_itself_with_an_example(shell: Shell, command: st
     assert f"Example: hwtrust-backend {command}" in text.replace("\n ", "")
 
 
-def test_the_table_of_commands_is_complete() -> None:
-    """No command is missing from the tests of this file."""
-    assert isinstance(cli, LazyGroup)
-    context = cli.make_context("hwtrust-backend", ["devices"])
-    found = []
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        below = getattr(command, "commands", None)
-        found += [f"{name} {sub}" for sub in below] if below else [name]
-    assert sorted(found) == sorted(COMMANDS)
+def test_there_are_commands_to_test() -> None:
+    """The list that the tests of this file go by is not empty."""
+    assert len(COMMANDS) > 50
+    assert {"serve", "devices", "policy dry-run", "audit verify"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize(

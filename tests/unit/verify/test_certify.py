@@ -21,7 +21,7 @@ from hwtrust.errors import (
     SignerError,
     StaleQuoteError,
 )
-from hwtrust.verify.attestation import OWNER, Unsafe, authenticate, qualified_name
+from hwtrust.verify.attestation import OWNER, Unsafe, authenticated, qualified_name, read
 from hwtrust.verify.certify import (
     CertifyClaims,
     NvClaims,
@@ -29,6 +29,7 @@ from hwtrust.verify.certify import (
     verify_nv_certify,
 )
 from hwtrust.verify.roles import require_storage_key
+from hwtrust.verify.signature import run
 from hwtrust.wire.algorithms import Alg, new_hash
 from hwtrust.wire.structures import (
     Attest,
@@ -258,14 +259,14 @@ def test_a_certified_creation_is_authentic(vectors: Path, name: str) -> None:
     """TPM2_CertifyCreation of an AK by itself: its qualified name is also that of the object."""
     case = json.loads((vectors / "tpm-structs" / "go-attestation" / f"{name}.json").read_text())
     public = Public.decode(bytes.fromhex(case["public"]))
-    attest, info, _ = authenticate(
+    unverified = read(
         bytes.fromhex(case["create_attestation"]),
         bytes.fromhex(case["create_signature"]),
         CreationInfo,
         key=public,
-        nonce=Unsafe.NO_NONCE,
-        signer=Unsafe.ANY_SIGNER,
         unsafe_allow_sha1=True,
     )
-    assert info.name == public.name
+    run((unverified.check,))
+    attest = authenticated(unverified, nonce=Unsafe.NO_NONCE, signer=Unsafe.ANY_SIGNER)
+    assert unverified.info.name == public.name
     assert len(attest.qualified_signer) == 34

@@ -30,7 +30,13 @@ from hwtrust.errors import (
     UnextendedBankError,
     WireError,
 )
-from hwtrust.verify.evidence import Claims, KnownDevice, verify_evidence
+from hwtrust.verify.evidence import (
+    Claims,
+    KnownDevice,
+    Offered,
+    verify_evidence,
+    verify_group,
+)
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import CAP, Event, EventKind, EventLog
 from hwtrust.wire.challenge import Purpose
@@ -574,3 +580,80 @@ def test_claims_cannot_be_made_otherwise() -> None:
         )
     with pytest.raises((TypeError, ValueError)):
         msgspec.structs.replace(claims, counter=8)
+
+
+# --- in groups ----------------------------------------------------------------------------
+
+
+def offered(evidence: Evidence, device: Attester, known: KnownDevice | None = None) -> Offered:
+    """The same as `verify` takes, as one of a group."""
+    return Offered(
+        evidence=evidence,
+        device=device.known if known is None else known,
+        nonce=NONCE,
+        purpose=Purpose.ATTEST,
+        tls_key=device.tls_key,
+    )
+
+
+def test_an_empty_group_comes_to_nothing() -> None:
+    """Nobody asked, nobody is answered."""
+    assert verify_group([]) == []
+
+
+def test_a_group_is_answered_in_its_order() -> None:
+    """The same devices, and the same evidence, may occur more than once."""
+    devices = [loaded(counter=number) for number in range(4)]
+    devices += devices
+    evidence = [device.evidence(NONCE) for device in devices]
+    evidence[0] = evidence[4]
+    results = verify_group(map(offered, evidence, devices))
+    assert results == [verify(one, device) for one, device in zip(evidence, devices, strict=True)]
+    counters = [result.counter for result in results if isinstance(result, Claims)]
+    assert counters == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *EXPECTED])
+def test_one_that_is_refused_is_refused_alone_when(case: str) -> None:
+    """Whatever is wrong with it, its neighbours have their claims, and it has none."""
+    device, other = loaded(), loaded()
+    good, known = other.evidence(NONCE), device.known
+    if case in REFUSED:
+        error, code, make = REFUSED[case]
+        bad = make(device)
+    else:
+        error, code, expect = EXPECTED[case]
+        bad, known = device.evidence(NONCE), expect(device)
+    before, refused, after = verify_group(
+        [offered(good, other), offered(bad, device, known), offered(good, other)]
+    )
+    assert type(refused) is error
+    assert refused.code == code
+    assert before == after == verify(good, other)
+
+
+def test_neighbours_lend_each_other_no_signature() -> None:
+    """Each signature is checked over its own message, by the key of its own device."""
+    devices = loaded(), loaded()
+    first, second = (device.evidence(NONCE) for device in devices)
+    for part in ("quote", "counter"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        exchanged = (
+            msgspec.structs.replace(
+                first, **{part: msgspec.structs.replace(ours, signature=theirs.signature)}
+            ),
+            msgspec.structs.replace(
+                second, **{part: msgspec.structs.replace(theirs, signature=ours.signature)}
+            ),
+        )
+        for result in verify_group(map(offered, exchanged, devices)):
+            assert type(result) is SignatureError
+
+
+def test_a_form_that_is_wrong_is_found_before_a_signature_that_is() -> None:
+    """All of a group is read before the first signature of it is checked."""
+    device = loaded()
+    evidence = with_quote(device, foreign(device).evidence(NONCE).quote)
+    refusal(*SIGNATURES, lambda: verify(evidence, device))
+    broken = msgspec.structs.replace(evidence, counter=Signed(message=b"", signature=b""))
+    refusal(MalformedError, "wire:malformed", lambda: verify(broken, device))

@@ -12,10 +12,12 @@ import pytest
 from hwtrust.errors import HwTrustError
 from hwtrust.verify import appraise as appraisal
 from hwtrust.verify import evidence as verification
+from hwtrust.verify import policy as policies
 from hwtrust.verify import quote as quotes
 from hwtrust.verify.appraise import FIRST_SIGHT, ClockRules, References, Verdict, appraise
 from hwtrust.verify.evidence import Claims, verify_evidence
 from hwtrust.verify.kept import Kept
+from hwtrust.verify.policy import PcrRules
 from hwtrust.verify.quote import pcr_digest
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import Event, EventKind, EventLog
@@ -26,7 +28,7 @@ from simulators.attester import Attester, make_release
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwtrust.wire.messages import Evidence, Release
+    from hwtrust.wire.messages import Evidence, Finding, Release
 
 NONCE: Final = bytes(range(40))
 RELEASE: Final = make_release("1.0")
@@ -40,6 +42,7 @@ def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "_LOGS", Kept(most=8))
     monkeypatch.setattr(quotes, "_KEPT", Kept(most=8))
     monkeypatch.setattr(appraisal, "_APPRAISED_LOGS", Kept(most=8))
+    monkeypatch.setattr(policies, "_ACCEPTED", Kept(most=8))
 
 
 @pytest.fixture
@@ -336,3 +339,74 @@ def test_findings_are_of_the_log_itself_and_not_of_the_digest_beside_it(device: 
 
     findings = appraisal._of_whole_log(Forged, references)  # type: ignore[arg-type]
     assert [finding.code for finding in findings] == ["log:violation"]
+
+
+# --- policy --------------------------------------------------------------------------
+
+
+def pcr_codes(claims: Claims, rules: PcrRules, *, own: int = 12) -> list[str]:
+    """What the rules for PCRs find."""
+    found: list[Finding] = []
+    policies._of_pcrs(found, claims.pcrs, rules, own)
+    return [finding.code for finding in found]
+
+
+def pcr_rules(claims: Claims, **changes: bytes) -> PcrRules:
+    """Rules by which the PCRs of `claims` hold what they should, but for `changes`."""
+    values = {**claims.pcrs, **{int(name[1:]): value for name, value in changes.items()}}
+    return PcrRules(
+        required=frozenset({0}),
+        values={number: frozenset({value}) for number, value in values.items()},
+        unsafe_any=frozenset(),
+    )
+
+
+def test_values_that_are_accepted_are_so_by_the_same_rules_alone(device: Attester) -> None:
+    """Another version of a policy looks at them anew."""
+    claims = verify(device)
+    rules = pcr_rules(claims)
+    for _ in range(2):
+        assert pcr_codes(claims, rules) == []
+    assert len(policies._ACCEPTED) == 1
+    assert pcr_codes(claims, pcr_rules(claims, p7=bytes(32))) == ["pcr:value"]
+    assert pcr_codes(claims, rules) == []
+
+
+def test_values_that_are_accepted_are_so_for_one_application_pcr(device: Attester) -> None:
+    """The PCR that no rule looks at is a part of what was found."""
+    claims = verify(device)
+    rules = pcr_rules(claims, p12=bytes(32))
+    assert pcr_codes(claims, rules) == []
+    assert pcr_codes(claims, rules, own=7) == ["pcr:value"]
+
+
+def test_values_that_are_accepted_lend_nothing_to_others(device: Attester) -> None:
+    """Not even where these lie at the same place."""
+    claims = verify(device)
+    rules = pcr_rules(claims)
+    assert pcr_codes(claims, rules) == []
+    kept = policies._ACCEPTED.get(id(claims.pcrs))
+    assert kept is not None
+    device.platform[7] = bytes(31) + b"\1"
+    others = verify(device)
+    policies._ACCEPTED.keep(id(others.pcrs), kept)
+    assert pcr_codes(others, rules) == ["pcr:value"]
+
+
+def test_values_that_are_refused_are_not_kept(device: Attester) -> None:
+    """They are refused anew each time."""
+    claims = verify(device)
+    rules = pcr_rules(claims, p7=bytes(32))
+    for _ in range(2):
+        assert pcr_codes(claims, rules) == ["pcr:value"]
+    assert len(policies._ACCEPTED) == 0
+
+
+def test_rules_do_not_change_with_what_they_were_made_of(device: Attester) -> None:
+    """The same rules are the same for ever: they hold a copy."""
+    claims = verify(device)
+    values = {number: frozenset({value}) for number, value in claims.pcrs.items()}
+    rules = PcrRules(required=frozenset(), values=values, unsafe_any=frozenset())
+    values[7] = frozenset()
+    assert pcr_codes(claims, rules) == []
+    assert rules.values[7] == {claims.pcrs[7]}

@@ -9,6 +9,7 @@ import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from hwtrust.errors import (
     SignatureError,
     WeakKeyError,
 )
-from hwtrust.verify.signature import verify_signature
+from hwtrust.verify.signature import prepare, run, verify_signature
 from hwtrust.wire.algorithms import Alg, Curve
 from hwtrust.wire.structures import (
     NO_SYMMETRIC,
@@ -150,21 +151,18 @@ def test_a_number_out_of_range_is_refused(
 
 
 @pytest.mark.parametrize("curve", [Curve.P256, Curve.P384])
-def test_the_range_ends_where_the_curve_does(curve: Curve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_range_ends_where_the_curve_does(curve: Curve) -> None:
     """Adversary 9: numbers out of range are refused here, before any backend sees them."""
     order = {Curve.P256: P256_ORDER, Curve.P384: P384_ORDER}[curve]
-    seen: list[tuple[int, int]] = []
-
-    def encode(r: int, s: int) -> bytes:
-        seen.append((r, s))
-        return b""
-
-    monkeypatch.setattr("hwtrust.verify.signature.encode_dss_signature", encode)
     key = TPM.derive("range", curve).public_key()
-    for value in ((0, 1), (1, 0), (order, 1), (1, order), (order - 1, order - 1), (1, 1)):
-        with pytest.raises(SignatureError):
-            verify_signature(key, Signature(Alg.ECDSA, Alg.SHA256, value), MESSAGE)
-    assert seen == [(order - 1, order - 1), (1, 1)]
+    for value in ((0, 1), (1, 0), (order, 1), (1, order), (order - 1, order), (order + 1, 1)):
+        signature = Signature(Alg.ECDSA, Alg.SHA256, value)
+        for form in (signature, signature.encode()):
+            with pytest.raises(SignatureError):
+                prepare(key, form, MESSAGE)
+    for value in ((order - 1, order - 1), (1, 1)):
+        check = prepare(key, Signature(Alg.ECDSA, Alg.SHA256, value), MESSAGE)
+        assert check.arguments[0] == encode_dss_signature(*value)
 
 
 @pytest.mark.parametrize("hash_", [Alg.SHA384, Alg.SHA512])
@@ -317,3 +315,62 @@ def test_any_value_ends_in_a_typed_error(value: bytes) -> None:
         with pytest.raises(SignatureError) as refused:
             verify_signature(public(key), signature, MESSAGE)
         assert refused.value.code == "evidence:signature:invalid"
+
+
+# --- prepared first, run later -------------------------------------------------------
+
+
+@kinds
+def test_a_check_that_was_not_run_has_not_passed(key: PrivateKey, scheme: Alg, hash_: Alg) -> None:
+    """Whoever forgets to run it gets nothing for it."""
+    signature = sign(key, MESSAGE, scheme=scheme, hash_=hash_)
+    check = prepare(public(key, scheme, hash_), signature.encode(), MESSAGE)
+    with pytest.raises(SignatureError) as refused:
+        check.require_passed()
+    assert refused.value.code == "evidence:signature:invalid"
+    run((check,))
+    check.require_passed()
+
+
+def test_of_many_checks_each_passes_or_fails_for_itself() -> None:
+    """A bad one among good ones, of every kind."""
+    cases = [
+        (public(key, scheme, hash_), sign(key, MESSAGE, scheme=scheme, hash_=hash_))
+        for key, scheme, hash_ in KINDS.values()
+    ]
+    for bad in range(len(cases)):
+        checks = [
+            prepare(key, signature, b"another" if place == bad else MESSAGE)
+            for place, (key, signature) in enumerate(cases)
+        ]
+        run(checks)
+        assert [check.passed for check in checks] == [place != bad for place in range(len(cases))]
+
+
+@given(
+    r=st.integers(1, P256_ORDER - 1) | st.integers(1, 300),
+    s=st.integers(1, P256_ORDER - 1) | st.integers(1, 300),
+    padding_of_r=st.integers(0, 40),
+    padding_of_s=st.integers(0, 40),
+)
+def test_numbers_are_taken_however_many_zeros_a_tpm_writes_before_them(
+    r: int, s: int, padding_of_r: int, padding_of_s: int
+) -> None:
+    """What OpenSSL is given is the one DER encoding of the numbers."""
+    sizes = (r.bit_length() + 7) // 8 + padding_of_r, (s.bit_length() + 7) // 8 + padding_of_s
+    signature = Signature(Alg.ECDSA, Alg.SHA256, (r, s), sizes)
+    for form in (signature, signature.encode()):
+        check = prepare(public(P256), form, MESSAGE)
+        assert check.arguments[0] == encode_dss_signature(r, s)
+
+
+@pytest.mark.parametrize("number", [0, P256_ORDER, P256_ORDER + 1, 2**256 - 1, 2**256, 2**300])
+def test_a_number_out_of_range_is_refused_before_openssl_sees_it(number: int) -> None:
+    """As a number and as a TPM writes it, with zeros before it and without."""
+    for value in ((number, 1), (1, number)):
+        for size in (40, 60):
+            signature = Signature(Alg.ECDSA, Alg.SHA256, value, (size, size))
+            for form in (signature, signature.encode()):
+                with pytest.raises(SignatureError) as refused:
+                    prepare(public(P256), form, MESSAGE)
+                assert refused.value.code == "evidence:signature:invalid"
