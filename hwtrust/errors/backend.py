@@ -24,6 +24,13 @@ class RequestTooLargeError(RequestError):
     code = "request:too-large"
 
 
+class RequestTypeError(RequestError):
+    """A request's body is of a type, or in a coding, that the route does not take."""
+
+    code = "request:type"
+    hint = "Content-Type: application/json, and no Content-Encoding"
+
+
 class DeviceUnknownError(ServiceError):
     """No device of that name is enrolled here."""
 

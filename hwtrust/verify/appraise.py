@@ -32,7 +32,6 @@ and none of them by its name alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
@@ -161,9 +160,6 @@ class ClockRules:
 
 _APPRAISED: Final = object()
 
-Note = Callable[[str, str], None]
-"""What takes the code and the sentence of a finding."""
-
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What appraisal came to; only `appraise` makes them."""
@@ -215,28 +211,32 @@ def appraise(
     `epochs` are the counter values that are accepted: the current epoch and, from
     the offer of the next root until it is confirmed, the next.
     """
-    findings = list(_of_whole_log(claims, references))
-
-    def note(code: str, message: str) -> None:
-        findings.append(_finding(code, message))
-
+    found = list(_of_whole_log(claims, references))
     clock, version = claims.quote.clock, claims.quote.firmware_version
-    _of_release(note, claims.binding.release, references)
-    _of_epoch(note, claims.counter, claims.binding.epoch, epochs)
-    _of_clock(note, clock, clock_rules, now_ms)
+    _of_release(found, claims.binding.release, references)
+    _of_epoch(found, claims.counter, claims.binding.epoch, epochs)
+    _of_clock(found, clock, clock_rules, now_ms)
     if history is not FIRST_SIGHT:
-        _of_history(note, clock, history, clock_rules, now_ms)
+        _of_history(found, clock, history, clock_rules, now_ms)
         if version != history.firmware_version:
-            note("firmware:changed", f"{history.firmware_version:#018x} became {version:#018x}")
+            _note(
+                found,
+                "firmware:changed",
+                f"{history.firmware_version:#018x} became {version:#018x}",
+            )
     if version < clock_rules.firmware_floor:
         floor = clock_rules.firmware_floor
-        note("firmware:floor", f"{version:#018x} is below the floor {floor:#018x}")
-    return Verdict(claims=claims, findings=tuple(findings), appraised=_APPRAISED)
+        _note(found, "firmware:floor", f"{version:#018x} is below the floor {floor:#018x}")
+    return Verdict(claims=claims, findings=tuple(found), appraised=_APPRAISED)
 
 
 def with_findings(verdict: Verdict, findings: tuple[Finding, ...]) -> Verdict:
     """The same claims with the findings that a policy has come to; for `hwtrust.verify.policy`."""
     return Verdict(claims=verdict.claims, findings=findings, appraised=_APPRAISED)
+
+
+def _note(found: list[Finding], code: str, message: str) -> None:
+    found.append(_finding(code, message))
 
 
 def _finding(code: str, message: str) -> Finding:
@@ -315,8 +315,7 @@ def _of_whole_log(claims: Claims, references: References) -> tuple[Finding, ...]
         return kept.findings
     findings = tuple(_bounded(_of_log(log, release, references)))
     if _fits(log):
-        reloaded = any(event.kind is EventKind.RELOAD for event in log.events)
-        releases = dict(references.releases) if reloaded else None
+        releases = dict(references.releases) if log.was_reloaded else None
         _APPRAISED_LOGS.keep(place, _Appraised(log, release, releases, findings))
     return findings
 
@@ -432,64 +431,68 @@ def _of_layer(event: Event, expected: LayerReference | None, release: Release) -
         yield _finding("layer:unknown", f"the release {release.name!r} has no layer {_name(event)}")
 
 
-def _of_release(note: Note, name: str, references: References) -> None:
+def _of_release(found: list[Finding], name: str, references: References) -> None:
     if name not in references.releases:
-        note("release:unknown", f"there is no release {name!r}")
+        _note(found, "release:unknown", f"there is no release {name!r}")
     elif name not in references.accepted:
-        note("release:refused", f"the release {name!r} is not accepted")
+        _note(found, "release:refused", f"the release {name!r} is not accepted")
 
 
 # --- epoch -------------------------------------------------------------------------
 
 
-def _of_epoch(note: Note, counter: int, claimed: int, epochs: frozenset[int]) -> None:
+def _of_epoch(found: list[Finding], counter: int, claimed: int, epochs: frozenset[int]) -> None:
     if counter not in epochs:
         accepted = ", ".join(map(str, sorted(epochs))) or "none"
         code = "epoch:revoked" if epochs and counter < min(epochs) else "epoch:unknown"
-        note(code, f"the counter stands at {counter}, accepted is {accepted}")
+        _note(found, code, f"the counter stands at {counter}, accepted is {accepted}")
     rotating = claimed == counter + 1 and claimed in epochs
     if claimed != counter and not rotating:
-        note(
-            "epoch:mismatch", f"the device claims epoch {claimed}, its counter stands at {counter}"
+        _note(
+            found,
+            "epoch:mismatch",
+            f"the device claims epoch {claimed}, its counter stands at {counter}",
         )
 
 
 # --- clock -------------------------------------------------------------------------
 
 
-def _of_clock(note: Note, clock: ClockInfo, rules: ClockRules, now_ms: int) -> None:
+def _of_clock(found: list[Finding], clock: ClockInfo, rules: ClockRules, now_ms: int) -> None:
     ahead = clock.clock - now_ms
     if not clock.safe:
-        note("clock:unsafe", "the TPM is not sure of its clock since a power cut")
+        _note(found, "clock:unsafe", "the TPM is not sure of its clock since a power cut")
     if ahead > rules.max_ahead_ms:
-        note("clock:ahead", f"the TPM's clock is {_spell(ahead)} ahead")
+        _note(found, "clock:ahead", f"the TPM's clock is {_spell(ahead)} ahead")
     if -ahead > rules.max_lag_ms:
-        note("clock:behind", f"the TPM's clock is {_spell(-ahead)} behind")
+        _note(found, "clock:behind", f"the TPM's clock is {_spell(-ahead)} behind")
 
 
 def _of_history(
-    note: Note, clock: ClockInfo, history: History, rules: ClockRules, now_ms: int
+    found: list[Finding], clock: ClockInfo, history: History, rules: ClockRules, now_ms: int
 ) -> None:
     if clock.reset_count < history.reset_count:
-        note(
+        _note(
+            found,
             "clock:reset-fell",
             f"the reset count fell from {history.reset_count} to {clock.reset_count}",
         )
         return
     was_reset = clock.reset_count > history.reset_count
     if not was_reset and clock.restart_count < history.restart_count:
-        note(
+        _note(
+            found,
             "clock:backward",
             f"the restart count fell from {history.restart_count} to {clock.restart_count}",
         )
     passed = clock.clock - history.clock
     if passed < 0:
         code = "clock:rewound" if was_reset else "clock:backward"
-        note(code, f"the TPM's clock went back by {_spell(-passed)}")
+        _note(found, code, f"the TPM's clock went back by {_spell(-passed)}")
         return
     ran_on = not was_reset and clock.restart_count == history.restart_count
     _of_drift(
-        note,
+        found,
         passed=passed,
         # Below zero it tells of two replicas' clocks, and nothing of the TPM's.
         elapsed=max(now_ms - history.observed_ms, 0),
@@ -500,16 +503,24 @@ def _of_history(
 
 
 def _of_drift(
-    note: Note, *, passed: int, elapsed: int, lag: int, ran_on: bool, rules: ClockRules
+    found: list[Finding], *, passed: int, elapsed: int, lag: int, ran_on: bool, rules: ClockRules
 ) -> None:
     """`passed` by the TPM, `elapsed` by the backend; a clock stands still while it is off."""
     tolerance = rules.max_drift * elapsed + DRIFT_SLACK_MS
     # A device that sets its lagging clock by the signed time is doing what it should.
     was_set = -rules.max_ahead_ms <= lag <= rules.max_lag_ms
     if passed - elapsed > tolerance and not was_set:
-        note("clock:drift", f"the TPM's clock gained {_spell(passed - elapsed)} on the backend's")
+        _note(
+            found,
+            "clock:drift",
+            f"the TPM's clock gained {_spell(passed - elapsed)} on the backend's",
+        )
     if ran_on and elapsed - passed > tolerance:
-        note("clock:drift", f"the TPM's clock lost {_spell(elapsed - passed)} to the backend's")
+        _note(
+            found,
+            "clock:drift",
+            f"the TPM's clock lost {_spell(elapsed - passed)} to the backend's",
+        )
 
 
 def _name(event: Event) -> str:

@@ -253,7 +253,7 @@ def _opened(offered: Offered) -> _Opened:
     # (3): TLS key.
     _require_tls_key(binding, offered.tls_key)
     # (4): log hash.
-    _require_log(evidence.log, binding.log_digest, device.pcr)
+    require_log(evidence.log, digest=binding.log_digest, pcr=device.pcr)
     quote, counter = evidence.quote, evidence.counter
     return _Opened(
         offered,
@@ -325,8 +325,12 @@ def _require_same_boot(quote: QuoteClaims, counter: NvClaims) -> None:
         raise BootMismatchError("the TPM was restarted between its quote and its counter")
 
 
-def _require_log(data: bytes, digest: bytes, pcr: int) -> None:
-    """Refuse a log whose SHA-256 is not `digest`."""
+def require_log(data: bytes, *, digest: bytes, pcr: int) -> None:
+    """Refuse a log whose SHA-256 is not `digest` (rule 4).
+
+    Raises:
+        LogError: it is another.
+    """
     kept = _LOGS.get((digest, pcr))
     if kept is not None and kept.data == data:
         return

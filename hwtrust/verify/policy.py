@@ -62,9 +62,6 @@ UNDENIABLE: Final = ("admin:", "epoch:", "policy:")
 
 TPM: Final = "tpm"
 
-# The look-up of an enum's member through its class costs a Python call.
-_RELOAD: Final = EventKind.RELOAD
-
 
 class Effect(StrEnum):
     """What a failure does."""
@@ -236,18 +233,11 @@ def _of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:
     if count > rules.log.max_records:
         message = f"the event log has {count} records, accepted are {rules.log.max_records}"
         found.append(_finding("log:length", message))
-    if not rules.log.outdated_loads and _was_reloaded(log):
+    if not rules.log.outdated_loads and log.was_reloaded:
         outdated = sum(not _accepted(load, rules.references) for load in _earlier(log.events))
         if outdated:
             message = f"{outdated} earlier loads of this boot are of no accepted release"
             found.append(_finding("log:outdated", message))
-
-
-def _was_reloaded(log: EventLog) -> bool:
-    for record in log.records:  # noqa: SIM110  a generator costs more than the answer
-        if record.event.kind is _RELOAD:
-            return True
-    return False
 
 
 def _earlier(events: tuple[Event, ...]) -> Iterator[tuple[Event, ...]]:

@@ -154,10 +154,11 @@ def quote_claims(
     attest = authenticated(unverified, nonce=nonce, signer=signer)
     info = unverified.info
     # (6): selection.
-    _require_selection(info.selection, selection)
+    signed = info.selection
+    _require_selection(signed, selection)
     # (7): banks.
-    if not unsafe_allow_sha1:
-        _require_strong_banks(info.selection)
+    if not unsafe_allow_sha1 and (len(signed.banks) > 1 or signed.banks[0][0] is _SHA1):
+        _require_strong_banks(signed)
     # (8): pcrDigest.
     chosen = _vouched_for(pcrs, info, unverified.check.hash)
     return QuoteClaims(
@@ -165,7 +166,7 @@ def quote_claims(
         qualified_signer=attest.qualified_signer,
         clock=attest.clock,
         firmware_version=attest.firmware_version,
-        selection=info.selection,
+        selection=signed,
         pcrs=chosen,
         verified=VERIFIED,
     )
@@ -223,8 +224,6 @@ def _require_selection(signed: PcrSelection, expected: Selection) -> None:
 
 
 def _require_strong_banks(selection: PcrSelection) -> None:
-    if len(selection.banks) == 1 and selection.banks[0][0] is not _SHA1:
-        return
     banks = dict(selection.banks)
     weak = banks.pop(_SHA1, None)
     if not weak:

@@ -36,8 +36,8 @@ MAX_NAME: Final = 2 + MAX_DIGEST_SIZE
 MAX_DATA: Final = 2 + MAX_DIGEST_SIZE
 MAX_NV_CONTENTS: Final = 4096
 
-KEPT: Final = 32_768
-"""How many attested infos are kept: two for each device of a fleet, some 500 bytes each."""
+KEPT: Final = 8192
+"""How many attested infos are kept: two for each device, some 400 bytes each."""
 LONGEST_KEPT: Final = 256
 
 _HEAD: Final = Struct(">IHH")

@@ -21,7 +21,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -127,6 +127,16 @@ class EventLog:
     """The records of one boot, oldest first."""
 
     records: tuple[Record, ...] = ()
+    _reloaded: bool | None = field(default=None, init=False, compare=False, repr=False)
+
+    @property
+    def was_reloaded(self) -> bool:
+        """Whether more than one load is in it; looked for once."""
+        reloaded = self._reloaded
+        if reloaded is None:
+            reloaded = any(record.event.kind is EventKind.RELOAD for record in self.records)
+            object.__setattr__(self, "_reloaded", reloaded)
+        return reloaded
 
     @property
     def events(self) -> tuple[Event, ...]:

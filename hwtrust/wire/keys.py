@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
-KEPT: Final = 16_384
-"""How many decoded structures are kept: a fleet's attestation keys, some 3 KiB each."""
+KEPT: Final = 4096
+"""How many decoded structures are kept: attestation keys, above all, some 3 KiB each."""
 
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 4096

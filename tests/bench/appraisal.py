@@ -6,13 +6,13 @@ an appraisal that costs nothing but its signatures. Both run over the same evide
 in turn, group by group, in processor time; of each group the fastest round counts,
 for both, so that what else the machine does is left out of both.
 
-    judged    `verify_group`, as a backend takes evidence that comes at the same time,
-              then `judge` of each: two signatures (quote and counter), selection,
-              nonce, binding, PCR values, event log, and the rules of a policy
-    quote     the same phases without counter, binding and policy: quotes are read,
-              their signatures checked, and the rest of the rules of `verify_quote`
-              applied; then the log is replayed, and `appraise`. One signature
-    single    judged, each evidence verified alone (`verify_evidence`)
+    quote     quotes are read, their signatures checked, and the rest of the rules of
+              `verify_quote` applied (selection, nonce, PCR values); then the log is
+              replayed, and `judge` holds all of it against a policy. One signature
+    evidence  `verify_group`, as a backend takes evidence that comes at the same time,
+              then `judge`: the same with a certified counter, and with the rules for
+              evidence (purpose, challenge, TLS key, binding, boot). Two signatures
+    single    evidence, each verified alone (`verify_evidence`)
     stored    single, with what is known of the device decoded from its row first
     cold      stored, of devices whose key, log and release were never seen before
 
@@ -39,13 +39,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hwtrust.verify.appraise import FIRST_SIGHT, ClockRules, References, appraise
+from hwtrust.verify.appraise import FIRST_SIGHT, ClockRules, References
 from hwtrust.verify.attestation import VERIFIED, Unverified, read
 from hwtrust.verify.evidence import (
     Claims,
     KnownDevice,
     Offered,
     replayed,
+    require_log,
     verify_evidence,
     verify_group,
 )
@@ -250,7 +251,7 @@ def of_rows(group: Sequence[Heartbeat]) -> list[Verdict]:
 
 
 def of_quotes(group: Sequence[Heartbeat]) -> list[Verdict]:
-    """The quotes, their logs and the release, without a certified counter."""
+    """The quotes, their logs and the policy, without a certified counter."""
     quotes = [
         read(
             heartbeat.evidence.quote.message,
@@ -274,21 +275,13 @@ def _of_quote(unverified: Unverified[QuoteInfo], heartbeat: Heartbeat) -> Verdic
         pcrs={Alg.SHA256: evidence.pcrs},
         signer=known.signer,
     )
-    digest = hashlib.sha256(evidence.log).digest()
-    log, value = replayed(evidence.log, digest=digest, pcr=known.pcr)
-    assert digest == binding.log_digest
+    require_log(evidence.log, digest=binding.log_digest, pcr=known.pcr)
+    log, value = replayed(evidence.log, digest=binding.log_digest, pcr=known.pcr)
     assert value == quote.pcrs[Alg.SHA256][known.pcr]
     claims = Claims(
         device=known, quote=quote, counter=7, log=log, binding=binding, verified=VERIFIED
     )
-    return appraise(
-        claims,
-        references=heartbeat.rules.references,
-        history=FIRST_SIGHT,
-        epochs=EPOCHS,
-        clock_rules=CLOCK,
-        now_ms=NOW_MS,
-    )
+    return judged(claims, heartbeat)
 
 
 def both(group: Sequence[Heartbeat]) -> None:
@@ -351,7 +344,7 @@ def main() -> None:
             standings = {verdict.standing for verdict in full(fleet)}
             assert standings == {Standing.TRUSTED}, standings
         value = measured(both, of_group, fleet, rounds=ROUNDS)
-        report(f"appraisal_judged_{kind}", value, goal)
+        report(f"appraisal_evidence_{kind}", value, goal)
         value = measured(quotes_alone, of_quotes, fleet, rounds=ROUNDS)
         report(f"appraisal_quote_{kind}", value, goal)
         value = measured(both, of_each, fleet, rounds=ROUNDS)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-CONNECTIONS: Final = 32
+CONNECTIONS: Final = 64
 ROUNDS: Final = 5
 ATTESTATIONS: Final = 512
 NO_OPS: Final = 1024

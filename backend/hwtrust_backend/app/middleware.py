@@ -1,7 +1,7 @@
 """What happens to every request before a route sees it, and after.
 
     Observed   request id, span, metrics, the line of the log
-    Gate       read-only, rate limits, size of the body
+    Gate       read-only, rate limits, framing, size of the body
     Deadline   the time in which a body has to arrive
 
 Rules:
@@ -27,6 +27,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from hwtrust.errors import HwTrustError
 from hwtrust_backend.app.caller import UNIX, trusted_peers
+from hwtrust_backend.app.framing import check_framing
 from hwtrust_backend.app.limits import RateLimits, body_limit, check_length, device_of, too_large
 from hwtrust_backend.app.problems import PROBLEM_TYPE, count_refusal, problem_of
 from hwtrust_backend.app.serving import Serving
@@ -128,6 +129,7 @@ class Gate:
         limit = body_limit(scope, self._settings)
         try:
             self._limits.admit(scope)
+            check_framing(scope)
             check_length(scope, limit)
             if scope["method"] not in _READING:
                 await self._require_changeable()

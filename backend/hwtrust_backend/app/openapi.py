@@ -55,6 +55,7 @@ REFUSALS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
     HTTPStatus.CONFLICT: "It does not fit the state that things are in.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this route takes.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type, or encoded.",
     HTTPStatus.TOO_MANY_REQUESTS: "Requests come too often; `Retry-After` says when to come.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The backend cannot work, or may change nothing, at present.",
 }
@@ -66,6 +67,7 @@ _OF_BODIES: Final = frozenset(
         HTTPStatus.NOT_FOUND,
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     }
 )
 _OF_CALLERS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})

@@ -29,6 +29,7 @@ _STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
     errors.WireError: HTTPStatus.BAD_REQUEST,
     errors.RequestError: HTTPStatus.BAD_REQUEST,
     errors.RequestTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.RequestTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.EvidenceError: HTTPStatus.FORBIDDEN,
     errors.EnrolmentError: HTTPStatus.FORBIDDEN,
     errors.EnrolmentUnknownError: HTTPStatus.NOT_FOUND,

@@ -46,6 +46,12 @@ def policy_check(file: Path, *, as_json: bool) -> None:
         click.echo(f"  says nothing of {name}: every device fails")
 
 
+@policy.command("schema", epilog="Example: hwtrust-backend policy schema > policy.schema.json")
+def policy_print_schema() -> None:
+    """Print the JSON Schema of policy documents, for editors that check while one types."""
+    say_json(policies.policy_schema())
+
+
 @policy.command("add", epilog="Example: hwtrust-backend policy add default strict.toml")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))

@@ -6,6 +6,7 @@ from hwtrust_backend.policies.document import (
     DEFAULT_DOCUMENT,
     Policy,
     RotationRules,
+    policy_schema,
     read_policy,
 )
 from hwtrust_backend.policies.models import (
@@ -56,6 +57,7 @@ __all__ = [
     "load_signers",
     "next_open",
     "policy_of",
+    "policy_schema",
     "policy_version",
     "read_policy",
     "sign_policy",

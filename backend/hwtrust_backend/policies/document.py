@@ -193,6 +193,13 @@ def _placed(text: str, field: str, message: str) -> PolicyDocumentError:
     return PolicyDocumentError(f"{place}{named}{message}", line=line, field=field or None)
 
 
+def policy_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a document, for editors; `read_policy` checks more."""
+    schema = msgspec.json.schema(_Document)
+    title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "hwtrust policy"}
+    return title | schema
+
+
 class _Reading:
     """Turns a document into a policy, and notes what is absent."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from hwtrust.errors import PolicyDocumentError
 from hwtrust.verify.policy import Effect
 from hwtrust.wire.messages import TlsKeyKind
-from hwtrust_backend.policies import DEFAULT_DOCUMENT, next_open, read_policy
+from hwtrust_backend.policies import DEFAULT_DOCUMENT, next_open, policy_schema, read_policy
 from hwtrust_backend.policies.document import DOCUMENT_LIMIT
 from hwtrust_backend.policies.windows import parse_window
 from hwtrust_backend.testing import DAY, HOUR, MINUTE, policy_document
@@ -115,6 +117,15 @@ def test_a_wrong_document_is_refused_with_its_line(case: str) -> None:
     assert caught.value.code == "policy:document"
     if line is not None:
         assert caught.value.data["line"] == line
+
+
+def test_the_schema_takes_what_is_a_policy_and_refuses_what_is_none() -> None:
+    """Editors that go by the schema say the same of names and kinds as the backend."""
+    schema = jsonschema_rs.validator_for(policy_schema())
+    assert schema.is_valid(tomllib.loads(DEFAULT_DOCUMENT))
+    assert schema.is_valid(tomllib.loads(FULL))
+    for wrong in ("rot_lifetime = '1d'", "tls_keys = ['software']", "[pcrs]\nrequired = [24]"):
+        assert not schema.is_valid(tomllib.loads(wrong))
 
 
 def test_a_document_has_a_size_limit() -> None:

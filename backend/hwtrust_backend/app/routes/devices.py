@@ -30,6 +30,7 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.structures import Public
 from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.routes.direct import AttestHttpRequest, DirectResponse
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of, identity_of
 from hwtrust_backend.appraisal import Asked
 from hwtrust_backend.appraisal.service import evidence_digest
@@ -94,18 +95,24 @@ def give_challenge(
         return backend.attestations.challenge(session, data, now=backend.clock())
 
 
-@post("/v1/attest", status_code=200)
+@post(
+    "/v1/attest",
+    status_code=200,
+    request_class=AttestHttpRequest,
+    response_class=DirectResponse,
+)
 async def attest(request: HttpRequest, data: Annotated[AttestRequest, JSON_BODY]) -> AttestReply:
     """Attest: with a client certificate for leave and roots, without one for a certificate."""
     backend = backend_of(request)
     backend.clock_watch.require_right()
+    now = backend.clock()
     try:
-        identity = identity_of(request, backend, backend.clock())
+        identity = identity_of(request, backend, now)
         asked = Asked(data, identity, trace=traces.current())
     except IdentityError as error:
         asked = Asked(data, None, refusal=error, trace=traces.current())
     reply = await backend.committer.submit(asked)
-    backend.activity.count(now=backend.clock())
+    backend.activity.count(now=now)
     return reply
 
 

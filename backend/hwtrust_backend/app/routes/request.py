@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.enums import RequestEncodingType
+from litestar.enums import MediaType, RequestEncodingType
 from litestar.params import Body
 
-from hwtrust.errors import RequestError
+from hwtrust.errors import RequestError, RequestTypeError
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.caller import caller, trusted_peers
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, device_of_certificate
@@ -27,8 +27,13 @@ class HttpRequest(Request[Any, Any, Any]):
         """The body, decoded.
 
         Raises:
+            RequestTypeError: it does not say that it is JSON. What a form on any web
+                page can send, with whatever its browser shows, does not.
             RequestError: not UTF-8, or nested deeper than anything that is meant.
         """
+        given = self.headers.getall("content-type", [])
+        if [kind.partition(";")[0].strip().lower() for kind in given] != [MediaType.JSON]:
+            raise RequestTypeError("the request's body has to be application/json")
         try:
             return await super().json()
         except (UnicodeDecodeError, RecursionError) as error:
