@@ -293,14 +293,6 @@ class _Appraised:
     """Every known release, or None where the log has no load before the last one."""
     findings: tuple[Finding, ...]
 
-    def holds(self, log: EventLog, release: Release | None, references: References) -> bool:
-        """Whether it follows from these as well."""
-        return (
-            self.log is log
-            and (self.release is release or self.release == release)
-            and (self.releases is None or self.releases == references.releases)
-        )
-
 
 _APPRAISED_LOGS: Final[Kept[tuple[bytes, str], _Appraised]] = Kept(most=LOGS_KEPT)
 """By the log's SHA-256 and the name of the release: where to look, not what to believe."""
@@ -311,7 +303,12 @@ def _of_whole_log(claims: Claims, references: References) -> tuple[Finding, ...]
     release = references.releases.get(name)
     place = claims.binding.log_digest, name
     kept = _APPRAISED_LOGS.get(place)
-    if kept is not None and kept.holds(log, release, references):
+    if (
+        kept is not None
+        and kept.log is log
+        and (kept.release is release or kept.release == release)
+        and (kept.releases is None or kept.releases == references.releases)
+    ):
         return kept.findings
     findings = tuple(_bounded(_of_log(log, release, references)))
     if _fits(log):

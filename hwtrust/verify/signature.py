@@ -196,21 +196,22 @@ def _ecdsa_value(r: bytes, s: bytes, order: bytes) -> bytes:
 
     From the bytes as they are: by way of numbers it costs three times as much.
     """
-    r, s = _in_range(r, order), _in_range(s, order)
-    r_size, s_size = len(r), len(s)
+    r, s = r.lstrip(b"\0"), s.lstrip(b"\0")
+    r_size, s_size, most = len(r), len(s), len(order)
+    # (4): range. Bytes of equal length compare as their numbers do.
+    if (
+        not (0 < r_size <= most and 0 < s_size <= most)
+        or (r_size == most and r >= order)
+        or (s_size == most and s >= order)
+    ):
+        raise SignatureError("the signature's numbers are out of the curve's range")
+    # A number whose first bit is set would be negative in DER.
+    if r[0] & 0x80:
+        r, r_size = b"\0" + r, r_size + 1
+    if s[0] & 0x80:
+        s, s_size = b"\0" + s, s_size + 1
     # SEQUENCE of two INTEGERs; all lengths are below 128.
     return b"\x30%c\x02%c%b\x02%c%b" % (r_size + s_size + 4, r_size, r, s_size, s)
-
-
-def _in_range(number: bytes, order: bytes) -> bytes:
-    """The contents of a DER INTEGER."""
-    number = number.lstrip(b"\0")
-    size, most = len(number), len(order)
-    # (4): range. Bytes of equal length compare as their numbers do.
-    if size == 0 or size > most or (size == most and number >= order):
-        raise SignatureError("the signature's numbers are out of the curve's range")
-    # One whose first bit is set would be negative.
-    return number if number[0] < 0x80 else b"\0" + number  # noqa: PLR2004
 
 
 def _verify_pss(

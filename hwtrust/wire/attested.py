@@ -215,7 +215,7 @@ class Attest(msgspec.Struct, frozen=True, gc=False):
             type_,
             raw[_HEAD.size : signer_end],
             raw[signer_end + 2 : data_end],
-            ClockInfo(clock, reset_count, restart_count, _yes_no(safe)),
+            ClockInfo(clock, reset_count, restart_count, safe == 1 or _yes_no(safe)),
             firmware,
             # (4): what comes again.
             _kept(type_, rest) if len(rest) <= LONGEST_KEPT else _attested(type_, rest),

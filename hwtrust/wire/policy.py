@@ -196,10 +196,10 @@ Policy = tuple[Statement, ...]
 
 
 class Fold:
-    """A policy session that only calculates (Part 1 §19.7.6)."""
+    """A policy session that only calculates (Part 1 §19.7.6); `begun` is what it stands at."""
 
-    def __init__(self) -> None:
-        self.digest = EMPTY
+    def __init__(self, begun: bytes = EMPTY) -> None:
+        self.digest = begun
 
     def _update(self, code: int, *parts: bytes) -> None:
         self.digest = _sha256(self.digest, u32(code), *parts)
@@ -248,14 +248,14 @@ def apply(policy: Policy, session: PolicySession) -> None:
         statement.apply(session)
 
 
-def fold(policy: Policy) -> bytes:
-    """The policyDigest of `policy`, 32 bytes.
+def fold(policy: Policy, *, begun: bytes = EMPTY) -> bytes:
+    """The policyDigest of `policy`, 32 bytes; of one that goes on where `begun` was folded to.
 
     Raises:
         MalformedError: a choice of fewer than two or more than eight branches,
             or one that is not at the start.
     """
-    session = Fold()
+    session = Fold(begun)
     apply(policy, session)
     return session.digest
 

@@ -93,13 +93,20 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
     def policy(self, *, branch: int | None = None) -> Policy:
         """The recipe; to be run it needs the number of the branch to satisfy."""
+        return (*self.standing(branch=branch), self.deadline())
+
+    def standing(self, *, branch: int | None = None) -> Policy:
+        """The beginning of the recipe, in which there is no time."""
         selection = PcrSelection.parse(self.selection)
         states = tuple((Pcr(selection, item.pcr_digest),) for item in self.branches)
         return (
             AnyOf(states, branch),
             Nv(self.counter_name, u64(self.epoch), Comparison.UNSIGNED_LE),
-            CounterTimer(u64(self.not_after), CLOCK_OFFSET, Comparison.UNSIGNED_LT),
         )
+
+    def deadline(self) -> CounterTimer:
+        """The end of the recipe: until when."""
+        return CounterTimer(u64(self.not_after), CLOCK_OFFSET, Comparison.UNSIGNED_LT)
 
     def branch_for(self, pcr_digest: bytes) -> int | None:
         """Which branch a PCR digest satisfies, if any."""

@@ -51,8 +51,11 @@ class PcrSelection:
     banks: tuple[Bank, ...]
     widths: tuple[int, ...] = field(default=(), compare=False, repr=False, kw_only=True)
     """Bytes in the bitmap of each bank; says nothing about what is selected."""
+    is_empty: bool = field(default=False, init=False, compare=False, repr=False)
+    """Whether no PCR at all is selected."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_empty", not any(numbers for _, numbers in self.banks))
         if not self.widths:
             widths = tuple(_width(numbers) for _, numbers in self.banks)
             object.__setattr__(self, "widths", widths)
@@ -117,14 +120,6 @@ class PcrSelection:
 
     def __str__(self) -> str:
         return "+".join(f"{alg_name(alg)}:{_spell_numbers(numbers)}" for alg, numbers in self.banks)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no PCR at all is selected."""
-        for _, numbers in self.banks:  # noqa: SIM110  a generator costs more than the answer
-            if numbers:
-                return False
-        return True
 
 
 @lru_cache(maxsize=KEPT)

@@ -163,8 +163,8 @@ def signature_fields(raw: bytes) -> tuple[Alg, Alg, bytes, bytes]:
         (second_size,) = _U16.unpack_from(raw, end)
     except struct.error:
         _cut_short(raw)
-    larger = size if size > second_size else second_size  # noqa: FURB136  max() costs a call
-    _require_form(raw, end + 2 + second_size, larger, _MAX_ECC)
+    if len(raw) != end + 2 + second_size or size > _MAX_ECC or second_size > _MAX_ECC:
+        _require_form(raw, end + 2 + second_size, max(size, second_size), _MAX_ECC)
     return alg, hash_, raw[_HEAD.size : end], raw[end + 2 :]
 
 

@@ -8,7 +8,8 @@ for both, so that what else the machine does is left out of both.
 
     quote     quotes are read, their signatures checked, and the rest of the rules of
               `verify_quote` applied (selection, nonce, PCR values); then the log is
-              replayed, and `judge` holds all of it against a policy. One signature
+              replayed, and `judge` holds all of it against a policy. What the quote
+              has to answer is given, as `verify_quote` takes it. One signature
     evidence  `verify_group`, as a backend takes evidence that comes at the same time,
               then `judge`: the same with a certified counter, and with the rules for
               evidence (purpose, challenge, TLS key, binding, boot). Two signatures
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from hwtrust.verify.appraise import Verdict
     from hwtrust.wire.messages import Release
 
-ROUNDS: Final = 60
+ROUNDS: Final = 120
 GROUP: Final = 32
 DEVICES: Final = 12
 HEARTBEATS: Final = 16
@@ -90,6 +91,8 @@ class Heartbeat:
 
     evidence: Evidence
     nonce: bytes
+    bound: bytes
+    """What its signatures are over: the digest of its binding."""
     known: KnownDevice
     row: tuple[bytes, bytes, str, int, bytes]
     rules: Rules
@@ -152,6 +155,7 @@ def make_heartbeat(device: Attester, number: int, rules: Rules) -> Heartbeat:
     return Heartbeat(
         evidence=evidence,
         nonce=nonce,
+        bound=evidence.binding.digest(),
         known=known,
         row=(known.name, known.ak.encode_sized(), SELECTION, known.pcr, known.counter_name),
         rules=rules,
@@ -210,10 +214,12 @@ def of_group(group: Sequence[Heartbeat]) -> list[Verdict]:
             for heartbeat in group
         ]
     )
-    verdicts = []
-    for heartbeat, result in zip(group, results, strict=True):
-        assert isinstance(result, Claims), result
-        verdicts.append(judged(result, heartbeat))
+    verdicts = [
+        judged(result, heartbeat)
+        for result, heartbeat in zip(results, group, strict=True)
+        if isinstance(result, Claims)
+    ]
+    assert len(verdicts) == len(group), results
     return verdicts
 
 
@@ -262,15 +268,16 @@ def of_quotes(group: Sequence[Heartbeat]) -> list[Verdict]:
         for heartbeat in group
     ]
     run([quote.check for quote in quotes])
-    return [_of_quote(quote, heartbeat) for quote, heartbeat in zip(quotes, group, strict=True)]
+    claims = [_claims(quote, heartbeat) for quote, heartbeat in zip(quotes, group, strict=True)]
+    return [judged(one, heartbeat) for one, heartbeat in zip(claims, group, strict=True)]
 
 
-def _of_quote(unverified: Unverified[QuoteInfo], heartbeat: Heartbeat) -> Verdict:
+def _claims(unverified: Unverified[QuoteInfo], heartbeat: Heartbeat) -> Claims:
     evidence, known = heartbeat.evidence, heartbeat.known
     binding = evidence.binding
     quote = quote_claims(
         unverified,
-        nonce=binding.digest(),
+        nonce=heartbeat.bound,
         selection=known.selection,
         pcrs={Alg.SHA256: evidence.pcrs},
         signer=known.signer,
@@ -278,10 +285,7 @@ def _of_quote(unverified: Unverified[QuoteInfo], heartbeat: Heartbeat) -> Verdic
     require_log(evidence.log, digest=binding.log_digest, pcr=known.pcr)
     log, value = replayed(evidence.log, digest=binding.log_digest, pcr=known.pcr)
     assert value == quote.pcrs[Alg.SHA256][known.pcr]
-    claims = Claims(
-        device=known, quote=quote, counter=7, log=log, binding=binding, verified=VERIFIED
-    )
-    return judged(claims, heartbeat)
+    return Claims(device=known, quote=quote, counter=7, log=log, binding=binding, verified=VERIFIED)
 
 
 def both(group: Sequence[Heartbeat]) -> None:

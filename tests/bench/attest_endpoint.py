@@ -10,10 +10,10 @@ is answered (SQLite: synchronous = FULL; PostgreSQL: fsync and synchronous_commi
 on). The evidence is signed before the clock starts.
 
 Rounds of both kinds alternate, so that whatever else the machine does meets them
-alike. A figure is the smaller of two medians over the rounds: of the rates' ratios,
-and of the ratios of what a request costs the server's core. The second keeps a
-machine that is busy otherwise, or a slow client, from flattering the first. All
-of them go to standard error.
+alike. There are two figures, each a median over the rounds: of the rates' ratios, and
+of the ratios of what a request costs the server's core. Where the core is not busy
+all the time, with a slow client or with other work on the machine, the second alone
+says what the server can do; standard error has how busy it was, and the rates.
 """
 
 from __future__ import annotations
@@ -255,9 +255,13 @@ def run(database: str) -> list[tuple[Round, Round]]:
     with tempfile.TemporaryDirectory(prefix="hwtrust-bench-") as directory:
         server = context.Process(target=serve, args=(theirs, database, directory, count))
         server.start()
+        cores = os.sched_getaffinity(0)
         try:
+            # The server takes the first core, and has it to itself where there is another.
+            os.sched_setaffinity(0, cores - {min(cores)} or cores)
             return asyncio.run(measure(server.pid or 0, ours))
         finally:
+            os.sched_setaffinity(0, cores)
             with contextlib.suppress(OSError):
                 ours.send(None)
             server.join(60)
@@ -268,21 +272,22 @@ def report(kind: str, rounds: list[tuple[Round, Round]]) -> None:
     """Print the result, and to standard error what it is made of."""
     by_rate = statistics.median(attested.rate / no_op.rate for no_op, attested in rounds)
     by_core = statistics.median(no_op.core / attested.core for no_op, attested in rounds)
-    ratio = min(by_rate, by_core)
     for name, index in (("no-op", 0), ("attestation", 1)):
         rate = statistics.median(pair[index].rate for pair in rounds)
         core = statistics.median(pair[index].core for pair in rounds)
-        sys.stderr.write(f"{kind}: {name}: {rate:.0f}/s, {core:.0f} us of the server's core\n")
-    sys.stderr.write(f"{kind}: {by_rate:.3f} by the rates, {by_core:.3f} by the core\n")
+        busy = statistics.median(pair[index].rate * pair[index].core for pair in rounds) / 1e4
+        told = f"{rate:.0f}/s, {core:.0f} us of the server's core, which was {busy:.0f} % busy"
+        sys.stderr.write(f"{kind}: {name}: {told}\n")
     goal = GOALS[kind]
-    result = {
-        "name": f"attest_endpoint_{kind}",
-        "value": round(ratio, 3),
-        "unit": "of the no-op rate",
-        "goal": goal,
-        "ok": ratio >= goal,
-    }
-    print(json.dumps(result))
+    for way, ratio in (("rate", by_rate), ("core", by_core)):
+        result = {
+            "name": f"attest_endpoint_{kind}_by_{way}",
+            "value": round(ratio, 3),
+            "unit": "of the no-op",
+            "goal": goal,
+            "ok": ratio >= goal,
+        }
+        print(json.dumps(result))
 
 
 def databases() -> Iterator[tuple[str, str]]:
@@ -297,10 +302,7 @@ def databases() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Measure on each database."""
-    cores = sorted(os.sched_getaffinity(0))
     for kind, database in databases():
-        # The server takes the first core.
-        os.sched_setaffinity(0, cores)
         report(kind, run(database))
 
 

@@ -327,6 +327,11 @@ def report(arguments: Arguments, account: Account, audit: Audit) -> None:
     wanted = arguments.devices / arguments.heartbeat
     rate = len(beats) / seconds
     errors = account.errors.total()
+    note(f"{dict(sorted(account.counts.items()))}; {audit.records} records of the trail verify")
+    for why, count in account.errors.most_common(20):
+        note(f"{count} x {why}")
+    for why in audit.double_roots[:20]:
+        note(why)
     say("attestations", len(beats), "answered", goal=1, ok=bool(beats))
     say("rate", round(rate, 1), "a second", goal=round(wanted, 1), ok=rate >= 0.98 * wanted)
     skipped, confirmed = account.counts["skipped"], account.counts["confirmed"]
@@ -339,6 +344,11 @@ def report(arguments: Arguments, account: Account, audit: Audit) -> None:
     say("unexplained_verdicts", audit.unexplained, "attestations", goal=0, ok=unexplained <= 0)
     say("rotations_made", audit.rotations, "roots", goal=1, ok=audit.rotations >= 1)
     say("rotations_confirmed", confirmed, "roots", goal=1, ok=confirmed >= 1)
+
+
+def report_times(account: Account) -> None:
+    """Print how long heartbeats took; a new connection and its handshake are part of each."""
+    beats = account.beats
     for name, part in (
         ("heartbeat", lambda beat: beat.whole),
         ("handshake", lambda beat: beat.handshake),
@@ -347,16 +357,8 @@ def report(arguments: Arguments, account: Account, audit: Audit) -> None:
     ):
         for percent in (50, 99):
             say(f"{name}_p{percent}", percentile(beats, part, percent), "ms")
-    note(
-        f"{dict(sorted(account.counts.items()))}; "
-        f"{audit.records} records of the trail verify; longest heartbeat "
-        f"{max(beat.whole for beat in beats) * 1000:.0f} ms, "
-        f"mean {statistics.mean(beat.whole for beat in beats) * 1000:.1f} ms"
-    )
-    for why, count in account.errors.most_common(20):
-        note(f"{count} x {why}")
-    for why in audit.double_roots[:20]:
-        note(why)
+    longest, mean = max(beat.whole for beat in beats), statistics.mean(beat.whole for beat in beats)
+    note(f"the longest heartbeat took {longest * 1000:.0f} ms, the mean {mean * 1000:.1f} ms")
 
 
 def report_cost(count: int, before: Used, after: Used, account: Account) -> None:
@@ -404,12 +406,14 @@ def run(arguments: Arguments, directory: Path) -> None:
         with served[0].backend.database.reading() as session:
             audit = audited(session, served[0], account)
         note(f"compared and verified in {time.monotonic() - begun:.1f} s")
-        report(arguments, account, audit)
-        report_cost(len(account.beats), before, after, account)
-        report_memory(held)
         for one in served:
             log = one.log.read_text()
             note(f"{one.log.name}: {len(log.splitlines())} lines{': ' if log else ''}{log[-2000:]}")
+        report(arguments, account, audit)
+        if account.beats:
+            report_times(account)
+            report_cost(len(account.beats), before, after, account)
+        report_memory(held)
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 
 AT_ONCE: Final = 32
 """Devices that enrol in one transaction."""
-AT_A_TIME: Final = 200
+AT_A_TIME: Final = 100
 """Heartbeats of one process that are under way at the same moment."""
 FORGET: Final = 1 / 8
 """Part of the answers with a root that is forgotten (rule 3)."""

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -20,6 +20,8 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import HwTrustError, MalformedError
 from hwtrust.verify.evidence import Claims, verify_evidence
+from hwtrust.verify.kept import Kept
+from hwtrust.verify.quote import KEPT
 from hwtrust.wire.codec import u64
 from hwtrust.wire.messages import Evidence, Standing
 from hwtrust_backend.enrolment import Device, known_device
@@ -37,9 +39,32 @@ def told(claims: Claims, standing: Standing) -> bytes:
         u64(claims.binding.epoch),
         u64(claims.counter),
         u64(claims.firmware_version),
-        *(bytes([number]) + value for number, value in sorted(claims.pcrs.items())),
+        _values_digest(claims.pcrs),
     )
-    return hashlib.sha256(b"".join(u64(len(part)) + part for part in parts)).digest()
+    return hashlib.sha256(b"".join([u64(len(part)) + part for part in parts])).digest()
+
+
+class _Digested(msgspec.Struct, frozen=True, eq=False):
+    """Values of PCRs, and a digest of them."""
+
+    values: Mapping[int, bytes]
+    digest: bytes
+
+
+_DIGESTED: Final[Kept[int, _Digested]] = Kept(most=KEPT)
+"""By where the values are in memory: no others come there while these are kept."""
+
+
+def _values_digest(values: Mapping[int, bytes]) -> bytes:
+    # A device quotes the same values at every heartbeat, and gets the same object for them.
+    place = id(values)
+    kept = _DIGESTED.get(place)
+    if kept is None or kept.values is not values:
+        parts = [bytes([number]) + value for number, value in sorted(values.items())]
+        digest = hashlib.sha256(b"".join([u64(len(part)) + part for part in parts])).digest()
+        kept = _Digested(values, digest)
+        _DIGESTED.keep(place, kept)
+    return kept.digest
 
 
 def keep_evidence(

@@ -156,10 +156,16 @@ def note_verdict(device: Device, verdict: Verdict, mode: Mode, *, now: int) -> N
     claims = verdict.claims
     if device.standing is not verdict.standing:
         device.standing, device.standing_since = verdict.standing, now
-    device.mode = mode
-    device.findings = msgspec.json.encode(verdict.findings)
+    told = (
+        ("mode", mode),
+        ("findings", msgspec.json.encode(verdict.findings)),
+        ("release", claims.binding.release),
+        ("counter", min(claims.counter, LAST_EPOCH)),
+    )
+    for name, value in told:
+        # Most heartbeats say what the last one said; reading costs less than writing.
+        if getattr(device, name) != value:
+            setattr(device, name, value)
     device.attested_at = now
-    device.release = claims.binding.release
-    device.counter = min(claims.counter, LAST_EPOCH)
     if verdict.standing is not Standing.FAILED:
         device.history = msgspec.json.encode(History.of(claims, observed_ms=now))

@@ -7,13 +7,16 @@ hardware module or a cloud key service is another `KeyVault`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from hwtrust_backend.observe.traces import span
+
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
+_ECDSA_OF_DIGEST: Final = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
 
 
 class KeyRole(StrEnum):
@@ -104,12 +107,12 @@ class SoftwareSigner:
     def sign(self, message: bytes) -> bytes:
         """Sign SHA-256 of `message`: a DER ECDSA-Sig-Value."""
         with span("sign"):
-            return self._key.sign(message, ec.ECDSA(hashes.SHA256()))
+            return self._key.sign(message, _ECDSA)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign a SHA-256 digest, 32 bytes: a DER ECDSA-Sig-Value."""
         with span("sign"):
-            return self._key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+            return self._key.sign(digest, _ECDSA_OF_DIGEST)
 
     def __repr__(self) -> str:
         return "SoftwareSigner(…)"

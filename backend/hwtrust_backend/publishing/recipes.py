@@ -12,14 +12,20 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
-from hwtrust.verify.evidence import Claims
+import msgspec
+from msgspec.structs import replace
+
+from hwtrust.verify.evidence import Claims, KnownDevice
+from hwtrust.verify.kept import Kept
 from hwtrust.wire.codec import U64_MAX, tpm2b
 from hwtrust.wire.envelope import Envelope, seal
 from hwtrust.wire.messages import Release
-from hwtrust.wire.policy import fold
+from hwtrust.wire.policy import approval_digest, fold
 from hwtrust.wire.protect import seal_for
 from hwtrust.wire.root import (
     Approval,
@@ -37,6 +43,9 @@ from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.keys import Signer
 
 ROOT_SIZE = 32
+
+STANDING_KEPT: Final = 8192
+"""Devices whose approvals are kept but for the time, some two kilobytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +76,63 @@ def approve(
 ) -> Approval:
     """Leave to open the root of `epoch` for `left_ms` more of the device's clock."""
     device = claims.device
+    kept = _STANDING.get(device.name)
+    if kept is None or not kept.is_of(claims, release, epoch):
+        kept = _standing(claims, release, epoch)
+        _STANDING.keep(device.name, kept)
+    recipe = replace(kept.recipe, not_after=min(claims.clock.clock + left_ms, U64_MAX))
+    digest = approval_digest(fold((recipe.deadline(),), begun=kept.folded), kept.ref)
+    return replace(recipe, signature=policy_key.sign_digest(digest))
+
+
+class _Standing(msgspec.Struct, frozen=True, eq=False):
+    """What stays of a device's approvals from one heartbeat to the next, and what it is made of."""
+
+    device: KnownDevice
+    release: Release
+    values: Mapping[int, bytes]
+    recipe: Approval
+    folded: bytes
+    ref: bytes
+
+    def is_of(self, claims: Claims, release: Release, epoch: int) -> bool:
+        """Whether it is made of just this: of the very objects, none of which can change."""
+        return (
+            self.device is claims.device
+            and self.release is release
+            and self.values is claims.pcrs
+            and self.recipe.epoch == epoch
+        )
+
+
+_STANDING: Final[Kept[bytes, _Standing]] = Kept(most=STANDING_KEPT)
+"""By the device's name."""
+
+
+def _standing(claims: Claims, release: Release, epoch: int) -> _Standing:
+    device, values = claims.device, claims.pcrs
     recipe = Approval(
         epoch=epoch,
         selection=str(device.selection),
-        branches=_branches(
-            release, device.selection, tuple(sorted(claims.pcrs.items())), device.pcr
-        ),
+        branches=_branches(release, device.selection, tuple(sorted(values.items())), device.pcr),
         counter_name=device.counter_name,
-        not_after=min(claims.clock.clock + left_ms, U64_MAX),
+        not_after=0,
     )
-    ref = root_ref(device.name, epoch)
-    return sign_approval(recipe, ref, sign_digest=policy_key.sign_digest)
+    return _Standing(
+        device=device,
+        release=release,
+        values=values,
+        recipe=recipe,
+        folded=fold(recipe.standing()),
+        ref=root_ref(device.name, epoch),
+    )
 
 
 @lru_cache(maxsize=4096)
 def _branches(
     release: Release, selection: PcrSelection, values: tuple[tuple[int, bytes], ...], pcr: int
 ) -> tuple[Branch, Branch]:
-    """The approved states of a device; they stay the same from one heartbeat to the next."""
+    """The approved states of devices that are alike; they stay the same between releases."""
     return approved_states(release, selection=selection, values=dict(values), pcr=pcr)
 
 

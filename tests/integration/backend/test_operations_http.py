@@ -78,7 +78,8 @@ def ask(
         http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
     ) as connection:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers={"connection": "close", **named})
+        named = {"connection": "close", "content-type": "application/json", **named}
+        connection.request(method, path, body=body, headers=named)
         response = connection.getresponse()
         answer = response.read()
         return response.status, {k.lower(): v for k, v in response.getheaders()}, answer
@@ -614,7 +615,8 @@ SLOW = {
     "line ends before a request": (b"", b"\r\n"),
     "line ends after an answer": (b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n"),
     "a body": (
-        b"POST /v1/challenges HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
+        b"POST /v1/attest HTTP/1.1\r\nhost: x\r\n%s\r\ncontent-length: 1000\r\n\r\n"
+        % b"content-type: application/json",
         b"a",
     ),
     "a body that was refused": (

@@ -17,7 +17,7 @@ import hashlib
 from typing import Annotated, Final
 
 import msgspec
-from litestar import Response, Router, get, post
+from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
@@ -73,7 +73,7 @@ def own_result(
     return _private(issued)
 
 
-@get("/", sync_to_thread=True)
+@get("/v1/results/{device:str}", sync_to_thread=True)
 def get_result(
     request: HttpRequest, device: DeviceName, nonce: NonceText = "", audience: Audience = ""
 ) -> Response[IssuedResult]:
@@ -81,7 +81,7 @@ def get_result(
     return _private(_for_principal(request, device, _nonce(nonce), audience))
 
 
-@post("/", status_code=200, sync_to_thread=True)
+@post("/v1/results/{device:str}", status_code=200, sync_to_thread=True)
 def post_result(
     request: HttpRequest, device: DeviceName, data: Annotated[ResultRequest, JSON_BODY]
 ) -> Response[IssuedResult]:
@@ -158,9 +158,4 @@ def _private(issued: IssuedResult) -> Response[IssuedResult]:
 
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 
-# Handlers of one path are registered together: one that is registered twice is wrapped twice.
-_ABOUT_A_DEVICE: Final = Router(
-    "/v1/results/{device:str}", route_handlers=[get_result, post_result]
-)
-
-HANDLERS = (own_result, _ABOUT_A_DEVICE, keys)
+HANDLERS = (own_result, get_result, post_result, keys)
