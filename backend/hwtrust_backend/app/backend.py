@@ -101,9 +101,7 @@ def make_backend(
         authorities=EkAuthorities(settings.ek_authorities),
         first_root=publisher.first,
     )
-    attestations = Attestations(
-        settings=settings, vault=vault, rotation=publisher
-    )
+    attestations = Attestations(settings=settings, vault=vault, rotation=publisher)
     webhooks = Webhooks(settings, vault)
     return Backend(
         settings=settings,

@@ -178,9 +178,7 @@ def load_settings(data_dir: Path, *, file: Path | None, environ: Mapping[str, st
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX)
         if variable.startswith(PREFIX) and name not in NOT_SETTINGS:
-            set_from_environment(
-                found, Settings, variable=variable, name=name.lower(), value=value
-            )
+            set_from_environment(found, Settings, variable=variable, name=name.lower(), value=value)
     return convert(found, Settings, source=str(path))
 
 

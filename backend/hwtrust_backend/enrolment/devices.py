@@ -36,9 +36,7 @@ class DeviceKeys(NamedTuple):
     @classmethod
     def of(cls, device: Device) -> DeviceKeys:
         """The keys of a row."""
-        return cls(
-            device.id, device.ak_public, device.selection, device.pcr, device.counter_name
-        )
+        return cls(device.id, device.ak_public, device.selection, device.pcr, device.counter_name)
 
     @property
     def known(self) -> KnownDevice:

@@ -96,9 +96,7 @@ def pass_time(device: BackendDevice, clock: ManualClock, milliseconds: int) -> N
 def ask_for_rotation(backend: Backend, device: BackendDevice) -> None:
     """What `hwtrust-backend rotate` does."""
     with backend.database.transaction() as session:
-        ask_rotation(
-            session, device.name.hex(), by=local_administrator(), now=backend.clock()
-        )
+        ask_rotation(session, device.name.hex(), by=local_administrator(), now=backend.clock())
 
 
 # --- what a good device gets -------------------------------------------------------
@@ -354,9 +352,7 @@ def test_a_failed_device_gets_its_findings_and_nothing_else(
     assert "log:violation" in {finding.code for finding in reply.findings}
     assert (reply.approval, reply.root, reply.certificate) == (None, None, "")
     with backend.database.reading() as session:
-        report = device_report(
-            session, device.name.hex()[:20], by=local_administrator(), now=1
-        )
+        report = device_report(session, device.name.hex()[:20], by=local_administrator(), now=1)
         assert report.summary.standing == "failed"
         assert report.summary.next_step.startswith("a layer was changed")
         assert "log:violation" in report.trail[0].reason
