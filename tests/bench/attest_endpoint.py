@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import multiprocessing
 import os
@@ -42,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import AttestReply, AttestRequest, Standing
+from hwtrust_backend.app.server import settle_memory
 from hwtrust_backend.testing import BackendServer
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi
@@ -147,8 +147,7 @@ def serve(pipe: Connection, database: str, directory: str, count: int) -> None:
             key = device.tpm.tls_key
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             pipe.send((pem.decode() + device.certificate, signed(server, device, count)))
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         # The connections are made, and the requests are sent, until the client says so.
         pipe.recv()
 

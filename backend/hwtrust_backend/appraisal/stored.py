@@ -75,14 +75,15 @@ def keep_evidence(
     if device.evidence_told == digest:
         return
     device.evidence_told = digest
-    session.merge(
-        StoredEvidence(
-            device=device.id,
-            at=now,
-            nonce=evidence.binding.nonce,
-            content=msgspec.json.encode(evidence),
-        )
+    kept = StoredEvidence(
+        device=device.id,
+        at=now,
+        nonce=evidence.binding.nonce,
+        content=msgspec.json.encode(evidence),
     )
+    # What else has changed is written once, at the commit.
+    with session.no_autoflush:
+        session.merge(kept)
 
 
 def stored_claims(

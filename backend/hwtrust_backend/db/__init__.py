@@ -5,11 +5,20 @@ from __future__ import annotations
 from hwtrust_backend.db.base import Base, EpochNumber, Millis
 from hwtrust_backend.db.engine import Database
 from hwtrust_backend.db.schema import migrate
-from hwtrust_backend.db.stamps import EK_AUTHORITIES, RULES, Kept, Stamp, count_up, serial_of
+from hwtrust_backend.db.stamps import (
+    EK_AUTHORITIES,
+    RULES,
+    WEBHOOKS,
+    Kept,
+    Stamp,
+    count_up,
+    serial_of,
+)
 
 __all__ = [
     "EK_AUTHORITIES",
     "RULES",
+    "WEBHOOKS",
     "Base",
     "Database",
     "EpochNumber",

@@ -26,6 +26,7 @@ from hwtrust_backend.db.base import Base
 
 _COUNTED: Final = "hwtrust_backend.db.stamps.counted"
 _SEEN: Final = "hwtrust_backend.db.stamps.seen"
+_SERIALS: Final = "hwtrust_backend.db.stamps.serials"
 
 Value = TypeVar("Value")
 
@@ -41,6 +42,8 @@ class Stamp(Base):
 
 RULES = "rules"
 """Of releases, groups and policies."""
+WEBHOOKS = "webhooks"
+"""Of the receivers of webhooks."""
 EK_AUTHORITIES = "ek-authorities"
 """Of the TPM vendors' certificates."""
 
@@ -55,6 +58,7 @@ def count_up(session: Session, name: str) -> None:
         raise DatabaseError(f"the database lacks the stamp {name!r}")
     session.info.setdefault(_COUNTED, set()).add(name)
     session.info.pop(_SEEN, None)
+    session.info.pop(_SERIALS, None)
 
 
 def serial_of(session: Session, name: str) -> int:
@@ -85,7 +89,11 @@ class Kept(Generic[Value]):
     def _current(self, session: Session) -> Value:
         if self._name in session.info.get(_COUNTED, ()):
             return self._read(session)
-        database, serial = session.get_bind().engine, serial_of(session, self._name)
+        database = session.get_bind().engine
+        serials: dict[str, int] = session.info.setdefault(_SERIALS, {})
+        if self._name not in serials:
+            serials[self._name] = serial_of(session, self._name)
+        serial = serials[self._name]
         with self._lock:
             kept = self._kept.get(database)
         if kept is None or kept[0] != serial:
@@ -98,5 +106,5 @@ class Kept(Generic[Value]):
 @event.listens_for(Session, "after_transaction_end")
 def _after_end(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session.info.pop(_COUNTED, None)
-        session.info.pop(_SEEN, None)
+        for key in (_COUNTED, _SEEN, _SERIALS):
+            session.info.pop(key, None)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceAmbiguousError, DeviceRetiredError, DeviceUnknownError
@@ -55,6 +55,12 @@ def _known(keys: DeviceKeys) -> KnownDevice:
     )
 
 
+_LOCK: Final = (
+    select(Device)
+    .where(Device.id.in_(bindparam("devices", expanding=True)))
+    .order_by(Device.id)
+    .with_for_update()
+)
 _KEY_COLUMNS: Final = tuple(getattr(Device, name) for name in DeviceKeys._fields)
 
 
@@ -78,8 +84,7 @@ def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device
 
     In the order of their names: whoever locks more than one takes them in this order.
     """
-    query = select(Device).where(Device.id.in_(devices)).order_by(Device.id).with_for_update()
-    return {row.id: row for row in session.scalars(query)}
+    return {row.id: row for row in session.scalars(_LOCK, {"devices": list(devices)})}
 
 
 def keys_of(session: Session, devices: Collection[str]) -> dict[str, DeviceKeys]:

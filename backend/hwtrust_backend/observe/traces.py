@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +39,7 @@ class _State:
 
 
 _state = _State()
+_NO_SPAN: Final[AbstractContextManager[None]] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +110,21 @@ def current() -> Place | None:
     return Place(get_current())
 
 
-@contextmanager
-def span(name: str, *, within: Place | None = None, **attributes: str | int) -> Iterator[None]:
+def span(
+    name: str, *, within: Place | None = None, **attributes: str | int
+) -> AbstractContextManager[None]:
     """A span around the block, below the one that is open; an error marks it and goes on.
 
     `within`: below the one that was open there.
     """
     tracer = _state.tracer
-    if tracer is None:
-        yield
-        return
+    return _NO_SPAN if tracer is None else _span(tracer, name, within, attributes)
+
+
+@contextmanager
+def _span(
+    tracer: Tracer, name: str, within: Place | None, attributes: Mapping[str, str | int]
+) -> Iterator[None]:
     context = None if within is None else within.context
     with tracer.start_as_current_span(name, context=context, attributes=_named(attributes)):
         yield

@@ -11,20 +11,22 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import event, select
+from sqlalchemy import bindparam, event, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 
 _KEY: Final = "hwtrust_backend.publishing.live"
 _LIVE: Final = (RootState.ACTIVE, RootState.OFFERED)
+_READ: Final = select(StoredRoot).where(
+    StoredRoot.device.in_(bindparam("devices", expanding=True)), StoredRoot.state.in_(_LIVE)
+)
 
 
 def read_live_roots(session: Session, devices: Collection[str]) -> None:
     """Read the active and offered roots of these devices, whose rows the session holds."""
-    query = select(StoredRoot).where(StoredRoot.device.in_(devices), StoredRoot.state.in_(_LIVE))
     found: dict[str, list[StoredRoot]] = {device: [] for device in devices}
-    for root in session.scalars(query):
+    for root in session.scalars(_READ, {"devices": list(devices)}):
         found[root.device].append(root)
     session.info[_KEY] = found
 
@@ -33,8 +35,7 @@ def live_roots(session: Session, device: str) -> list[StoredRoot]:
     """The active and the offered root of a device, as far as there are any."""
     kept: dict[str, list[StoredRoot]] = session.info.get(_KEY, {})
     if device not in kept:
-        query = select(StoredRoot).where(StoredRoot.device == device, StoredRoot.state.in_(_LIVE))
-        return list(session.scalars(query))
+        return list(session.scalars(_READ, {"devices": [device]}))
     return [root for root in kept[device] if root.state in _LIVE]
 
 

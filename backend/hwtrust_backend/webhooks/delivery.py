@@ -35,7 +35,7 @@ from hwtrust.errors import HwTrustError, WebhookError, WebhookUnknownError
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Clock
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
-from hwtrust_backend.db import Database
+from hwtrust_backend.db import WEBHOOKS, Database, count_up
 from hwtrust_backend.keys import Secret
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.webhooks.models import Delivery, DeliveryState, Webhook
@@ -250,6 +250,7 @@ class Courier:
 
     def _disable(self, session: Session, receiver: Webhook, reason: str, *, now: int) -> None:
         receiver.disabled_at, receiver.disabled_reason = now, reason[:_ERROR_LIMIT]
+        count_up(session, WEBHOOKS)
         told = f"{receiver.id} {receiver.url}: {reason}"
         record(session, Event.WEBHOOK_DISABLED, now=now, reason=told)
 

@@ -3,8 +3,8 @@
 Rules:
 1. An event is announced in the transaction of what it tells of: no event of
    what was rolled back, none lost that was committed.
-2. Without a subscription an announcement costs one small query and writes
-   nothing. It is made where something changes, never at each heartbeat.
+2. Without a subscription an announcement writes nothing: who hears of what is
+   kept in memory. It is made where something changes, never at each heartbeat.
 3. A receiver that is limited to a group hears of that group alone. An event
    without a group goes to those who hear of all.
 """
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hwtrust_backend.config.clock import utc_text
+from hwtrust_backend.db import WEBHOOKS, Kept
 from hwtrust_backend.webhooks.models import Delivery, DeliveryState, Webhook
 from hwtrust_backend.webhooks.topics import Topic
 
@@ -34,11 +35,10 @@ def announce(
     `data` is what the payload's `data` holds besides `device`; its `group` decides
     who hears of it. It must be something that JSON can say, and no secret.
     """
-    query = select(Webhook.id, Webhook.topics, Webhook.group).where(Webhook.disabled_at.is_(None))
     group = data.get("group", "")
     body: bytes | None = None
-    for webhook, topics, scope in session.execute(query):
-        if topic.value not in topics.split() or scope not in {"", group}:
+    for webhook, topics, scope in _RECEIVERS.get(session):
+        if topic.value not in topics or scope not in {"", group}:
             continue
         if body is None:
             body = payload(topic, device=device, data=data, now=now)
@@ -72,3 +72,20 @@ def payload(topic: Topic, *, device: str, data: Mapping[str, object], now: int) 
     content = {"device": device, **data} if device else dict(data)
     event = {"type": topic.value, "timestamp": utc_text(now), "data": content}
     return msgspec.json.encode(event)
+
+
+class _Receiver(NamedTuple):
+    webhook: str
+    topics: frozenset[str]
+    group: str
+
+
+def _read_receivers(session: Session) -> tuple[_Receiver, ...]:
+    query = select(Webhook.id, Webhook.topics, Webhook.group).where(Webhook.disabled_at.is_(None))
+    return tuple(
+        _Receiver(webhook, frozenset(topics.split()), group)
+        for webhook, topics, group in session.execute(query)
+    )
+
+
+_RECEIVERS: Final = Kept(WEBHOOKS, _read_receivers)

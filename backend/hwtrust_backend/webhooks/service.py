@@ -23,6 +23,7 @@ from hwtrust.errors import WebhookTopicError, WebhookUnknownError
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Settings
 from hwtrust_backend.config.clock import DAY
+from hwtrust_backend.db import WEBHOOKS, count_up
 from hwtrust_backend.keys import KeyVault, Secret
 from hwtrust_backend.webhooks.models import Delivery, Webhook
 from hwtrust_backend.webhooks.outbox import payload, put
@@ -115,6 +116,7 @@ class Webhooks:
             disabled_reason="",
         )
         session.add(row)
+        count_up(session, WEBHOOKS)
         reason = f"{identifier} {url}: {row.topics}"
         record(session, Event.WEBHOOK_ADDED, now=now, reason=reason, actor=by)
         return _report(row), secret_text(secret)
@@ -175,6 +177,7 @@ def remove_webhook(session: Session, identifier: str, *, by: str, now: int) -> N
     row = _locked(session, identifier)
     session.execute(delete(Delivery).where(Delivery.webhook == row.id))
     session.delete(row)
+    count_up(session, WEBHOOKS)
     _record(session, Event.WEBHOOK_REMOVED, row, by=by, now=now)
 
 
@@ -186,6 +189,7 @@ def enable_webhook(session: Session, identifier: str, *, by: str, now: int) -> W
     """
     row = _locked(session, identifier)
     row.disabled_at, row.disabled_reason = None, ""
+    count_up(session, WEBHOOKS)
     row.failing_since, row.failures, row.hold_until = None, 0, 0
     _record(session, Event.WEBHOOK_ENABLED, row, by=by, now=now)
     return _report(row)

@@ -23,9 +23,11 @@ from hwtrust.wire.messages import (
     ChallengeReply,
     ChallengeRequest,
     EnrolBegin,
+    Problem,
     Standing,
 )
 from hwtrust_backend.app.backend import make_backend
+from hwtrust_backend.app.committer import BUSY_SECONDS
 from hwtrust_backend.app.server import listening_socket, make_server
 from hwtrust_backend.keys import (
     Secret,
@@ -249,6 +251,64 @@ def test_a_body_that_is_no_request_is_a_400(server: BackendServer, case: str) ->
     """Whatever arrives ends in a problem of ours, never in a 500 (95)."""
     refused = refusal(HttpApi(server), "/v1/challenges", BAD_BODIES[case])
     assert (refused.status, refused.code) == (400, "request:invalid")
+
+
+@pytest.mark.parametrize("case", BAD_BODIES)
+def test_a_body_that_is_no_attestation_is_the_same_400(server: BackendServer, case: str) -> None:
+    """The route that decodes its body at once refuses as all others do."""
+    refused = refusal(HttpApi(server), "/v1/attest", BAD_BODIES[case])
+    assert (refused.status, refused.code) == (400, "request:invalid")
+    other = refusal(HttpApi(server), "/v1/challenges", BAD_BODIES[case])
+    assert refused.problem.title == other.problem.title
+
+
+def test_a_refused_attestation_says_what_is_wrong_as_any_other_route(
+    server: BackendServer,
+) -> None:
+    """Whoever builds a client is told what to mend."""
+    body = b'{"device": 1, "purpose": "attest", "evidence": {}}'
+    told = {
+        refusal(HttpApi(server), path, body).problem.detail.partition("; ")[2]
+        for path in ("/v1/attest", "/v1/challenges")
+    }
+    assert len(told) == 1
+    assert all(told)
+
+
+def answer_to_attestation(
+    server: BackendServer, device: BackendDevice, *, media_type: str
+) -> tuple[int, http.client.HTTPMessage, Problem]:
+    """The problem that a well-formed attestation ends in."""
+    evidence = device.evidence(bytes(40), purpose=Purpose.SESSION)
+    body = msgspec.json.encode(AttestRequest(device=device.name, evidence=evidence))
+    connection = http.client.HTTPSConnection(
+        "localhost", port_of(server), context=client_context(server), timeout=30
+    )
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/attest", body, {"content-type": media_type})
+        with connection.getresponse() as response:
+            problem = msgspec.json.decode(response.read(), type=Problem)
+            return response.status, response.headers, problem
+
+
+def test_an_attestation_of_another_content_type_is_refused(
+    server: BackendServer, device: BackendDevice
+) -> None:
+    """What a form on any page can send is decoded here no more than elsewhere."""
+    status, headers, _ = answer_to_attestation(server, device, media_type="text/plain")
+    assert (status, headers["content-type"]) == (415, PROBLEM)
+
+
+def test_a_full_queue_of_attestations_is_a_503_that_says_when_to_come_again(
+    server: BackendServer, device: BackendDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that finds the backend busy knows how long to wait, and is well afterwards."""
+    monkeypatch.setattr(server.backend.committer, "_queue_limit", 0)
+    status, headers, problem = answer_to_attestation(server, device, media_type="application/json")
+    assert (status, problem.code) == (503, "backend:busy")
+    assert headers["retry-after"] == str(BUSY_SECONDS)
+    monkeypatch.undo()
+    assert device.attest(HttpApi(server, device)).standing is Standing.TRUSTED
 
 
 def test_sql_in_a_name_is_a_name(server: BackendServer) -> None:

@@ -23,6 +23,7 @@ from hwtrust.errors import (
     SignatureError,
 )
 from hwtrust.wire.messages import AttestReply, AttestRequest, Standing
+from hwtrust_backend.app import committer as committing
 from hwtrust_backend.app.committer import Committer
 from hwtrust_backend.appraisal import Asked, Groups
 from hwtrust_backend.audit import AuditRecord, Event
@@ -380,6 +381,50 @@ def test_what_comes_meanwhile_is_the_next_group() -> None:
     committer.close()
     assert {type(answer) for answer in answers} == {IdentityError}
     assert slow.sizes == [1, 4, 2]
+
+
+def test_a_group_waits_a_moment_to_be_as_large_as_the_last_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those who were just answered come again: they share a commit with who came meanwhile."""
+    # No clock decides here: only that as many have come as were there before.
+    monkeypatch.setattr(committing, "GATHER_SECONDS", 3600.0)
+    slow = Slow()
+    committer = Committer(slow)
+
+    async def run() -> list[object]:
+        tasks = [asyncio.create_task(committer.submit(one)) for one in waiting(3)]
+        await asyncio.to_thread(slow.begun.wait, 30)
+        tasks += [asyncio.create_task(committer.submit(one)) for one in waiting(1)]
+        await turns()
+        slow.go.set()
+        answers: list[object] = list(await asyncio.gather(*tasks[:3], return_exceptions=True))
+        await turns()
+        assert slow.sizes == [3]
+        again = [asyncio.create_task(committer.submit(one)) for one in waiting(3)]
+        return answers + list(await asyncio.gather(*tasks[3:], *again, return_exceptions=True))
+
+    answers = asyncio.run(run())
+    committer.close()
+    assert {type(answer) for answer in answers} == {IdentityError}
+    assert slow.sizes == [3, 4]
+
+
+def test_a_group_does_not_wait_for_those_who_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that attests once has the next ones wait no longer than the moment."""
+    monkeypatch.setattr(committing, "GATHER_SECONDS", 0.0)
+    slow = Slow()
+    slow.go.set()
+    committer = Committer(slow)
+
+    async def run() -> None:
+        for count in (3, 1):
+            asked = [committer.submit(one) for one in waiting(count)]
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(run())
+    committer.close()
+    assert slow.sizes == [3, 1]
 
 
 def test_a_full_queue_is_a_typed_refusal_that_says_when_to_come_again() -> None:

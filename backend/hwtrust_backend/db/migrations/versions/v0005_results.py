@@ -40,6 +40,8 @@ def upgrade() -> None:
     )
     ring = sa.table("result_key_ring", sa.column("id"), sa.column("changes"))
     op.bulk_insert(ring, [{"id": 1, "changes": 0}])
+    stamps = sa.table("stamps", sa.column("name", sa.String), sa.column("serial", sa.BigInteger))
+    op.bulk_insert(stamps, [{"name": "webhooks", "serial": 1}])
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(length=40), nullable=False),
