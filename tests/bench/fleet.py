@@ -1,6 +1,6 @@
 """A fleet of devices that keep their heartbeats at two replicas, while their roots are replaced.
 
-    10,000 devices, a heartbeat a minute each, five minutes; a campaign replaces roots
+    10,000 devices, a heartbeat every two minutes each, for five; a campaign replaces roots
 
 The replicas are two processes of `hwtrust-backend serve`, each with its own copy of the
 keys, over one database that is durable (PostgreSQL: fsync and synchronous_commit on;
@@ -103,7 +103,7 @@ def parsed() -> Arguments:
     add = parser.add_argument
     add("--devices", type=int, default=default("DEVICES", "10000"))
     add("--minutes", type=float, default=default("MINUTES", "5"))
-    add("--heartbeat", type=float, default=default("HEARTBEAT", "60"), help="seconds")
+    add("--heartbeat", type=float, default=default("HEARTBEAT", "120"), help="seconds")
     add("--rotations", type=int, default=default("ROTATIONS", "600"), help="a minute, at most")
     add("--workers", type=int, default=default("WORKERS", "1"), help="of each replica")
     add("--clients", type=int, default=default("CLIENTS", "2"), help="processes of devices")

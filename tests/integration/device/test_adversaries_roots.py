@@ -134,7 +134,9 @@ def test_56_a_power_cut_leaves_an_unsafe_clock_which_alerts(site: Site) -> None:
     name = site.enrol()
     reasons: list[str] = []
     # A TPM trusts its clock again at the next multiple of 4,096 ms, which may be soon after a cut.
+    # It goes on from what the backend has set it to: that moves, or all cuts would be alike.
     for _ in range(CUTS):
+        site.backend.clock.advance(1100)
         site.tpm.power_cut()
         with site.open() as device:
             device.boot()
@@ -323,7 +325,11 @@ BAD_ROOTS: dict[str, tuple[Callable[[Forge], RootDelivery], str]] = {
         "root:approval:invalid",
     ),
     "61: has no leave to count": (Forge.without_increment, "root:approval:invalid"),
-    "65: skips an epoch": (lambda f: f.remade(f.metadata.epoch + 1), "root:epoch:mismatch"),
+    "65: skips an epoch, with leave for one": (
+        lambda f: f.remade(f.metadata.epoch + 1),
+        "root:approval:invalid",
+    ),
+    "65: skips two epochs": (lambda f: f.remade(f.metadata.epoch + 2), "root:epoch:mismatch"),
     "65: repeats an epoch": (lambda f: f.remade(f.metadata.epoch - 1), "root:epoch:mismatch"),
     "66: has expired": (
         lambda f: f.dated(not_before=0, not_after=f.metadata.not_before),
