@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -21,12 +22,14 @@ from hwtrust_backend.testing import MINUTE, BackendServer
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi
 from simulators.backend_shell import Shell
+from simulators.postgres import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from hwtrust_backend.app.backend import Backend
+    from simulators.postgres import Postgres
 
 PASSPHRASE = Secret(b"protects nothing")
 
@@ -174,6 +177,44 @@ def test_a_backup_holds_no_secret_in_the_clear(
     assert PASSPHRASE.reveal() not in content
     assert server.backend.vault.challenge_key.reveal() not in content
     assert b"PRIVATE KEY" not in content
+
+
+def test_postgresql_is_backed_up_and_restored_by_its_own_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], postgres: Postgres
+) -> None:
+    """The documented steps: dump, keys; restore, say so; the device that went on is taken over."""
+    url, dump, keys = postgres.create(), tmp_path / "hwtrust.dump", tmp_path / "keys.tar"
+    tools = {name: program(name) or name for name in ("pg_dump", "pg_restore")}
+    with BackendServer(tmp_path / "data", database=url) as server:
+        server.accept(make_release())
+        device = enrolled(server)
+        config = server.directory / "config.toml"
+        config.write_text(config.read_text() + f'\ndatabase = "{url}"\n')
+        subprocess.run(
+            [tools["pg_dump"], "--format=custom", f"--file={dump}", f"--dbname={url}"], check=True
+        )
+        shell = Shell(server.directory, capsys)
+        shell.run("backup", str(keys), "--without-database")
+        server.rotate(device.name)
+        device.session(HttpApi(server))
+        assert device.attest(HttpApi(server, device)).root is not None
+        device.rotate()
+        assert device.attest(HttpApi(server, device)).standing is Standing.TRUSTED
+        clock = server.clock
+    subprocess.run(
+        [tools["pg_restore"], "--clean", "--if-exists", f"--dbname={url}", str(dump)], check=True
+    )
+    copy = Shell(tmp_path / "new", capsys)
+    copy.run("restore", str(keys))
+    copy.run("recovered", "--note", "a test")
+    clock.advance(5 * MINUTE)
+    device.tpm.advance(5 * MINUTE)
+    with BackendServer(copy.data, clock=clock, database=url) as again:
+        device.session(HttpApi(again))
+        reply = device.attest(HttpApi(again, device))
+        assert reply.standing is Standing.TRUSTED
+        assert reply.root is not None
+        assert [item.epoch for item in reply.root.increments] == [8, 9]
 
 
 # --- an older database is noticed ------------------------------------------------------------
