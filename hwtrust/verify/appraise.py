@@ -176,6 +176,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def standing(self) -> Standing:
         """What the findings come to."""
+        if not self.findings:
+            return Standing.TRUSTED
         severities = {finding.severity for finding in self.findings}
         if Severity.FAIL in severities:
             return Standing.FAILED

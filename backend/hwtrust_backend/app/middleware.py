@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -52,6 +53,8 @@ class Observed:
         self._app = app
         self._stopping = serving.stopping
         self._proxies = trusted_peers(settings)
+        # To tell requests apart, not to be guessed: random once for a process, then counted.
+        self._process, self._numbers = secrets.token_hex(4), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -107,7 +110,7 @@ class Observed:
             given = _header(scope, b"x-request-id")
             if _REQUEST_ID.fullmatch(given):
                 return given
-        return secrets.token_hex(8)
+        return f"{self._process}{next(self._numbers) & 0xFFFFFFFF:08x}"
 
 
 class Gate:

@@ -263,7 +263,7 @@ class Supervisor:
         left = list(workers)
         while left:
             for worker in list(left):
-                if os.waitpid(worker.process, os.WNOHANG)[0]:
+                if _was_reaped(worker):
                     left.remove(worker)
                     self._forget(worker)
             if left and time.monotonic() > deadline:
@@ -378,6 +378,14 @@ def _signal(worker: _Worker, number: signal.Signals) -> None:
     # Until it is waited for, a process keeps its number: no other can have it.
     with contextlib.suppress(ProcessLookupError):
         os.kill(worker.process, number)
+
+
+def _was_reaped(worker: _Worker) -> bool:
+    """Whether a worker has ended and was waited for, now or when it was found dead."""
+    try:
+        return bool(os.waitpid(worker.process, os.WNOHANG)[0])
+    except ChildProcessError:
+        return True
 
 
 def _has_ended(worker: _Worker) -> bool:

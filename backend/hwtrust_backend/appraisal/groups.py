@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +36,7 @@ from hwtrust_backend.appraisal.service import (
     Opened,
     Verified,
     evidence_digest,
+    held,
     purpose_of,
 )
 from hwtrust_backend.audit import Event, record
@@ -42,11 +44,11 @@ from hwtrust_backend.config import Clock
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import (
     NAME_DIGITS,
-    Device,
     DeviceKeys,
+    DeviceState,
     keys_of,
-    lock_devices,
-    retired,
+    lock_states,
+    write_states,
 )
 from hwtrust_backend.keys import DeviceIdentity
 from hwtrust_backend.observe import traces
@@ -115,7 +117,7 @@ class Groups:
             verified = self._verified(group, times)
 
         def work(session: Session) -> list[Outcome]:
-            devices = lock_devices(session, names)
+            devices = lock_states(session, names)
             changed = self._note_keys(devices)
             self.attestations.rotation.prepare(session, list(devices))
             outcomes: list[Outcome] = []
@@ -127,6 +129,7 @@ class Groups:
                     outcomes.append(
                         self._turn(session, devices, asked, known, now, savepoints=savepoints)
                     )
+            write_states(session, devices.values())
             return outcomes
 
         with traces.joint_span("commit", places, hwtrust_group_size=len(group)):
@@ -142,7 +145,7 @@ class Groups:
         with self.database.reading() as session:
             self._keys.update(keys_of(session, missing))
 
-    def _note_keys(self, devices: Mapping[str, Device]) -> set[str]:
+    def _note_keys(self, devices: Mapping[str, DeviceState]) -> set[str]:
         """Remember the keys of locked rows; gives the devices that were verified by others."""
         found = {name: DeviceKeys.of(device) for name, device in devices.items()}
         changed = {name for name, keys in found.items() if self._keys.get(name) != keys}
@@ -176,7 +179,7 @@ class Groups:
     def _turn(
         self,
         session: Session,
-        devices: Mapping[str, Device],
+        devices: dict[str, DeviceState],
         asked: Asked,
         verified: Verified | HwTrustError,
         now: int,
@@ -190,26 +193,24 @@ class Groups:
         if not savepoints and not asked.request.csr:
             # What this raises was not foreseen: rule 3.
             return self.attestations.decide(session, device, verified, now=now)
+        before = copy(device)
         try:
             with session.begin_nested():
                 return self.attestations.decide(session, device, verified, now=now)
         except HwTrustError as error:
+            devices[device.id] = before
             return _refused(session, asked, error, now)
 
     def _admitted(
         self,
         session: Session,
-        devices: Mapping[str, Device],
+        devices: Mapping[str, DeviceState],
         verified: Verified | HwTrustError,
-    ) -> tuple[Device, Verified]:
+    ) -> tuple[DeviceState, Verified]:
         """The locked row, and evidence that was verified against it; nothing is changed."""
         if isinstance(verified, HwTrustError):
             raise verified
-        device = devices.get(verified.keys.id)
-        if device is None:
-            raise DeviceUnknownError("this device is not enrolled here")
-        if device.retired_at is not None:
-            raise retired()
+        device = held(devices, verified.keys.id)
         self.attestations.admit(session, device, verified)
         return device, verified
 

@@ -20,7 +20,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
@@ -62,10 +62,13 @@ from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment import (
     Device,
     DeviceKeys,
+    DeviceState,
     history_of,
-    lock_device,
+    lock_states,
     note_verdict,
+    retired,
     rules_of,
+    write_states,
 )
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, KeyVault, issue_device_certificate
 from hwtrust_backend.policies import Policy
@@ -79,11 +82,11 @@ class Rotation(Protocol):
         """Read at once what the other methods look up for these devices."""
         ...
 
-    def epochs(self, session: Session, device: Device, *, counter: int) -> frozenset[int]:
+    def epochs(self, session: Session, device: DeviceState, *, counter: int) -> frozenset[int]:
         """The values that are accepted of the counter, which shows `counter`."""
         ...
 
-    def confirm(self, session: Session, device: Device, *, counter: int, now: int) -> None:
+    def confirm(self, session: Session, device: DeviceState, *, counter: int, now: int) -> None:
         """Note what the certified counter shows."""
         ...
 
@@ -92,7 +95,7 @@ class Rotation(Protocol):
         ...
 
     def attested(
-        self, session: Session, device: Device, *, before: Standing, policy: Policy, now: int
+        self, session: Session, device: DeviceState, *, before: Standing, policy: Policy, now: int
     ) -> None:
         """Note that a device was heard of, `before` being its standing until now."""
         ...
@@ -100,7 +103,7 @@ class Rotation(Protocol):
     def follow(
         self,
         session: Session,
-        device: Device,
+        device: DeviceState,
         *,
         claims: Claims,
         release: Release,
@@ -176,11 +179,14 @@ class Attestations:
             TlsKeyRefusedError: the kind of the TLS key is not accepted here.
         """
         purpose_of(request, identity)
-        device = lock_device(session, request.device.hex())
-        self.rotation.prepare(session, [device.id])
+        name = request.device.hex()
+        device = held(lock_states(session, [name]), name)
+        self.rotation.prepare(session, [name])
         verified = self.verify(request, keys=DeviceKeys.of(device), identity=identity, now=now)
         self.admit(session, device, verified)
-        return self.decide(session, device, verified, now=now)
+        reply = self.decide(session, device, verified, now=now)
+        write_states(session, [device])
+        return reply
 
     def verify(
         self, request: AttestRequest, *, keys: DeviceKeys, identity: DeviceIdentity | None, now: int
@@ -230,7 +236,7 @@ class Attestations:
         )
         return Opened(request, keys, purpose, nonce, offered)
 
-    def admit(self, session: Session, device: Device, verified: Verified) -> None:
+    def admit(self, session: Session, device: DeviceState, verified: Verified) -> None:
         """Refuse what may not be decided on; nothing is changed. The caller holds the row.
 
         Raises:
@@ -246,7 +252,7 @@ class Attestations:
             raise ChallengeExpiredError(message, issued=verified.nonce.issued)
 
     def decide(
-        self, session: Session, device: Device, verified: Verified, *, now: int
+        self, session: Session, device: DeviceState, verified: Verified, *, now: int
     ) -> AttestReply:
         """Appraise what was admitted, store the verdict, and say what follows.
 
@@ -291,7 +297,7 @@ class Attestations:
         )
 
     def _appraised(
-        self, session: Session, device: Device, claims: Claims, rules: Rules, now: int
+        self, session: Session, device: DeviceState, claims: Claims, rules: Rules, now: int
     ) -> Verdict:
         epochs = self.rotation.epochs(session, device, counter=claims.counter)
         judgement = judge(
@@ -316,7 +322,7 @@ class Attestations:
     def _certificate(
         self,
         session: Session,
-        device: Device,
+        device: DeviceState,
         csr: bytes,
         claims: Claims,
         kind: TlsKeyKind,
@@ -339,7 +345,7 @@ class Attestations:
     def _audit(
         self,
         session: Session,
-        device: Device,
+        device: DeviceState,
         digest: bytes,
         verdict: Verdict,
         now: int,
@@ -361,6 +367,21 @@ class Attestations:
     def _time(self, device: bytes, nonce: bytes, now: int) -> Envelope:
         time = SignedTime(device=device, nonce=nonce, utc_ms=now)
         return seal(time, sign=self.vault.signer(KeyRole.METADATA).sign)
+
+
+def held(devices: Mapping[str, DeviceState], name: str) -> DeviceState:
+    """The device of that name among those that are locked.
+
+    Raises:
+        DeviceUnknownError: it is not enrolled.
+        DeviceRetiredError: it is out of service; its certificate counts no more.
+    """
+    device = devices.get(name)
+    if device is None:
+        raise DeviceUnknownError("this device is not enrolled here")
+    if device.retired_at is not None:
+        raise retired()
+    return device
 
 
 def _verified(opened: Opened, claims: Claims) -> Verified:
@@ -385,7 +406,7 @@ def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpo
 
 def _announce(
     session: Session,
-    device: Device,
+    device: DeviceState,
     before: tuple[Standing, Mode],
     verdict: Verdict,
     now: int,
@@ -408,7 +429,7 @@ def _announce(
     announce(session, Topic.STANDING_CHANGED, device=device.id, data=change, now=now)
 
 
-def _accepted_kind(policy: Policy, device: Device, tls_key: bytes) -> TlsKeyKind:
+def _accepted_kind(policy: Policy, device: DeviceState, tls_key: bytes) -> TlsKeyKind:
     in_tpm = device.tls_kind is TlsKeyKind.TPM and compare_digest(tls_key, device.tls_key)
     kind = TlsKeyKind.TPM if in_tpm else TlsKeyKind.ATTESTED
     if kind not in policy.tls_keys:

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -24,7 +24,7 @@ from hwtrust.verify.kept import Kept
 from hwtrust.verify.quote import KEPT
 from hwtrust.wire.codec import u64
 from hwtrust.wire.messages import Evidence, Standing
-from hwtrust_backend.enrolment import Device, known_device
+from hwtrust_backend.enrolment import Device, DeviceState, known_device
 from hwtrust_backend.policies import StoredEvidence
 
 _DECODER: Final = msgspec.json.Decoder(Evidence)
@@ -41,7 +41,13 @@ def told(claims: Claims, standing: Standing) -> bytes:
         u64(claims.firmware_version),
         _values_digest(claims.pcrs),
     )
-    return hashlib.sha256(b"".join([u64(len(part)) + part for part in parts])).digest()
+    return _digest(parts)
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """SHA-256 of parts, each behind its length in eight bytes."""
+    sized = [len(part).to_bytes(8, "big") + part for part in parts]
+    return hashlib.sha256(b"".join(sized)).digest()
 
 
 class _Digested(msgspec.Struct, frozen=True, eq=False):
@@ -61,14 +67,13 @@ def _values_digest(values: Mapping[int, bytes]) -> bytes:
     kept = _DIGESTED.get(place)
     if kept is None or kept.values is not values:
         parts = [bytes([number]) + value for number, value in sorted(values.items())]
-        digest = hashlib.sha256(b"".join([u64(len(part)) + part for part in parts])).digest()
-        kept = _Digested(values, digest)
+        kept = _Digested(values, _digest(parts))
         _DIGESTED.keep(place, kept)
     return kept.digest
 
 
 def keep_evidence(
-    session: Session, device: Device, evidence: Evidence, claims: Claims, *, now: int
+    session: Session, device: DeviceState, evidence: Evidence, claims: Claims, *, now: int
 ) -> None:
     """Keep `evidence` if it tells something new; `claims` is what it was verified to."""
     digest = told(claims, device.standing)

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from hwtrust.wire.codec import u32, u64
+from hwtrust.wire.codec import u64
 from hwtrust_backend.audit.merkle import leaf_hash
 from hwtrust_backend.audit.models import AuditRecord
 
@@ -84,4 +84,4 @@ def hash_of(
         reason.encode(),
         evidence,
     )
-    return leaf_hash(b"".join([u32(len(field)) + field for field in fields]))
+    return leaf_hash(b"".join([len(field).to_bytes(4, "big") + field for field in fields]))

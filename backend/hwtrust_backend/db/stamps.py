@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BigInteger, Engine, String, event, select, update
+from sqlalchemy import BigInteger, Engine, String, bindparam, event, select, update
 from sqlalchemy.orm import Mapped, Session, SessionTransaction, mapped_column
 
 from hwtrust.errors import DatabaseError
@@ -39,6 +39,9 @@ class Stamp(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     serial: Mapped[int] = mapped_column(BigInteger)
 
+
+_STAMPS: Final = Base.metadata.tables[Stamp.__tablename__]
+_SERIAL: Final = select(_STAMPS.c.serial).where(_STAMPS.c.name == bindparam("stamp"))
 
 RULES = "rules"
 """Of releases, groups and policies."""
@@ -63,7 +66,7 @@ def count_up(session: Session, name: str) -> None:
 
 def serial_of(session: Session, name: str) -> int:
     """The serial as this transaction sees it."""
-    serial = session.scalar(select(Stamp.serial).where(Stamp.name == name))
+    serial: int | None = session.connection().scalar(_SERIAL, {"stamp": name})
     if serial is None:
         raise DatabaseError(f"the database lacks the stamp {name!r}")
     return serial

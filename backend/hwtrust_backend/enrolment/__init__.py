@@ -12,7 +12,6 @@ from hwtrust_backend.enrolment.devices import (
     known_device,
     list_devices,
     lock_device,
-    lock_devices,
     note_verdict,
     retired,
 )
@@ -26,12 +25,20 @@ from hwtrust_backend.enrolment.models import (
 )
 from hwtrust_backend.enrolment.rules import GroupRules, rules_by, rules_of
 from hwtrust_backend.enrolment.service import Enrolments, forget_expired
+from hwtrust_backend.enrolment.states import (
+    AnyDevice,
+    DeviceState,
+    lock_states,
+    write_states,
+)
 
 __all__ = [
     "NAME_DIGITS",
     "AllowedEk",
+    "AnyDevice",
     "Device",
     "DeviceKeys",
+    "DeviceState",
     "EkAuthorities",
     "EkAuthority",
     "Enrolment",
@@ -46,9 +53,10 @@ __all__ = [
     "known_device",
     "list_devices",
     "lock_device",
-    "lock_devices",
+    "lock_states",
     "note_verdict",
     "retired",
     "rules_by",
     "rules_of",
+    "write_states",
 ]

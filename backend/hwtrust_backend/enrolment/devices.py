@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceAmbiguousError, DeviceRetiredError, DeviceUnknownError
@@ -17,6 +17,7 @@ from hwtrust.verify.evidence import KnownDevice
 from hwtrust.wire.messages import Finding, Mode, Standing
 from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.enrolment.models import Device
+from hwtrust_backend.enrolment.states import AnyDevice, DeviceState
 
 LAST_EPOCH = 2**63 - 1
 """What a BIGINT holds; no real counter comes near it."""
@@ -34,7 +35,7 @@ class DeviceKeys(NamedTuple):
     counter_name: bytes
 
     @classmethod
-    def of(cls, device: Device) -> DeviceKeys:
+    def of(cls, device: AnyDevice) -> DeviceKeys:
         """The keys of a row."""
         return cls(device.id, device.ak_public, device.selection, device.pcr, device.counter_name)
 
@@ -55,12 +56,8 @@ def _known(keys: DeviceKeys) -> KnownDevice:
     )
 
 
-_LOCK: Final = (
-    select(Device)
-    .where(Device.id.in_(bindparam("devices", expanding=True)))
-    .order_by(Device.id)
-    .with_for_update()
-)
+_HISTORY: Final = msgspec.json.Decoder(History)
+_ENCODER: Final = msgspec.json.Encoder()
 _KEY_COLUMNS: Final = tuple(getattr(Device, name) for name in DeviceKeys._fields)
 
 
@@ -77,14 +74,6 @@ def lock_device(session: Session, device: str) -> Device:
     if row.retired_at is not None:
         raise retired()
     return row
-
-
-def lock_devices(session: Session, devices: Collection[str]) -> dict[str, Device]:
-    """Those of these devices that are enrolled, by name; their rows are locked.
-
-    In the order of their names: whoever locks more than one takes them in this order.
-    """
-    return {row.id: row for row in session.scalars(_LOCK, {"devices": list(devices)})}
 
 
 def keys_of(session: Session, devices: Collection[str]) -> dict[str, DeviceKeys]:
@@ -140,9 +129,9 @@ def known_device(device: Device) -> KnownDevice:
     return DeviceKeys.of(device).known
 
 
-def history_of(device: Device) -> History:
+def history_of(device: DeviceState) -> History:
     """What the next appraisal compares with."""
-    return msgspec.json.decode(device.history, type=History)
+    return _HISTORY.decode(device.history)
 
 
 def findings_of(device: Device) -> tuple[Finding, ...]:
@@ -150,25 +139,19 @@ def findings_of(device: Device) -> tuple[Finding, ...]:
     return msgspec.json.decode(device.findings, type=tuple[Finding, ...])
 
 
-def note_verdict(device: Device, verdict: Verdict, mode: Mode, *, now: int) -> None:
+def note_verdict(device: DeviceState, verdict: Verdict, mode: Mode, *, now: int) -> None:
     """Store what an appraisal came to.
 
     The history stays as it was where the device failed: a reset count that fell
     must still have fallen at the next attestation.
     """
-    claims = verdict.claims
-    if device.standing is not verdict.standing:
-        device.standing, device.standing_since = verdict.standing, now
-    told = (
-        ("mode", mode),
-        ("findings", msgspec.json.encode(verdict.findings)),
-        ("release", claims.binding.release),
-        ("counter", min(claims.counter, LAST_EPOCH)),
-    )
-    for name, value in told:
-        # Most heartbeats say what the last one said; reading costs less than writing.
-        if getattr(device, name) != value:
-            setattr(device, name, value)
+    claims, standing = verdict.claims, verdict.standing
+    if device.standing is not standing:
+        device.standing, device.standing_since = standing, now
+    device.mode = mode
+    device.findings = _ENCODER.encode(verdict.findings)
+    device.release = claims.binding.release
+    device.counter = min(claims.counter, LAST_EPOCH)
     device.attested_at = now
-    if verdict.standing is not Standing.FAILED:
-        device.history = msgspec.json.encode(History.of(claims, observed_ms=now))
+    if standing is not Standing.FAILED:
+        device.history = _ENCODER.encode(History.of(claims, observed_ms=now))

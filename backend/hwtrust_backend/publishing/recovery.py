@@ -24,7 +24,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import HOUR
 from hwtrust_backend.db import RULES, Base, Kept, Millis, count_up
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import DeviceState
+from hwtrust_backend.publishing.live import LiveRoot, LiveRoots
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 
 RECOVERED: Final = "recovered"
@@ -56,20 +57,18 @@ def recovered_at(session: Session) -> int:
     return _RECOVERED_AT.get(session)
 
 
-def unsettled(session: Session, root: StoredRoot) -> bool:
+def unsettled(session: Session, root: LiveRoot) -> bool:
     """Whether roots may have been made after this one and forgotten."""
     return root.made_at <= recovered_at(session)
 
 
-def forgotten(session: Session, live: list[StoredRoot], counter: int) -> bool:
+def forgotten(session: Session, live: LiveRoots, counter: int) -> bool:
     """Whether a device's counter shows an epoch that was forgotten (rule 1)."""
-    if not live:
-        return False
-    newest = max(live, key=lambda root: root.epoch)
-    return counter > newest.epoch and unsettled(session, newest)
+    newest = live.newest
+    return newest is not None and counter > newest.epoch and unsettled(session, newest)
 
 
-def take_over(session: Session, device: Device, *, epoch: int, now: int) -> StoredRoot:
+def take_over(session: Session, device: DeviceState, *, epoch: int, now: int) -> None:
     """Note the root of which only its epoch is known; the caller retires the others."""
     root = StoredRoot(
         device=device.id,
@@ -92,10 +91,9 @@ def take_over(session: Session, device: Device, *, epoch: int, now: int) -> Stor
     session.flush()
     reason = f"epoch {epoch}, which this database had forgotten"
     record(session, Event.EPOCH_RECOVERED, now=now, device=device.id, reason=reason)
-    return root
 
 
-def taken_over(root: StoredRoot) -> bool:
+def taken_over(root: LiveRoot) -> bool:
     """Whether nothing but its epoch is known of a root."""
     return not root.object_name
 

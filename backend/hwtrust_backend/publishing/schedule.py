@@ -35,9 +35,10 @@ from hwtrust_backend import push
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import HOUR, MINUTE
 from hwtrust_backend.db import Base, Millis
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import AnyDevice, Device, DeviceState
 from hwtrust_backend.policies import Policy
 from hwtrust_backend.policies.windows import next_open
+from hwtrust_backend.publishing.live import AnyRoot, LiveRoot
 from hwtrust_backend.publishing.models import StoredRoot
 from hwtrust_backend.webhooks import Topic, announce
 
@@ -75,7 +76,9 @@ class RotationBudget(Base):
 # --- what makes a root due -----------------------------------------------------------
 
 
-def make_due(device: Device, reason: Reason, *, policy: Policy, now: int, detail: str = "") -> bool:
+def make_due(
+    device: AnyDevice, reason: Reason, *, policy: Policy, now: int, detail: str = ""
+) -> bool:
     """Note that the device's root is due; gives whether this reason counts for it.
 
     `detail` is told with the reason. The caller holds the device's row.
@@ -107,7 +110,7 @@ def jitter(device: str, span_ms: int) -> int:
     return drawn * span_ms >> 64
 
 
-def age_due_at(root: StoredRoot, *, policy: Policy) -> int:
+def age_due_at(root: AnyRoot, *, policy: Policy) -> int:
     """When a root has to be replaced for its age."""
     begun = _begun(root)
     span = min(root.not_after - begun, policy.root_lifetime_ms)
@@ -116,7 +119,7 @@ def age_due_at(root: StoredRoot, *, policy: Policy) -> int:
     return min(opened, urgent_at(root))
 
 
-def urgent_at(root: StoredRoot) -> int:
+def urgent_at(root: AnyRoot) -> int:
     """From when on neither window nor rate keeps a root from being replaced (rule 3)."""
     return root.not_after - (root.not_after - _begun(root)) // 6
 
@@ -139,7 +142,7 @@ def enrolled(device: Device, root: StoredRoot, *, policy: Policy, now: int) -> N
 
 
 def attested(
-    session: Session, device: Device, *, before: Standing, policy: Policy, now: int
+    session: Session, device: DeviceState, *, before: Standing, policy: Policy, now: int
 ) -> None:
     """Note that a device was heard of, `before` being its standing until now."""
     device.watchdog_at = _missed_at(policy, now)
@@ -160,7 +163,7 @@ def attested(
 
 
 def granted(
-    session: Session, device: Device, active: StoredRoot, *, policy: Policy, now: int
+    session: Session, device: DeviceState, active: LiveRoot, *, policy: Policy, now: int
 ) -> str:
     """Why this attestation of a good device is answered with the next root; empty: it is not."""
     asked = device.rotation_asked_at
@@ -180,13 +183,13 @@ def granted(
     return ""
 
 
-def put_off(device: Device, slot: int, active: StoredRoot | None) -> None:
+def put_off(device: AnyDevice, slot: int, active: AnyRoot | None) -> None:
     """Grant the root from a reserved moment on; it is looked at again then."""
     device.rotation_asked_at = slot
     device.rotate_at = slot if active is None else min(slot, urgent_at(active))
 
 
-def made(device: Device) -> None:
+def made(device: DeviceState) -> None:
     """Note that the next root is there: nothing is due until it is confirmed."""
     device.rotation_asked_at = device.rotate_at = None
     device.rotation_reason = ""
@@ -231,7 +234,7 @@ def _locked_budget(session: Session, group: str) -> RotationBudget:
     return session.scalars(query).one()
 
 
-def _begun(root: StoredRoot) -> int:
+def _begun(root: AnyRoot) -> int:
     return root.made_at if root.confirmed_at is None else root.confirmed_at
 
 

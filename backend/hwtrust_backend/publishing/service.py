@@ -36,11 +36,18 @@ from hwtrust.wire.root import Approval, RootDelivery, RootMetadata
 from hwtrust.wire.structures import Public
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import HOUR, MINUTE
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import AnyDevice, Device, DeviceState
 from hwtrust_backend.keys import Signer
 from hwtrust_backend.policies import Policy
 from hwtrust_backend.publishing import recovery, schedule
-from hwtrust_backend.publishing.live import live_roots, note_new_root, read_live_roots
+from hwtrust_backend.publishing.live import (
+    AnyRoot,
+    LiveRoot,
+    live_roots,
+    note_change,
+    read_live_roots,
+    stored_root,
+)
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 from hwtrust_backend.publishing.recipes import (
     MadeRoot,
@@ -108,32 +115,36 @@ class Publisher:
         """Read at once what the other methods look up; the caller holds these devices' rows."""
         read_live_roots(session, devices)
 
-    def epochs(self, session: Session, device: Device, *, counter: int) -> frozenset[int]:
+    def epochs(self, session: Session, device: DeviceState, *, counter: int) -> frozenset[int]:
         """The values that the epoch counter may show: from the active root's to the offered one's.
 
         `counter` is what it shows; after a recovery it may be one that was forgotten.
         """
-        roots = live_roots(session, device.id)
-        if recovery.forgotten(session, roots, counter):
+        live = live_roots(session, device.id)
+        if recovery.forgotten(session, live, counter):
             return frozenset({counter, counter + 1})
-        known = [root.epoch for root in roots]
-        return frozenset(range(min(known), max(known) + 1)) if known else frozenset()
+        oldest, newest = live.active or live.offered, live.newest
+        if oldest is None or newest is None:
+            return frozenset()
+        return frozenset(range(oldest.epoch, newest.epoch + 1))
 
-    def confirm(self, session: Session, device: Device, *, counter: int, now: int) -> None:
+    def confirm(self, session: Session, device: DeviceState, *, counter: int, now: int) -> None:
         """Note what the certified counter shows: an offered root at its epoch is now active."""
-        roots = live_roots(session, device.id)
-        if recovery.forgotten(session, roots, counter):
-            for root in roots:
-                self._retire(session, root, now=now)
-            note_new_root(session, recovery.take_over(session, device, epoch=counter, now=now))
+        live = live_roots(session, device.id)
+        if recovery.forgotten(session, live, counter):
+            for root in filter(None, live):
+                self._retire(session, stored_root(session, root), now=now)
+            recovery.take_over(session, device, epoch=counter, now=now)
+            note_change(session, device.id)
             return
-        active, offered = self._live(session, device)
-        if offered is None or offered.epoch != counter:
+        if live.offered is None or live.offered.epoch != counter:
             return
-        if active is not None:
-            self._retire(session, active, now=now)
+        if live.active is not None:
+            self._retire(session, stored_root(session, live.active), now=now)
+        offered = stored_root(session, live.offered)
         offered.state, offered.confirmed_at = RootState.ACTIVE, now
         offered.public = offered.duplicate = offered.seed = None
+        note_change(session, device.id)
         reason = f"epoch {offered.epoch}"
         record(session, Event.ROOT_CONFIRMED, now=now, device=device.id, reason=reason)
         data = {"group": device.group, "epoch": offered.epoch, "release": offered.release}
@@ -144,7 +155,7 @@ class Publisher:
         return recovery.recovered_at(session)
 
     def attested(
-        self, session: Session, device: Device, *, before: Standing, policy: Policy, now: int
+        self, session: Session, device: DeviceState, *, before: Standing, policy: Policy, now: int
     ) -> None:
         """Note that a device was heard of, `before` being its standing until now."""
         schedule.attested(session, device, before=before, policy=policy, now=now)
@@ -152,7 +163,7 @@ class Publisher:
     def follow(
         self,
         session: Session,
-        device: Device,
+        device: DeviceState,
         *,
         claims: Claims,
         release: Release,
@@ -160,10 +171,13 @@ class Publisher:
         now: int,
     ) -> tuple[Approval | None, RootDelivery | None]:
         """What a device that has not failed gets: leave for its root, and the next one if due."""
-        active, offered = self._live(session, device)
-        beyond = None if active is None else (offered or active).epoch + (offered is None)
-        if active is None or beyond is None or not active.epoch <= claims.counter < beyond:
+        active, found = live_roots(session, device.id)
+        if active is None:
             return None, None
+        beyond = active.epoch + 1 if found is None else found.epoch
+        if not active.epoch <= claims.counter < beyond:
+            return None, None
+        offered = None if found is None else stored_root(session, found)
         if offered is None:
             reason = schedule.granted(session, device, active, policy=policy, now=now)
             if not reason and recovery.taken_over(active):
@@ -189,16 +203,10 @@ class Publisher:
             return approval, None
         return approval, self._delivery(claims, offered, release, policy, now=now)
 
-    def _live(
-        self, session: Session, device: Device
-    ) -> tuple[StoredRoot | None, StoredRoot | None]:
-        states = {root.state: root for root in live_roots(session, device.id)}
-        return states.get(RootState.ACTIVE), states.get(RootState.OFFERED)
-
     def _make(
         self,
         session: Session,
-        device: Device,
+        device: AnyDevice,
         epoch: int,
         release: Release,
         *,
@@ -229,8 +237,7 @@ class Publisher:
         self._date(device, root, now)
         session.add(root)
         # Now, so that a second root of this epoch fails here and not at the end.
-        session.flush()
-        note_new_root(session, root)
+        note_change(session, device.id)
         record(
             session,
             Event.ROOT_MADE,
@@ -243,7 +250,7 @@ class Publisher:
     def _redate(
         self,
         session: Session,
-        device: Device,
+        device: DeviceState,
         root: StoredRoot,
         release: Release,
         *,
@@ -252,10 +259,11 @@ class Publisher:
     ) -> None:
         root.not_after, root.release = now + policy.root_lifetime_ms, release.name
         self._date(device, root, now)
+        note_change(session, device.id)
         reason = f"epoch {root.epoch} is still not confirmed; for release {release.name}"
         record(session, Event.ROOT_REDATED, now=now, device=device.id, reason=reason)
 
-    def _date(self, device: Device, root: StoredRoot, now: int) -> None:
+    def _date(self, device: AnyDevice, root: StoredRoot, now: int) -> None:
         metadata = RootMetadata(
             device=device.name,
             epoch=root.epoch,
@@ -278,7 +286,7 @@ class Publisher:
         record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
 
     def _approval(
-        self, claims: Claims, root: StoredRoot, release: Release, policy: Policy, now: int
+        self, claims: Claims, root: AnyRoot, release: Release, policy: Policy, now: int
     ) -> Approval:
         return approve(
             claims,
@@ -292,7 +300,7 @@ class Publisher:
         self,
         session: Session,
         claims: Claims,
-        active: StoredRoot,
+        active: LiveRoot,
         offered: StoredRoot | None,
         release: Release,
         *,
@@ -354,7 +362,7 @@ def _outdated(offered: StoredRoot, release: Release, policy: Policy, now: int) -
     return old or offered.release != release.name
 
 
-def _left(root: StoredRoot, policy: Policy, now: int) -> int:
+def _left(root: AnyRoot, policy: Policy, now: int) -> int:
     return min(root.not_after - now, policy.offline_grace_ms)
 
 

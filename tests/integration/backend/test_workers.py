@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from hwtrust.wire.messages import Standing
+from hwtrust_backend.app import workers
 from hwtrust_backend.app.notify import READY, STOPPING, notify
 from hwtrust_backend.audit import Event
 from simulators.backend_clients import BackendDevice, HttpApi
@@ -296,3 +297,12 @@ def test_nobody_is_told_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         notify(READY)
     assert os.environ["NOTIFY_SOCKET"] == "@nobody-listens-here"
+
+
+def test_a_worker_that_was_waited_for_has_ended() -> None:
+    """Two workers that die at once are both found dead before the first of them is buried."""
+    process = os.posix_spawn("/bin/true", ["true"], {})
+    worker = workers._Worker(number=0, process=process, said=-1, born=0, heard=0)
+    os.waitid(os.P_PID, worker.process, os.WEXITED | os.WNOWAIT)
+    assert workers._was_reaped(worker)
+    assert workers._was_reaped(worker)

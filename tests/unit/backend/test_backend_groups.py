@@ -27,7 +27,7 @@ from hwtrust_backend.app import committer as committing
 from hwtrust_backend.app.committer import Committer
 from hwtrust_backend.appraisal import Asked, Groups
 from hwtrust_backend.audit import AuditRecord, Event
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import Device, DeviceState
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, device_of_certificate
 from simulators.attester import Attester, make_csr, make_release
@@ -115,6 +115,32 @@ def test_a_group_is_one_transaction_for_all(
         device.next_nonce = reply.challenge
     again = groups.answer([asked(backend, device) for device in fleet])
     assert [told(outcome).standing for outcome in again] == [Standing.TRUSTED] * 3
+
+
+def test_what_has_not_changed_is_not_written(
+    backend: Backend, groups: Groups, fleet: list[BackendDevice]
+) -> None:
+    """Heartbeats that say what the last ones said change when a device was heard, and no more."""
+    for device in fleet:
+        device.attest(DirectApi(backend, device))
+    written: list[tuple[str, object]] = []
+
+    def note(*args: object) -> None:
+        if str(args[2]).startswith("UPDATE devices"):
+            written.append((str(args[2]), args[5]))
+
+    event.listen(backend.database.engine, "before_cursor_execute", note)
+    replies = [told(outcome) for outcome in groups.answer([asked(backend, one) for one in fleet])]
+    assert [reply.standing for reply in replies] == [Standing.TRUSTED] * 3
+    ((statement, together),) = written
+    assert together is True
+    columns = statement.partition(" SET ")[2].partition(" WHERE ")[0].split(", ")
+    assert {column.partition("=")[0].strip('"') for column in columns} == {
+        "attested_at",
+        "history",
+        "nonce_issued",
+        "watchdog_at",
+    }
 
 
 def used_nonce(backend: Backend, device: BackendDevice) -> Asked:
@@ -250,7 +276,7 @@ def test_something_unforeseen_concerns_one_alone(
 
     def failing(*args: object, **kwargs: object) -> AttestReply:
         reply = decide(*args, **kwargs)  # type: ignore[arg-type]
-        if isinstance(args[2], Device) and args[2].id == victim:
+        if isinstance(args[2], DeviceState) and args[2].id == victim:
             raise ZeroDivisionError
         return reply
 
