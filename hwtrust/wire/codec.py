@@ -16,9 +16,7 @@ from typing import Any, Final
 
 from hwtrust.errors import MalformedError
 
-U8_MAX: Final = 0xFF
 U16_MAX: Final = 0xFFFF
-U32_MAX: Final = 0xFFFF_FFFF
 U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 _U8: Final = Struct(">B")

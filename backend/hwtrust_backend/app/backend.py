@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +12,10 @@ from sqlalchemy.orm import Session
 from hwtrust.errors import DatabaseError, DeviceUnknownError, HwTrustError
 from hwtrust_backend.app.committer import Committer
 from hwtrust_backend.appraisal import Attestations, Groups
-from hwtrust_backend.audit import Event, record
+from hwtrust_backend.audit import Event, record_refusal
 from hwtrust_backend.config import Clock, Settings
 from hwtrust_backend.db import Database
-from hwtrust_backend.enrolment import NAME_DIGITS, EkAuthorities, Enrolments
+from hwtrust_backend.enrolment import EkAuthorities, Enrolments
 from hwtrust_backend.keys import KeyRole, KeyVault
 from hwtrust_backend.monitor import ClockWatch
 from hwtrust_backend.monitor.activity import Activity
@@ -28,8 +27,6 @@ from hwtrust_backend.webhooks import Courier, Transport, Webhooks
 VAULT_NAME: Final = "keys.vault"
 
 Answer = TypeVar("Answer")
-
-_log = logging.getLogger("hwtrust_backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +70,8 @@ class Backend:
             # Anybody can name a device that does not exist: no record for that.
             raise
         except HwTrustError as error:
-            reason = f"{error.code}: {error.message}"
-            _log.info("%s %s %s", refused, device[:NAME_DIGITS], reason)
             with self.database.transaction() as session:
-                record(
-                    session,
-                    refused,
-                    now=now,
-                    device=device[:NAME_DIGITS],
-                    reason=reason,
-                    evidence=evidence,
-                )
+                record_refusal(session, refused, error, now=now, device=device, evidence=evidence)
             raise
 
 

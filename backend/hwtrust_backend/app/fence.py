@@ -14,16 +14,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy.orm import Session
-
-from hwtrust.errors import (
-    AuditError,
-    AuditRecordUnknownError,
-    ConfigError,
-    DatabaseOlderError,
+from hwtrust.errors import AuditError, ConfigError, DatabaseOlderError
+from hwtrust_backend.audit import (
+    TreeHead,
+    check_continues,
+    decode_head,
+    open_head,
+    sign_head,
+    tree_of,
 )
-from hwtrust_backend.audit import TreeHead, consistency, decode_head, open_head, sign_head
-from hwtrust_backend.audit.merkle import check_consistency
 from hwtrust_backend.config import Clock, Settings, write_file
 from hwtrust_backend.db import Database
 from hwtrust_backend.keys import KeyRole, KeyVault
@@ -59,24 +58,13 @@ def require_newest(database: Database, settings: Settings, vault: KeyVault) -> N
     if head is None:
         return
     with database.reading() as session:
-        if recovered_at(session) <= head.utc_ms and not _continues(session, head):
+        if recovered_at(session) > head.utc_ms:
+            return
+        try:
+            check_continues(session, head, tree_of(session))
+        except AuditError as error:
             message = f"the database lacks audit records that were there at {head.size} records"
-            raise DatabaseOlderError(message, records=head.size)
-
-
-def _continues(session: Session, head: TreeHead) -> bool:
-    try:
-        proof = consistency(session, head.size)
-        check_consistency(
-            old=head.size,
-            old_root=head.root,
-            size=proof.size,
-            root=proof.root,
-            proof=proof.hashes,
-        )
-    except (AuditError, AuditRecordUnknownError):
-        return False
-    return True
+            raise DatabaseOlderError(message, records=head.size) from error
 
 
 def _kept_head(path: Path, vault: KeyVault) -> TreeHead | None:

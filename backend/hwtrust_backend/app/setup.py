@@ -92,16 +92,8 @@ def open_backend(settings: Settings, *, passphrase: Passphrase, clock: Clock) ->
         DatabaseError: the database cannot be used.
         DatabaseOlderError: it is older than what this backend has signed for.
     """
-    vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
-    database = Database(settings.database_url)
-    try:
-        migrate(database)
-        require_newest(database, settings, vault)
-        _write_audit_key(settings, vault)
-        return make_backend(settings, database=database, vault=vault, clock=clock)
-    except BaseException:
-        database.close()
-        raise
+    vault, database = _opened(settings, passphrase)
+    return make_backend(settings, database=database, vault=vault, clock=clock)
 
 
 def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
@@ -114,14 +106,8 @@ def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
         DatabaseError: the database cannot be used.
         DatabaseOlderError: it is older than what this backend has signed for.
     """
-    vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
-    database = Database(settings.database_url)
-    try:
-        migrate(database)
-        require_newest(database, settings, vault)
-    finally:
-        database.close()
-    _write_audit_key(settings, vault)
+    vault, database = _opened(settings, passphrase)
+    database.close()
     return vault
 
 
@@ -133,6 +119,20 @@ def trust_anchor(settings: Settings, vault: KeyVault) -> TrustAnchor:
         policy_key=_pem(vault, KeyRole.POLICY),
         metadata_key=_pem(vault, KeyRole.METADATA),
     )
+
+
+def _opened(settings: Settings, passphrase: Passphrase) -> tuple[KeyVault, Database]:
+    """The keys, and the database brought up to date and found to be the newest."""
+    vault = FileVault.open(settings.directory / VAULT_NAME, passphrase=passphrase)
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+        require_newest(database, settings, vault)
+        _write_audit_key(settings, vault)
+    except BaseException:
+        database.close()
+        raise
+    return vault, database
 
 
 def _write_audit_key(settings: Settings, vault: KeyVault) -> None:

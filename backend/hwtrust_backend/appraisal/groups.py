@@ -39,11 +39,10 @@ from hwtrust_backend.appraisal.service import (
     held,
     purpose_of,
 )
-from hwtrust_backend.audit import Event, record
+from hwtrust_backend.audit import Event, record_refusal
 from hwtrust_backend.config import Clock
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import (
-    NAME_DIGITS,
     DeviceKeys,
     DeviceState,
     keys_of,
@@ -222,9 +221,12 @@ def _refused(session: Session, asked: Asked, error: HwTrustError, now: int) -> H
     if isinstance(error, DeviceUnknownError):
         # Anybody can name a device that does not exist: no record for that.
         return error
-    device = asked.request.device.hex()[:NAME_DIGITS]
-    reason = f"{error.code}: {error.message}"
-    _log.info("%s %s %s", Event.EVIDENCE_REFUSED, device, reason)
-    digest = evidence_digest(asked.request.evidence)
-    record(session, Event.EVIDENCE_REFUSED, now=now, device=device, reason=reason, evidence=digest)
+    record_refusal(
+        session,
+        Event.EVIDENCE_REFUSED,
+        error,
+        now=now,
+        device=asked.request.device.hex(),
+        evidence=evidence_digest(asked.request.evidence),
+    )
     return error

@@ -263,7 +263,6 @@ class Attestations:
         request, nonce, claims = verified.request, verified.nonce, verified.claims
         binding, purpose = claims.binding, verified.purpose
         held_to = rules_of(session, device.group)
-        kind = _accepted_kind(held_to.policy, device, binding.tls_key)
         device.nonce_issued = nonce.issued
         before = device.standing
         verdict = self._appraised(session, device, claims, held_to.rules, now)
@@ -281,6 +280,7 @@ class Attestations:
                     now=now,
                 )
             if request.csr:
+                kind = _accepted_kind(held_to.policy, device, binding.tls_key)
                 certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
         keep_evidence(session, device, request.evidence, claims, now=now)
         self._audit(session, device, verified.digest, verdict, now)

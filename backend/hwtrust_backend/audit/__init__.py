@@ -7,13 +7,14 @@ from hwtrust_backend.audit.events import Event
 from hwtrust_backend.audit.export import LINE_LIMIT, check_export, export_log
 from hwtrust_backend.audit.heads import (
     TreeHead,
+    check_continues,
     decode_head,
     envelope_of,
     newest_head,
     open_head,
     sign_head,
 )
-from hwtrust_backend.audit.log import record
+from hwtrust_backend.audit.log import record, record_refusal
 from hwtrust_backend.audit.models import AuditHead, AuditRecord, AuditSignedHead, AuditTile
 from hwtrust_backend.audit.reading import (
     Consistency,
@@ -24,6 +25,7 @@ from hwtrust_backend.audit.reading import (
     proof_of,
     trail,
 )
+from hwtrust_backend.audit.tiles import tree_of
 from hwtrust_backend.audit.verify import Report, check_proof, verify_log
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Proof",
     "Report",
     "TreeHead",
+    "check_continues",
     "check_export",
     "check_proof",
     "consistency",
@@ -51,7 +54,9 @@ __all__ = [
     "page_of_records",
     "proof_of",
     "record",
+    "record_refusal",
     "sign_head",
     "trail",
+    "tree_of",
     "verify_log",
 ]

@@ -72,7 +72,7 @@ def sign_head(session: Session, signer: Signer, *, origin: str, now: int) -> Aud
         return newest
     if newest is not None:
         old = open_head(envelope_of(newest), key=signer.public_key)
-        _check_continues(session, old, tree)
+        check_continues(session, old, tree)
     head = TreeHead(origin=origin, size=tree.size, root=tree.root(), utc_ms=now)
     envelope = seal(head, sign=signer.sign)
     # In line with the other replicas: one of them may have signed this tree meanwhile.
@@ -187,7 +187,15 @@ def cut_short(head: TreeHead, size: int) -> AuditHeadInconsistentError:
     return AuditHeadInconsistentError(message, record=size + 1, last=head.size)
 
 
-def _check_continues(session: Session, old: TreeHead, tree: Frontier) -> None:
+def check_continues(session: Session, old: TreeHead, tree: Frontier) -> None:
+    """Refuse a trail, whose tree is `tree` now, that does not begin as a head of it says.
+
+    Raises:
+        AuditHeadInconsistentError: it is shorter, or its beginning was changed.
+        AuditError: what the proof is made of was changed.
+    """
+    if old.size > tree.size:
+        raise cut_short(old, tree.size)
     try:
         proof = consistency_proof(StoredNodes(session, tree.size), old.size, tree.size)
         check_consistency(

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from sqlalchemy import bindparam, insert, update
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import Session, SessionTransaction
 
+from hwtrust.errors import HwTrustError
 from hwtrust_backend.audit.entries import hash_of
 from hwtrust_backend.audit.events import Event
 from hwtrust_backend.audit.models import ACTOR_LIMIT, DEVICE_LIMIT, RECORDS, TREE
@@ -28,6 +30,8 @@ from hwtrust_backend.audit.tiles import tree_of, write_tiles
 from hwtrust_backend.observe import metrics
 
 REASON_LIMIT: Final = 2000
+
+_log = logging.getLogger("hwtrust_backend")
 
 _KEY: Final = "hwtrust_backend.audit"
 _INSERT: Final = insert(RECORDS)
@@ -84,6 +88,21 @@ def record(
         "evidence": evidence,
     }
     buffer.records.append(_Waiting(fields, session.get_nested_transaction()))
+
+
+def record_refusal(
+    session: Session,
+    event: Event,
+    error: HwTrustError,
+    *,
+    now: int,
+    device: str,
+    evidence: bytes,
+) -> None:
+    """Record, and log, that a device was refused, with the error's code and message."""
+    name, reason = device[:DEVICE_LIMIT], f"{error.code}: {error.message}"
+    _log.info("%s %s %s", event, name, reason)
+    record(session, event, now=now, device=name, reason=reason, evidence=evidence)
 
 
 @sqlalchemy_event.listens_for(Session, "before_commit")

@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from hwtrust_backend.admin import Role, api_tokens, local_administrator
+from hwtrust_backend.admin.paging import LONGEST_PAGE
 from hwtrust_backend.cli.output import say_json, say_table
-from hwtrust_backend.cli.shared import Place, as_json, as_span, placed
+from hwtrust_backend.cli.shared import Place, as_json, as_span, every_page, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
 
 
@@ -64,15 +65,14 @@ def api_token_create(
 @placed
 def api_token_list(place: Place, *, as_json: bool) -> None:
     """List the API tokens by name; the tokens themselves are not stored."""
-    by, now, cursor = local_administrator(), system_clock(), None
-    rows: list[api_tokens.ApiTokenReport] = []
+    by, now = local_administrator(), system_clock()
     with place.reading() as (session, _):
-        while True:
-            page = api_tokens.api_token_page(session, by=by, now=now, cursor=cursor, limit=500)
-            rows += page.tokens
-            cursor = page.next
-            if cursor is None:
-                break
+        pages = every_page(
+            lambda cursor: api_tokens.api_token_page(
+                session, by=by, now=now, cursor=cursor, limit=LONGEST_PAGE
+            )
+        )
+        rows = [row for page in pages for row in page.tokens]
     if as_json:
         say_json(rows)
         return

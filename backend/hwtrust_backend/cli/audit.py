@@ -16,15 +16,15 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import AuditHeadMissingError, ConfigError, DeviceUnknownError
 from hwtrust_backend import audit as trail
-from hwtrust_backend.app.setup import AUDIT_KEY_NAME, open_backend
+from hwtrust_backend.app.setup import AUDIT_KEY_NAME
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import (
     Place,
     as_json,
     as_span,
-    ask_passphrase,
     passphrase_file,
     placed,
+    read_file,
 )
 from hwtrust_backend.config import system_clock, utc_text, write_file
 from hwtrust_backend.enrolment.devices import find_device
@@ -87,14 +87,14 @@ def verify(
     if export is not None and proof is not None:
         raise click.UsageError("--export and --proof exclude each other")
     public = _public_key(key or place.data / AUDIT_KEY_NAME)
-    kept = [trail.decode_head(_read(file)) for file in heads]
+    kept = [trail.decode_head(read_file(file, limit=_FILE_LIMIT)) for file in heads]
     if export is not None:
         with _opened(export) as lines:
             head = trail.check_export(_lines(lines), key=public, kept=kept)
         _say({"records": head.size, "signed": head.size, **_head_fields(head)}, as_json=as_json)
         return
     if proof is not None:
-        shown = trail.decode_proof(_read(proof))
+        shown = trail.decode_proof(read_file(proof, limit=_FILE_LIMIT))
         head = trail.check_proof(shown, key=public)
         fields = {"record": shown.record.sequence, "event": shown.record.event}
         _say({**fields, **_head_fields(head)}, as_json=as_json)
@@ -121,14 +121,9 @@ def head_(place: Place, *, save: Path | None, passphrase_file: Path | None, as_j
     Keep some heads where nobody who can change the database can change them:
     `audit verify --head FILE` shows later that the trail only grew.
     """
-    passphrase = ask_passphrase(passphrase_file, new=False)
-    backend = open_backend(place.settings(), passphrase=passphrase, clock=system_clock)
-    try:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         signer = backend.vault.signer(KeyRole.AUDIT)
-        with backend.database.transaction() as session:
-            row = trail.sign_head(session, signer, origin=backend.settings.url, now=backend.clock())
-    finally:
-        backend.database.close()
+        row = trail.sign_head(session, signer, origin=backend.settings.url, now=backend.clock())
     if row is None:
         raise AuditHeadMissingError("the audit trail is empty: there is nothing to sign")
     head = trail.open_head(trail.envelope_of(row), key=signer.public_key)
@@ -253,17 +248,12 @@ def _say(found: dict[str, object], *, as_json: bool) -> None:
 
 def _public_key(file: Path) -> ec.EllipticCurvePublicKey:
     try:
-        key = load_pem_public_key(_read(file))
+        key = load_pem_public_key(read_file(file, limit=_FILE_LIMIT))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{file} is no public key in PEM", path=str(file)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ConfigError(f"{file} is no P-256 key", path=str(file))
     return key
-
-
-def _read(file: Path) -> bytes:
-    with _opened(file) as opened:
-        return opened.read(_FILE_LIMIT)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.admin import (
     DeviceFilter,
+    DevicePage,
     DeviceReport,
     Principal,
     ask_rotation,
@@ -26,7 +27,7 @@ from hwtrust_backend.admin import (
 )
 from hwtrust_backend.admin.paging import LONGEST_PAGE
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
-from hwtrust_backend.cli.shared import Place, as_json, placed
+from hwtrust_backend.cli.shared import Place, as_json, every_page, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.monitor import DeviceSummary
@@ -214,13 +215,13 @@ def readmit_device(place: Place, *, device_id: str, reason: str, as_json: bool) 
 
 def _found(session: Session, wanted: DeviceFilter, now: int) -> Iterator[DeviceSummary]:
     """Every device that is wanted, page by page."""
-    by, cursor = local_administrator(), None
-    while True:
-        page = device_page(session, wanted, by=by, now=now, cursor=cursor, limit=LONGEST_PAGE)
+    by = local_administrator()
+
+    def fetch(cursor: str | None) -> DevicePage:
+        return device_page(session, wanted, by=by, now=now, cursor=cursor, limit=LONGEST_PAGE)
+
+    for page in every_page(fetch):
         yield from page.devices
-        cursor = page.next
-        if cursor is None:
-            return
 
 
 def _change(place: Place, work: Work) -> Device:

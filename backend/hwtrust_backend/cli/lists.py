@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from hwtrust.errors import ConfigError
 from hwtrust_backend import references
 from hwtrust_backend.admin import authorities, eks, local_administrator, releases, tokens
 from hwtrust_backend.admin.export import ExportFormat, ExportKind
 from hwtrust_backend.admin.export import export as lines_of
+from hwtrust_backend.admin.paging import LONGEST_PAGE
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
-from hwtrust_backend.cli.shared import Place, as_json, as_span, placed
+from hwtrust_backend.cli.shared import Place, as_json, as_span, every_page, placed, read_file
 from hwtrust_backend.config import spell_span, system_clock, utc_text
 from hwtrust_backend.enrolment import EkAuthorities
 from hwtrust_backend.enrolment.authorities import AuthorityKind
@@ -44,7 +44,7 @@ def release() -> None:
 @placed
 def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> None:
     """Add a release from a JSON file; devices may run it once it is accepted."""
-    content = references.decode_release(_read(file))
+    content = references.decode_release(read_file(file, limit=_FILE_LIMIT))
     by, now = local_administrator(), system_clock()
     with place.session() as (session, _):
         stored = releases.add_release(session, content, by=by, now=now)
@@ -156,15 +156,14 @@ def token_create(
 @placed
 def token_list(place: Place, *, as_json: bool) -> None:
     """List the tokens by their ids; the tokens themselves are not stored."""
-    by, now, cursor = local_administrator(), system_clock(), None
-    rows: list[tokens.TokenReport] = []
+    by, now = local_administrator(), system_clock()
     with place.reading() as (session, _):
-        while True:
-            page = tokens.token_page(session, by=by, now=now, cursor=cursor, limit=500)
-            rows += page.tokens
-            cursor = page.next
-            if cursor is None:
-                break
+        pages = every_page(
+            lambda cursor: tokens.token_page(
+                session, by=by, now=now, cursor=cursor, limit=LONGEST_PAGE
+            )
+        )
+        rows = [row for page in pages for row in page.tokens]
     if as_json:
         say_json(rows)
         return
@@ -242,15 +241,12 @@ def ek_remove(place: Place, *, name: str, as_json: bool) -> None:
 @placed
 def ek_list(place: Place, *, as_json: bool) -> None:
     """List the EKs that are trusted by name."""
-    by, cursor = local_administrator(), None
-    rows: list[eks.EkReport] = []
+    by = local_administrator()
     with place.reading() as (session, _):
-        while True:
-            page = eks.ek_page(session, by=by, cursor=cursor, limit=500)
-            rows += page.eks
-            cursor = page.next
-            if cursor is None:
-                break
+        pages = every_page(
+            lambda cursor: eks.ek_page(session, by=by, cursor=cursor, limit=LONGEST_PAGE)
+        )
+        rows = [row for page in pages for row in page.eks]
     if as_json:
         say_json(rows)
         return
@@ -270,7 +266,7 @@ def ek_import(place: Place, *, file: Path, as_json: bool) -> None:
     Its columns are name, label and group; the last two may be absent, and so may a
     line that names them.
     """
-    content = _read(file)
+    content = read_file(file, limit=_FILE_LIMIT)
     with place.session() as (session, _):
         result = eks.import_eks(session, content, by=local_administrator(), now=system_clock())
     if as_json:
@@ -308,7 +304,7 @@ def ek_ca_add(
     if anchor and crl:
         raise click.UsageError("--anchor and --crl exclude each other")
     kind = AuthorityKind.ANCHORS if anchor else AuthorityKind.CERTIFICATES
-    content = _read(file)
+    content = read_file(file, limit=_FILE_LIMIT)
     with place.session() as (session, settings):
         result = authorities.import_authority(
             session,
@@ -414,11 +410,3 @@ def _say_ek(name: str, state: str, *, as_json: bool) -> None:
         say_json({"name": name.lower(), "state": state})
         return
     click.echo(f"{name.lower()}: {state}")
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(_FILE_LIMIT)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", path=str(file)) from error

@@ -17,7 +17,7 @@ from hwtrust_backend import policies
 from hwtrust_backend.admin import local_administrator, rules
 from hwtrust_backend.appraisal.dry_run import DryRun
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
-from hwtrust_backend.cli.shared import Place, as_json, placed
+from hwtrust_backend.cli.shared import Place, as_json, placed, read_file
 from hwtrust_backend.config import system_clock, utc_text
 
 _FILE_LIMIT = 1024 * 1024
@@ -306,10 +306,7 @@ def _show_dry_run(result: DryRun) -> None:
 
 def _read(file: Path) -> str:
     try:
-        with file.open(encoding="utf-8") as opened:
-            return opened.read(_FILE_LIMIT)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", path=str(file)) from error
+        return read_file(file, limit=_FILE_LIMIT).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8", path=str(file)) from error
 

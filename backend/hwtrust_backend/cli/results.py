@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -15,16 +13,8 @@ import httpx
 
 from hwtrust.errors import JwksError
 from hwtrust_backend.admin.principals import local_administrator
-from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
-from hwtrust_backend.cli.shared import (
-    Place,
-    as_json,
-    ask_passphrase,
-    passphrase_file,
-    placed,
-)
+from hwtrust_backend.cli.shared import Place, as_json, passphrase_file, placed
 from hwtrust_backend.config import system_clock, utc_text
 from hwtrust_backend.config.clock import SECOND
 from hwtrust_backend.enrolment import find_device
@@ -123,7 +113,7 @@ def issue_command(
     as_json: bool,
 ) -> None:
     """Issue a result about a device: what its last attestation came to."""
-    with _opened(place, passphrase_file) as backend, backend.database.transaction() as session:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         issued = backend.results.issue(
             session,
             find_device(session, device_id).id,
@@ -147,7 +137,7 @@ def keys_command(
     place: Place, *, passphrase_file: Path | None, as_jwks: bool, as_json: bool
 ) -> None:
     """List the keys that sign results, or write the set that relying parties need."""
-    with _opened(place, passphrase_file) as backend, backend.database.transaction() as session:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         backend.results.keys.keep(session, now=system_clock())
         found = backend.results.keys.report(session)
         jwks = backend.results.keys.published(session)
@@ -181,23 +171,13 @@ def rotate_command(
 ) -> None:
     """Let the next key sign results, before its time."""
     by, now = local_administrator().name, system_clock()
-    with _opened(place, passphrase_file) as backend, backend.database.transaction() as session:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         turn = backend.results.keys.withdraw if compromised else backend.results.keys.rotate
         kid = turn(session, by=by, now=now)
     if as_json:
         say_json({"key": kid, "state": "current"})
     else:
         click.echo(f"{kid}: signs from now on")
-
-
-@contextmanager
-def _opened(place: Place, passphrase: Path | None) -> Iterator[Backend]:
-    secret = ask_passphrase(passphrase, new=False)
-    backend = open_backend(place.settings(), passphrase=secret, clock=system_clock)
-    try:
-        yield backend
-    finally:
-        backend.database.close()
 
 
 def _keys(place: str, ca: Path | None) -> PublicKeys:

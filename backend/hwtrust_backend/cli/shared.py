@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import click
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import ConfigError, VaultMissingError
-from hwtrust_backend.app.setup import TRUST_NAME
-from hwtrust_backend.config import Settings, load_settings, parse_span
+from hwtrust_backend.app.backend import Backend
+from hwtrust_backend.app.setup import TRUST_NAME, open_backend
+from hwtrust_backend.config import Settings, load_settings, parse_span, system_clock
 from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.keys import Passphrase, find_passphrase
 
@@ -75,6 +76,52 @@ class Place:
             yield database, settings
         finally:
             database.close()
+
+    @contextmanager
+    def backend(self, passphrase: Path | None) -> Iterator[Backend]:
+        """The whole backend, with its keys: for what has to be signed or unsealed."""
+        secret = ask_passphrase(passphrase, new=False)
+        backend = open_backend(self.settings(), passphrase=secret, clock=system_clock)
+        try:
+            yield backend
+        finally:
+            backend.courier.close()
+            backend.database.close()
+
+
+class Page(Protocol):
+    """A part of a list."""
+
+    @property
+    def next(self) -> str | None:
+        """Where the next page begins; None: this is the last."""
+
+
+SomePage = TypeVar("SomePage", bound=Page)
+
+
+def every_page(fetch: Callable[[str | None], SomePage]) -> Iterator[SomePage]:
+    """All pages of a list; `fetch` gives the one that begins at a cursor."""
+    cursor = None
+    while True:
+        page = fetch(cursor)
+        yield page
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def read_file(file: Path, *, limit: int) -> bytes:
+    """The first `limit` bytes of a file that was named on the command line.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return opened.read(limit)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", path=str(file)) from error
 
 
 def place_options(function: Function) -> Function:

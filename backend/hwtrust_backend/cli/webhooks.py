@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from hwtrust.errors import WebhookDeliveryError
 from hwtrust_backend.admin.principals import local_administrator
-from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.cli.output import say_json, say_table
-from hwtrust_backend.cli.shared import (
-    Place,
-    as_json,
-    ask_passphrase,
-    passphrase_file,
-    placed,
-)
+from hwtrust_backend.cli.shared import Place, as_json, passphrase_file, placed
 from hwtrust_backend.config import system_clock, utc_text
 from hwtrust_backend.webhooks import (
     DeliveryReport,
@@ -76,7 +66,7 @@ def add_command(
 ) -> None:
     """Add a receiver, and print the secret that its requests are signed with, this once."""
     chosen = {Topic(name) for name in (_TOPICS if "all" in topics else topics)}
-    with _opened(place, passphrase_file) as backend, backend.database.transaction() as session:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         report, secret = backend.webhooks.add(
             session, url=url, topics=chosen, group=group, by=_by(), now=system_clock()
         )
@@ -139,7 +129,7 @@ def rotate_secret_command(
     place: Place, *, identifier: str, passphrase_file: Path | None, as_json: bool
 ) -> None:
     """Give a receiver a new secret and print it; the old one signs too for another day."""
-    with _opened(place, passphrase_file) as backend, backend.database.transaction() as session:
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
         secret = backend.webhooks.rotate_secret(session, identifier, by=_by(), now=system_clock())
     _say_secret(identifier, secret, as_json=as_json)
 
@@ -153,7 +143,7 @@ def test_command(
     place: Place, *, identifier: str, passphrase_file: Path | None, as_json: bool
 ) -> None:
     """Send a test event to a receiver now, and say what it answered."""
-    with _opened(place, passphrase_file) as backend:
+    with place.backend(passphrase_file) as backend:
         with backend.database.transaction() as session:
             event = put_test(session, identifier, by=_by(), now=system_clock())
         backend.courier.deliver(event)
@@ -204,17 +194,6 @@ def _state(disabled_at: int | None, failing_since: int | None) -> str:
     if disabled_at is not None:
         return f"disabled since {utc_text(disabled_at)}"
     return "good" if failing_since is None else f"failing since {utc_text(failing_since)}"
-
-
-@contextmanager
-def _opened(place: Place, passphrase: Path | None) -> Iterator[Backend]:
-    secret = ask_passphrase(passphrase, new=False)
-    backend = open_backend(place.settings(), passphrase=secret, clock=system_clock)
-    try:
-        yield backend
-    finally:
-        backend.courier.close()
-        backend.database.close()
 
 
 def _by() -> str:

@@ -14,7 +14,6 @@ from hwtrust_backend.config.serving import (
 from hwtrust_backend.config.settings import (
     CONFIG_NAME,
     Settings,
-    default_settings,
     load_settings,
     settings_text,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "LogFormat",
     "RateSettings",
     "Settings",
-    "default_settings",
     "load_settings",
     "make_private_directory",
     "parse_span",

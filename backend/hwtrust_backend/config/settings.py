@@ -160,11 +160,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.certificate_attested_ms
 
 
-def default_settings(data_dir: Path) -> Settings:
-    """What is in force without a file."""
-    return Settings(data_dir=str(data_dir))
-
-
 def load_settings(data_dir: Path, *, file: Path | None, environ: Mapping[str, str]) -> Settings:
     """Read `file` (absent: the one in `data_dir`, if there is one) and the environment.
 

@@ -32,7 +32,7 @@ from hwtrust.errors import (
 )
 from hwtrust.verify.ek import EkTrust
 from hwtrust_backend.audit import Event, record
-from hwtrust_backend.db import EK_AUTHORITIES, count_up, serial_of
+from hwtrust_backend.db import EK_AUTHORITIES, Kept, count_up
 from hwtrust_backend.enrolment.models import EkAuthority
 
 CERTIFICATES: Final = frozenset({".pem", ".crt", ".cer", ".der"})
@@ -52,7 +52,8 @@ class AuthorityKind(StrEnum):
 
 
 _Files = tuple[tuple[AuthorityKind, bytes], ...]
-_Stamp = tuple[int, tuple[tuple[str, int, int], ...]]
+_States = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of each file in the directory."""
 
 
 @dataclass(slots=True)
@@ -60,8 +61,7 @@ class EkAuthorities:
     """Who vouches for EKs, loaded once for each state of database and directory."""
 
     directory: Path
-    _stamp: _Stamp | None = None
-    _trust: EkTrust | None = None
+    _loaded: tuple[_Files, _States, EkTrust] | None = None
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def load(self, session: Session) -> EkTrust:
@@ -74,12 +74,12 @@ class EkAuthorities:
         with self._lock:
             files = self._files()
             states = tuple((path.name, size, changed) for path, size, changed in files)
-            stamp = (serial_of(session, EK_AUTHORITIES), states)
-            if self._trust is None or stamp != self._stamp:
-                stored = _stored_files(session)
-                self._trust = _trust((*self._contents(files), *stored))
-                self._stamp = stamp
-            return self._trust
+            stored = _STORED.get(session)
+            # Kept files are the same object while nothing has changed.
+            if self._loaded is None or self._loaded[0] is not stored or self._loaded[1] != states:
+                trust = _trust((*self._contents(files), *stored))
+                self._loaded = stored, states, trust
+            return self._loaded[2]
 
     def add(
         self,
@@ -170,6 +170,9 @@ def remove_authority(session: Session, identifier: str, *, by: str = "", now: in
 def _stored_files(session: Session) -> _Files:
     query = select(EkAuthority.kind, EkAuthority.content).order_by(EkAuthority.id)
     return tuple((AuthorityKind(kind), content) for kind, content in session.execute(query))
+
+
+_STORED: Final = Kept(EK_AUTHORITIES, _stored_files)
 
 
 def _trust(files: Iterable[tuple[AuthorityKind, bytes]]) -> EkTrust:

@@ -256,7 +256,7 @@ class Enrolments:
         verdict: Verdict,
         now: int,
     ) -> Enrolled:
-        device = self._stored(session, row, found, held_to.policy, verdict, now=now)
+        device = self._stored(session, row, found, verdict, now=now)
         issued = self._certificate(session, device, request.csr, found, now=now)
         release = held_to.rules.references.releases[found.claims.binding.release]
         try:
@@ -297,7 +297,6 @@ class Enrolments:
         session: Session,
         row: Enrolment,
         found: EnrolledDevice,
-        policy: Policy,
         verdict: Verdict,
         *,
         now: int,
@@ -323,9 +322,6 @@ class Enrolments:
         device.group = row.group
         device.retired_at = device.readmitted_at = None
         device.mode = Mode.NORMAL if device.locked_at is None else Mode.LOCKED
-        device.rotation_asked_at = device.rotate_at = device.silent_since = None
-        device.rotation_reason = ""
-        device.watchdog_at = now + policy.watchdog_ms
         session.flush()
         return device
 

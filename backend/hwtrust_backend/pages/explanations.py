@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from hwtrust.verify.appraise import FINDINGS
-from hwtrust.verify.policy import POLICY_FINDINGS
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-KNOWN: Final = MappingProxyType({**FINDINGS, **POLICY_FINDINGS})
-"""Every code with its weight and its meaning in one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import AuditError, PageError
-from hwtrust_backend.audit import consistency, envelope_of, newest_head, open_head, verify_log
-from hwtrust_backend.audit.merkle import check_consistency
+from hwtrust_backend.audit import (
+    check_continues,
+    envelope_of,
+    newest_head,
+    open_head,
+    tree_of,
+    verify_log,
+)
 from hwtrust_backend.config import Settings
 from hwtrust_backend.monitor.fleet import FleetView
 from hwtrust_backend.pages.attempts import Attempts
@@ -76,20 +82,13 @@ def head_state(session: Session, *, key: ec.EllipticCurvePublicKey) -> HeadState
     """Verify the newest signed head against the trail as it stands; costs a few hashes."""
     stored = newest_head(session)
     if stored is None:
-        return HeadState(size=0, at=0, records=consistency(session, 0).size, failure="")
+        return HeadState(size=0, at=0, records=tree_of(session).size, failure="")
     try:
-        head = open_head(envelope_of(stored), key=key)
-        proof = consistency(session, head.size)
-        check_consistency(
-            old=head.size,
-            old_root=head.root,
-            size=proof.size,
-            root=proof.root,
-            proof=proof.hashes,
-        )
+        head, tree = open_head(envelope_of(stored), key=key), tree_of(session)
+        check_continues(session, head, tree)
     except AuditError as error:
         return HeadState(size=stored.size, at=stored.utc_ms, records=0, failure=error.message)
-    return HeadState(size=head.size, at=head.utc_ms, records=proof.size, failure="")
+    return HeadState(size=head.size, at=head.utc_ms, records=tree.size, failure="")
 
 
 @dataclass(frozen=True, slots=True)

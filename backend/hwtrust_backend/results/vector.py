@@ -124,7 +124,6 @@ _OF_SEVERITY: Final[Mapping[Severity, int]] = MappingProxyType(
     {Severity.FAIL: UNTRUSTED, Severity.INCOMPLETE: UNAVAILABLE, Severity.ALERT: ALERT}
 )
 
-_LEAST_STANDARD: Final = 2
 _LEAST_WARNING: Final = 32
 _LEAST_CONTRAINDICATED: Final = 96
 _RANK: Final = {tier: rank for rank, tier in enumerate(Tier)}

@@ -34,7 +34,7 @@ from hwtrust.wire.states import approved_states
 from hwtrust_backend.admin import ask_rotation, device_report, local_administrator
 from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.audit import AuditRecord, Event, verify_log
-from hwtrust_backend.enrolment import lock_device
+from hwtrust_backend.enrolment import lock_states
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, read_policy
@@ -475,17 +475,18 @@ def test_the_publisher_gives_nothing_for_a_counter_that_is_not_the_active_root_s
     )
     ask_for_rotation(backend, device)
     with backend.database.transaction() as session:
-        row = lock_device(session, device.name.hex())
+        name = device.name.hex()
+        state = lock_states(session, [name])[name]
         given = backend.publisher.follow(
             session,
-            row,
+            state,
             claims=claims,
             release=make_release(),
             policy=read_policy(DEFAULT_DOCUMENT),
             now=backend.clock(),
         )
         assert given == (None, None)
-        assert len(roots_of(session, row.id)) == 1
+        assert len(roots_of(session, name)) == 1
 
 
 def test_racing_attestations_make_one_root(
