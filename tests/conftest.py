@@ -176,9 +176,14 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 def database_url(
     database_kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[str]:
-    """The URL of a database of the test's own; on PostgreSQL it has its schema already."""
+    """The URL of a database of the test's own, which has its schema already."""
     if database_kind == "sqlite":
-        yield f"sqlite:///{tmp_path / 'backend.sqlite'}"
+        # Not at the top: most tests need no backend.
+        from hwtrust_backend.testing import empty_sqlite  # noqa: PLC0415
+
+        file = tmp_path / "backend.sqlite"
+        file.write_bytes(empty_sqlite())
+        yield f"sqlite:///{file}"
         return
     server: Postgres = request.getfixturevalue("postgres")
     url = server.create()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import tempfile
 import threading
@@ -37,6 +38,7 @@ from hwtrust_backend.app.server import make_server
 from hwtrust_backend.app.setup import TRUST_NAME, install, open_backend
 from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.enrolment.authorities import AuthorityKind
 from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.enrolment.trust import allow_ek
@@ -49,7 +51,16 @@ from hwtrust_backend.policies import (
 )
 from hwtrust_backend.references import accept_release, add_release, retire_release
 
-__all__ = ["DAY", "HOUR", "MINUTE", "SECOND", "BackendServer", "ManualClock", "policy_document"]
+__all__ = [
+    "DAY",
+    "HOUR",
+    "MINUTE",
+    "SECOND",
+    "BackendServer",
+    "ManualClock",
+    "empty_sqlite",
+    "policy_document",
+]
 
 CHEAP: Final = 2**10
 """The cost of a passphrase that protects nothing."""
@@ -93,6 +104,21 @@ def policy_document(**changes: object) -> str:
             else:
                 where[field] = item
     return tomlkit.dumps(document)
+
+
+@functools.cache
+def empty_sqlite() -> bytes:
+    """The file of an SQLite database at this version's schema, with nothing in it.
+
+    A copy is there at once; the migrations take longer than most tests.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "empty.sqlite"
+        database = Database(f"sqlite:///{file}")
+        migrate(database)
+        # The last connection to go leaves everything in the one file.
+        database.close()
+        return file.read_bytes()
 
 
 class BackendServer:
@@ -237,6 +263,9 @@ class BackendServer:
         }
         settings = msgspec.convert(found, Settings)
         if not (directory / TRUST_NAME).exists():
+            database = directory / "backend.sqlite"
+            if not settings.database and not database.exists():
+                database.write_bytes(empty_sqlite())
             install(
                 settings,
                 passphrase=self._passphrase,

@@ -33,10 +33,10 @@ class ApiTokenUnknownError(ServiceError):
 
 
 class ApiTokenConflictError(ServiceError):
-    """An API token of that name is in force."""
+    """An API token of that name was made before: the audit trail says by it who acted."""
 
     code = "api-token:conflict"
-    hint = "revoke it first, or give the new one another name"
+    hint = "give it another name; none is given twice, not even a revoked one's"
 
 
 class CursorError(RequestError):
@@ -63,7 +63,7 @@ class EkImportError(RequestError):
     """A list of endorsement keys has bad lines; nothing of it was taken."""
 
     code = "ek:import"
-    hint = "lines are name,label,group; the name is 68, 100 or 132 hexadecimal digits"
+    hint = "lines are name,label,group, with commas, in UTF-8; nothing was imported"
 
 
 class EkUnlistedError(ServiceError):

@@ -22,6 +22,7 @@ class RequestTooLargeError(RequestError):
     """A request's body is larger than the backend accepts."""
 
     code = "request:too-large"
+    hint = "an administrator can raise the settings body_limit and import_limit"
 
 
 class RequestTypeError(RequestError):
@@ -35,7 +36,7 @@ class DeviceUnknownError(ServiceError):
     """No device of that name is enrolled here."""
 
     code = "device:unknown"
-    hint = "enrol it: hwtrust enrol --token-file FILE"
+    hint = "hwtrust-backend devices lists all; on a new one: hwtrust enrol --token-file FILE"
 
 
 class DeviceAmbiguousError(ServiceError):
@@ -117,7 +118,7 @@ class PolicySignatureError(PolicyError):
     """A policy is not signed by one of those whose signatures are asked for."""
 
     code = "policy:signature"
-    hint = "hwtrust-backend policy sign FILE --key KEY, then policy add --signature"
+    hint = "name signers in policy_signers; policy sign NAME FILE, then policy add --signature"
 
 
 class ReleaseError(ServiceError):
@@ -178,6 +179,7 @@ class DatabaseError(ServiceError):
     """The database cannot be used."""
 
     code = "database"
+    hint = "see whether it runs and has space; the setting database says where it is"
 
 
 class DatabaseOlderError(DatabaseError):

@@ -83,7 +83,7 @@ class EkUnknownError(EnrolmentError):
     """The EK has no certificate and is not on the allow-list."""
 
     code = "enrolment:ek:unknown"
-    hint = "import the EK's name into the allow-list"
+    hint = "hwtrust-backend ek allow NAME, if you know whose TPM it is"
 
 
 class CsrError(EnrolmentError):

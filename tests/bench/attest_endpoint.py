@@ -44,7 +44,7 @@ from hwtrust.wire.messages import AttestReply, AttestRequest, Standing
 from hwtrust_backend.app.server import settle_memory
 from hwtrust_backend.testing import BackendServer
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi
+from simulators.backend_clients import BackendDevice, enrolled_device
 from simulators.postgres import Postgres, program
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def serve(pipe: Connection, database: str, directory: str, count: int) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with BackendServer(Path(directory), database=database, rates=UNLIMITED) as server:
         server.accept(make_release())
-        callers = [enrolled(server) for _ in range(CONNECTIONS)]
+        callers = [enrolled_device(server) for _ in range(CONNECTIONS)]
         pipe.send((server.url, server.trust.tls_ca))
         for device in callers:
             key = device.tpm.tls_key
@@ -150,15 +150,6 @@ def serve(pipe: Connection, database: str, directory: str, count: int) -> None:
         settle_memory()
         # The connections are made, and the requests are sent, until the client says so.
         pipe.recv()
-
-
-def enrolled(server: BackendServer) -> BackendDevice:
-    """A device that has enrolled over HTTP."""
-    device = BackendDevice(server.backend)
-    device.load(make_release())
-    server.allow_ek(device.name)
-    device.enrol(HttpApi(server))
-    return device
 
 
 def signed(server: BackendServer, device: BackendDevice, count: int) -> deque[bytes]:

@@ -3,6 +3,8 @@
     device = BackendDevice(server.backend)       # an Attester that trusts this backend
     device.enrol(HttpApi(server, device), token)
 
+    device = enrolled_device(server)             # all at once, also with a backend alone
+
 The device is an `Attester`: real signatures by software keys. An `Api` carries
 its messages; both kinds raise what the backend refuses with, `HttpApi` as a
 `RefusedByHttpError` that holds the problem.
@@ -50,8 +52,9 @@ from hwtrust.wire.protect import Credential
 from hwtrust.wire.root import counter_policy, policy_key_public
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.audit import Event
+from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, device_of_certificate
-from simulators.attester import Attester, make_csr
+from simulators.attester import Attester, make_csr, make_release
 from simulators.software_tpm import SoftwareTpm, counter_public
 
 Message = TypeVar("Message")
@@ -79,6 +82,15 @@ class Reachable(Protocol):
     @property
     def trust(self) -> TrustAnchor:
         """What devices are given of it."""
+        ...
+
+
+class Server(Reachable, Protocol):
+    """One whose services can be called as well."""
+
+    @property
+    def backend(self) -> Backend:
+        """The services."""
         ...
 
 
@@ -281,6 +293,20 @@ class HttpApi:
             return response.status, response.getheader("content-type"), response.read()
         finally:
             connection.close()
+
+
+def enrolled_device(at: Backend | Server, *, kind: TlsKeyKind = TlsKeyKind.TPM) -> BackendDevice:
+    """A device that runs release 1.0 and has enrolled: over HTTP at a server, else directly.
+
+    Its EK is on the allow-list.
+    """
+    backend = at if isinstance(at, Backend) else at.backend
+    device = BackendDevice(backend, kind=kind)
+    device.load(make_release())
+    with backend.database.transaction() as session:
+        allow_ek(session, device.name.hex(), label="test", now=backend.clock())
+    device.enrol(DirectApi(at) if isinstance(at, Backend) else HttpApi(at))
+    return device
 
 
 def client_context(

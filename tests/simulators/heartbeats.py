@@ -61,7 +61,7 @@ from hwtrust.wire.messages import (
 from hwtrust.wire.protect import Credential
 from hwtrust.wire.root import RootDelivery, RootMetadata
 from hwtrust_backend.app.setup import open_backend
-from hwtrust_backend.appraisal.service import evidence_digest
+from hwtrust_backend.audit import evidence_digest
 from hwtrust_backend.config import system_clock
 from hwtrust_backend.config.clock import DAY, MINUTE
 from hwtrust_backend.enrolment.authorities import AuthorityKind

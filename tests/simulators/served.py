@@ -24,12 +24,11 @@ import msgspec
 from hwtrust.wire.messages import TrustAnchor
 from hwtrust_backend.app.setup import TRUST_NAME, install, open_backend
 from hwtrust_backend.config import CONFIG_NAME, load_settings, system_clock
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import Secret
 from hwtrust_backend.references import accept_release, add_release
 from hwtrust_backend.testing import CHEAP
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi, client_context
+from simulators.backend_clients import BackendDevice, client_context, enrolled_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,12 +187,7 @@ class Served:
 
     def device(self) -> BackendDevice:
         """A device that runs release 1.0 and has enrolled."""
-        device = BackendDevice(self.backend)
-        device.load(make_release())
-        with self.backend.database.transaction() as session:
-            allow_ek(session, device.name.hex(), label="test", now=system_clock())
-        device.enrol(HttpApi(self))
-        return device
+        return enrolled_device(self)
 
     @property
     def _environ(self) -> dict[str, str]:

@@ -25,11 +25,10 @@ from hwtrust_backend.admin.devices import (
     unlock,
 )
 from hwtrust_backend.admin.principals import Principal, Role, authenticate, local_administrator
-from hwtrust_backend.admin.report import AuditLine, DeviceReport, device_report
+from hwtrust_backend.admin.report import DeviceReport, device_report
 from hwtrust_backend.admin.search import DeviceFilter, DevicePage, device_page
 
 __all__ = [
-    "AuditLine",
     "DeviceFilter",
     "DevicePage",
     "DeviceReport",

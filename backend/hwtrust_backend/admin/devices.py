@@ -21,6 +21,7 @@ from hwtrust_backend import publishing, push
 from hwtrust_backend.admin.fields import label_of, reason_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config import utc_text
 from hwtrust_backend.enrolment import Device, find_device
 from hwtrust_backend.policies import group_of
 from hwtrust_backend.publishing import schedule
@@ -117,7 +118,7 @@ def lock(session: Session, prefix: str, *, reason: str, by: Principal, now: int)
     device.locked_at = now if device.locked_at is None else device.locked_at
     device.lock_reason, device.mode = why, Mode.LOCKED
     _note(session, Event.DEVICE_LOCKED, device, device.lock_reason, by=by, now=now)
-    _announce(session, Topic.LOCKED, device, by, now)
+    _announce(session, Topic.LOCKED, device, why, by=by, now=now)
     push.wake(session, device.id, reason="locked")
     return device
 
@@ -136,7 +137,7 @@ def unlock(session: Session, prefix: str, *, by: Principal, now: int, reason: st
         raise DeviceStateError("no administrator has locked this device")
     device.locked_at, device.lock_reason = None, ""
     _note(session, Event.DEVICE_UNLOCKED, device, why, by=by, now=now)
-    _announce(session, Topic.UNLOCKED, device, by, now)
+    _announce(session, Topic.UNLOCKED, device, why, by=by, now=now)
     push.wake(session, device.id, reason="unlocked")
     return device
 
@@ -157,7 +158,7 @@ def retire(session: Session, prefix: str, *, reason: str, by: Principal, now: in
     device.watchdog_at = device.silent_since = None
     device.rotation_reason = ""
     _note(session, Event.DEVICE_RETIRED, device, why, by=by, now=now)
-    _announce(session, Topic.RETIRED, device, by, now)
+    _announce(session, Topic.RETIRED, device, why, by=by, now=now)
     return device
 
 
@@ -175,6 +176,7 @@ def readmit(session: Session, prefix: str, *, reason: str, by: Principal, now: i
         raise DeviceStateError("this device is not retired")
     device.readmitted_at = now
     _note(session, Event.DEVICE_READMITTED, device, why, by=by, now=now)
+    _announce(session, Topic.READMITTED, device, why, by=by, now=now)
     return device
 
 
@@ -202,7 +204,9 @@ def _locked(session: Session, prefix: str, by: Principal) -> Device:
 
 def _in_service(device: Device) -> Device:
     if device.retired_at is not None:
-        raise DeviceStateError("this device is retired", device=device.id)
+        since = utc_text(device.retired_at)
+        message = f"this device is retired since {since}; readmit lets it enrol again"
+        raise DeviceStateError(message, device=device.id)
     return device
 
 
@@ -212,6 +216,8 @@ def _note(
     record(session, event, now=now, device=device.id, reason=reason, actor=by.name)
 
 
-def _announce(session: Session, topic: Topic, device: Device, by: Principal, now: int) -> None:
-    data = {"group": device.group, "by": by.name, "reason": device.lock_reason}
+def _announce(
+    session: Session, topic: Topic, device: Device, reason: str, *, by: Principal, now: int
+) -> None:
+    data = {"group": device.group, "by": by.name, "reason": reason}
     announce(session, topic, device=device.id, data=data, now=now)

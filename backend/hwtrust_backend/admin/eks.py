@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import (
@@ -86,7 +86,7 @@ def allow_ek(
     """Let the TPM with this EK enrol, with no certificate and no token.
 
     Raises:
-        MalformedError: it is no Name.
+        RequestError: it is no Name.
         PolicyUnknownError: there is no such group.
         ForbiddenError: it, or the device that has it, is of a group that `by` does not see.
     """
@@ -152,18 +152,20 @@ def import_eks(session: Session, content: bytes, *, by: Principal, now: int) -> 
     if of_others:
         raise _refused({lines[name].number: _NOT_YOURS for name in of_others})
     known = _known(session, [*lines])
-    counts = {"added": 0, "changed": 0, "unchanged": 0}
+    added: list[dict[str, object]] = []
+    changed = 0
     for name, line in lines.items():
         row = known.get(name)
         if row is None:
-            counts["added"] += 1
-            session.add(AllowedEk(name=name, label=line.label, group=line.group, added_at=now))
-        elif (row.label, row.group) == (line.label, line.group):
-            counts["unchanged"] += 1
-        else:
-            counts["changed"] += 1
+            added.append({"name": name, "label": line.label, "group": line.group, "added_at": now})
+        elif (row.label, row.group) != (line.label, line.group):
+            changed += 1
             row.label, row.group = line.label, line.group
-    came_to = EkImport(**counts)
+    if added:
+        # Rows, not objects: nobody else writes to SQLite while a long file is taken.
+        session.execute(insert(AllowedEk), added)
+    unchanged = len(lines) - len(added) - changed
+    came_to = EkImport(added=len(added), changed=changed, unchanged=unchanged)
     digest = hashlib.sha256(content).hexdigest()
     reason = f"{came_to.added} added, {came_to.changed} changed, sha256 {digest}"
     record(session, Event.EK_IMPORTED, now=now, reason=reason, actor=by.name)

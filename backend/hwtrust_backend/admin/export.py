@@ -9,7 +9,7 @@ Nothing is held in memory but a page: a million devices are a long file, no larg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from hwtrust_backend.admin.eks import csv_line
 from hwtrust_backend.admin.principals import Principal, Role
-from hwtrust_backend.admin.releases import releases
-from hwtrust_backend.admin.rules import policy_versions
+from hwtrust_backend.admin.releases import ReleaseReport, releases
+from hwtrust_backend.admin.rules import PolicyReport, policy_versions
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.monitor import summaries_of
 from hwtrust_backend.publishing import StoredRoot
@@ -87,25 +87,27 @@ def export(
 ) -> Iterator[str]:
     """The lines of a file; the first one of CSV names the columns."""
     by.require(Role.VIEWER)
-    rows: dict[ExportKind, Iterator[msgspec.Struct]] = {
-        ExportKind.DEVICES: _devices(session, by, now),
-        ExportKind.ROOTS: _roots(session, by),
-        ExportKind.RELEASES: iter(releases(session, by=by)),
-        ExportKind.POLICIES: iter(policy_versions(session, by=by)),
-    }
-    return _lines(rows[kind], form)
+    match kind:
+        case ExportKind.DEVICES:
+            return _lines(DeviceLine, _devices(session, by, now), form)
+        case ExportKind.ROOTS:
+            return _lines(RootLine, _roots(session, by), form)
+        case ExportKind.RELEASES:
+            return _lines(ReleaseReport, releases(session, by=by), form)
+        case ExportKind.POLICIES:
+            return _lines(PolicyReport, policy_versions(session, by=by), form)
 
 
-def _lines(rows: Iterator[msgspec.Struct], form: ExportFormat) -> Iterator[str]:
-    named = False
+def _lines(
+    columns: type[msgspec.Struct], rows: Iterable[msgspec.Struct], form: ExportFormat
+) -> Iterator[str]:
+    if form is ExportFormat.CSV:
+        yield csv_line(columns.__struct_fields__)
     for row in rows:
         if form is ExportFormat.JSON_LINES:
             yield msgspec.json.encode(row).decode() + "\n"
-            continue
-        if not named:
-            yield csv_line(row.__struct_fields__)
-            named = True
-        yield csv_line(tuple(_cell(value) for value in msgspec.structs.astuple(row)))
+        else:
+            yield csv_line(tuple(_cell(value) for value in msgspec.structs.astuple(row)))
 
 
 def _cell(value: Any) -> object:  # noqa: ANN401 - a field of any of the lines

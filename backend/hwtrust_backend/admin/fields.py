@@ -15,7 +15,7 @@ from hwtrust.errors import RequestError
 
 END: Final = r"(?![\s\S])"
 """The end of a text. In Python `$` would let a line break follow, in JSON Schema `\\Z` is none."""
-PRINTABLE: Final = rf"^[^\x00-\x1f\x7f]*{END}"
+PRINTABLE: Final = rf"^[^\x00-\x1f\x7f-\x9f]*{END}"
 LAST_NUMBER: Final = 2**53 - 1
 """The largest number that every JSON reader keeps exactly; a BIGINT holds it."""
 
@@ -42,7 +42,12 @@ def name_of(text: str, what: str) -> str:
     Raises:
         RequestError: it cannot.
     """
-    return _checked(text, Name, what)
+    return _checked(
+        text,
+        Name,
+        what,
+        "100 of A-Z, a-z, 0-9, `.`, `_` and `-`, a letter or digit first",
+    )
 
 
 def label_of(text: str) -> str:
@@ -51,7 +56,7 @@ def label_of(text: str) -> str:
     Raises:
         RequestError: it is too long, or holds control characters.
     """
-    return _checked(text, Label, "label")
+    return _checked(text, Label, "label", "one line of 200 characters")
 
 
 def reason_of(text: str) -> str:
@@ -60,13 +65,14 @@ def reason_of(text: str) -> str:
     Raises:
         RequestError: it is empty, too long, or holds control characters.
     """
-    return _checked(text, Reason, "reason")
+    return _checked(text, Reason, "reason", "one line of 200 characters, and not empty")
 
 
-def _checked(text: str, kind: object, what: str) -> str:
+def _checked(text: str, kind: object, what: str, most: str) -> str:
     try:
         found: str = msgspec.convert(text, kind)
     except msgspec.ValidationError as error:
-        message = f"the {what} cannot be used: {error}"
-        raise RequestError(message, field=what) from error
+        raise RequestError(
+            f"the {what} cannot be used: it is at most {most}", field=what
+        ) from error
     return found

@@ -9,26 +9,12 @@ from sqlalchemy.orm import Session
 
 from hwtrust_backend.admin.devices import device_named
 from hwtrust_backend.admin.principals import Principal
-from hwtrust_backend.audit import AuditRecord, trail
+from hwtrust_backend.audit import Entry, entry_of, trail
 from hwtrust_backend.monitor import DeviceSummary, RootSummary, root_summary, summary_of
 from hwtrust_backend.policies import active_versions, list_groups
 from hwtrust_backend.publishing import roots_of
 
 TRAIL_LENGTH: Final = 50
-
-
-class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One audit record."""
-
-    sequence: int
-    at: int
-    event: str
-    device: str
-    actor: str
-    """Who did it; empty: the device, or the backend itself."""
-    reason: str
-    evidence: str
-    """SHA-256 of the evidence, in hexadecimal digits; empty where there was none."""
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +31,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_at: int | None
     """When it is missed, unless it attests before."""
     roots: tuple[RootSummary, ...]
-    trail: tuple[AuditLine, ...]
+    trail: tuple[Entry, ...]
     """The newest audit records, newest first."""
 
 
@@ -68,18 +54,5 @@ def device_report(session: Session, prefix: str, *, by: Principal, now: int) -> 
         policy_version=active_versions(session).get(policy),
         watchdog_at=device.watchdog_at,
         roots=tuple(root_summary(root) for root in roots_of(session, device.id)),
-        trail=tuple(audit_line(row) for row in trail(session, device.id, limit=TRAIL_LENGTH)),
-    )
-
-
-def audit_line(row: AuditRecord) -> AuditLine:
-    """A record as people and programs read it."""
-    return AuditLine(
-        sequence=row.sequence,
-        at=row.at,
-        event=row.event,
-        device=row.device,
-        actor=row.actor,
-        reason=row.reason,
-        evidence=row.evidence.hex(),
+        trail=tuple(entry_of(row) for row in trail(session, device.id, limit=TRAIL_LENGTH)),
     )

@@ -16,7 +16,9 @@ from hwtrust_backend.admin.fields import label_of, name_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
 from hwtrust_backend.config import Settings
+from hwtrust_backend.enrolment import rules_of
 from hwtrust_backend.policies import Group, StoredPolicy
+from hwtrust_backend.publishing import policy_changed
 
 
 class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,9 +74,9 @@ def group(session: Session, name: str, *, by: Principal) -> GroupReport:
 
 
 def set_group(
-    session: Session, name: str, *, policy: str, label: str = "", by: Principal, now: int
+    session: Session, name: str, *, policy: str, label: str | None = None, by: Principal, now: int
 ) -> GroupReport:
-    """Make a group, or change its policy and label.
+    """Make a group, or change its policy and label; without a label it keeps the one it has.
 
     Raises:
         PolicyUnknownError: there is no such policy.
@@ -82,14 +84,19 @@ def set_group(
     by.require_all_groups(Role.ADMINISTRATOR)
     if not policies.list_policies(session, policy):
         raise PolicyUnknownError(f"there is no policy {policy[:100]!r}")
+    known = session.get(Group, name) is not None
+    before = _accepted(session, name)
     made = policies.add_group(
         session,
         name_of(name, "group"),
         policy=policy,
-        label=label_of(label),
+        label=None if label is None else label_of(label),
         by=by.name,
         now=now,
     )
+    session.flush()
+    if known:
+        policy_changed(session, name, before=before, by=by.name, now=now)
     return _group(made, policies.active_versions(session))
 
 
@@ -165,14 +172,20 @@ def activate_policy(
 ) -> PolicyReport:
     """Put a version of a policy into force, for every group that has the policy.
 
+    Where it accepts another release, and says so, devices get new roots, bit by bit.
+
     Raises:
         PolicyUnknownError: there is no such version.
         PolicySignatureError: there are signers, and none has signed it.
     """
     by.require_all_groups(Role.ADMINISTRATOR)
     signers = policies.load_signers(settings.policy_signers)
+    held = [row.name for row in policies.list_groups(session) if row.policy == name]
+    before = {group: _accepted(session, group) for group in held}
     policies.activate_policy(session, name, version, signers=signers, by=by.name, now=now)
     session.flush()
+    for group, releases in before.items():
+        policy_changed(session, group, before=releases, by=by.name, now=now)
     stored = policies.policy_version(session, name, version)
     return _policy(stored, policies.active_versions(session))
 
@@ -191,6 +204,11 @@ def try_policy(
     by.require(Role.OPERATOR)
     policies.group_of(session, group if by.sees(group) else "")
     return dry_run(session, policies.read_policy(document), group=group, limit=limit)
+
+
+def _accepted(session: Session, group: str) -> frozenset[str]:
+    """The releases that the devices of a group may run."""
+    return rules_of(session, group).rules.references.accepted
 
 
 def _seen(session: Session, by: Principal) -> frozenset[str] | None:

@@ -17,12 +17,13 @@ from hwtrust.wire.envelope import Envelope
 from hwtrust_backend.admin.fields import Number
 from hwtrust_backend.admin.paging import LONGEST_PAGE, cursor_of, key_of
 from hwtrust_backend.admin.principals import Principal, Role
-from hwtrust_backend.admin.report import AuditLine, audit_line
 from hwtrust_backend.audit import (
     AuditRecord,
     Consistency,
+    Entry,
     Proof,
     consistency,
+    entry_of,
     envelope_of,
     newest_head,
     page_of_records,
@@ -52,7 +53,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
 class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
     """Some records, newest first. A page may be short and still have a next one."""
 
-    records: tuple[AuditLine, ...]
+    records: tuple[Entry, ...]
     next: str | None
 
 
@@ -163,6 +164,6 @@ def _devices_seen(session: Session, devices: set[str], by: Principal) -> set[str
 
 def _page(rows: list[AuditRecord], follows: int | None) -> AuditPage:
     return AuditPage(
-        records=tuple(audit_line(row) for row in rows),
+        records=tuple(entry_of(row) for row in rows),
         next=None if follows is None else cursor_of(follows),
     )

@@ -3,8 +3,9 @@
 Rules:
 1. Every replica runs every task: a task takes its work by locked rows, so that
    several at once share it.
-2. A task that fails is logged and counted, and runs again at its next time; it
-   ends neither the thread nor another task.
+2. A task that fails is counted, and runs again at its next time; it ends neither
+   the thread nor another task. That it fails is logged once, and that it works
+   again: a database that is away for an hour must not fill the disk.
 3. While this machine's clock is off, what decides by the time does not run, nor
    while the backend is read-only.
 """
@@ -21,7 +22,7 @@ from typing import Final, Protocol
 
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import DatabaseError
+from hwtrust.errors import DatabaseError, HwTrustError
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.fence import keep_head
 from hwtrust_backend.app.serving import ReadOnly
@@ -137,15 +138,16 @@ class Background:
         self._tasks = tasks
         self._read_only = ReadOnly(backend)
         self._ended = threading.Event()
+        self._failing: set[str] = set()
         self._thread = threading.Thread(
             target=self._run, name="hwtrust-backend-background", daemon=True
         )
 
     def start(self) -> None:
-        """Compare the clocks, and begin."""
+        """Compare the clocks, and begin. What changes something waits: the switch may forbid it."""
         for task in self._tasks:
-            if not task.by_the_clock:
-                run_task(task, self._backend)
+            if not task.by_the_clock and not task.changes:
+                run_task(task, self._backend, failing=self._failing)
         self._thread.start()
 
     def stop(self) -> None:
@@ -161,7 +163,7 @@ class Background:
             for task in self._tasks:
                 if due[task.name] <= time.monotonic() and not self._ended.is_set():
                     if not (task.changes and self._read_only.is_on()):
-                        run_task(task, self._backend)
+                        run_task(task, self._backend, failing=self._failing)
                     # Replicas that were started together do not stay so.
                     part = random.uniform(0.9, 1.1)  # noqa: S311 - spreads work, hides nothing
                     due[task.name] = time.monotonic() + task.every_ms * part / SECOND
@@ -174,18 +176,34 @@ def run_once(backend: Backend, tasks: tuple[Task, ...] = TASKS) -> None:
             task.run(backend)
 
 
-def run_task(task: Task, backend: Backend) -> bool:
-    """Run a task; gives whether it ended well. A task that may not run now has."""
+def run_task(task: Task, backend: Backend, *, failing: set[str]) -> bool:
+    """Run a task; gives whether it ended well. A task that may not run now has.
+
+    `failing` has the names of those that failed when they ran last, and is kept up.
+    """
     if task.by_the_clock and not backend.clock_watch.is_right:
         return True
     begun = time.monotonic()
+    metrics.TASK_FAILURES.inc(0, task=task.name)
     try:
         task.run(backend)
     except Exception as error:  # noqa: BLE001 - rule 2
         metrics.TASK_FAILURES.inc(task=task.name)
-        _log.exception("the task %s failed", task.name, exc_info=error)
+        if task.name not in failing:
+            failing.add(task.name)
+            _log_failure(task, error)
         return False
     finally:
         metrics.TASK_SECONDS.observe(time.monotonic() - begun, task=task.name)
+    if task.name in failing:
+        failing.remove(task.name)
+        _log.warning("the task %s works again", task.name)
     metrics.TASK_TIME.set(time.time(), task=task.name)
     return True
+
+
+def _log_failure(task: Task, error: Exception) -> None:
+    if isinstance(error, HwTrustError):
+        _log.error("the task %s failed: %s: %s", task.name, error.code, error.message)
+    else:
+        _log.error("the task %s failed", task.name, exc_info=error)

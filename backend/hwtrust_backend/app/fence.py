@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from hwtrust.errors import AuditError, ConfigError, DatabaseOlderError
+from hwtrust.wire.envelope import Envelope
 from hwtrust_backend.audit import (
-    TreeHead,
     check_continues,
     decode_head,
     open_head,
@@ -54,9 +54,10 @@ def require_newest(database: Database, settings: Settings, vault: KeyVault) -> N
         ConfigError: the kept head cannot be read.
         AuditHeadForgedError: it is not this backend's.
     """
-    head = _kept_head(settings.directory / HEAD_NAME, vault)
-    if head is None:
+    envelope = kept_head(settings.directory)
+    if envelope is None:
         return
+    head = open_head(envelope, key=vault.signer(KeyRole.AUDIT).public_key)
     with database.reading() as session:
         if recovered_at(session) > head.utc_ms:
             return
@@ -67,7 +68,14 @@ def require_newest(database: Database, settings: Settings, vault: KeyVault) -> N
             raise DatabaseOlderError(message, records=head.size) from error
 
 
-def _kept_head(path: Path, vault: KeyVault) -> TreeHead | None:
+def kept_head(directory: Path) -> Envelope | None:
+    """The tree head that is kept beside the database, not yet verified.
+
+    Raises:
+        ConfigError: it cannot be read.
+        AuditHeadForgedError: it is none.
+    """
+    path = directory / HEAD_NAME
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_LIMIT)
@@ -75,4 +83,4 @@ def _kept_head(path: Path, vault: KeyVault) -> TreeHead | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    return open_head(decode_head(content), key=vault.signer(KeyRole.AUDIT).public_key)
+    return decode_head(content)

@@ -48,6 +48,7 @@ class Measuring:
         self._lock = threading.Lock()
         self._fleet: list[Fact] = []
         self._counted: float | None = None
+        metrics.begin_at_zero()
 
     def exposition(self) -> bytes:
         """All metrics, as text."""

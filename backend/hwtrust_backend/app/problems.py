@@ -159,7 +159,11 @@ def _particulars(error: HTTPException) -> list[str]:
     extra = error.extra
     if not isinstance(extra, list):
         return []
-    return [str(item["message"]) for item in extra if isinstance(item, dict) and "message" in item]
+    return [
+        f"{item['key']}: {item['message']}" if item.get("key") else str(item["message"])
+        for item in extra
+        if isinstance(item, dict) and "message" in item
+    ]
 
 
 def on_timeout(_: Request[Any, Any, Any], __: TimeoutError) -> Response[bytes]:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -41,6 +43,7 @@ from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.db import Database
 from hwtrust_backend.observe import traces
 from hwtrust_backend.observe.metrics import CONTENT_TYPE
+from hwtrust_backend.policies import load_signers
 
 SAMPLE_SECONDS: Final = 5.0
 _BACKLOG: Final = 512
@@ -70,7 +73,7 @@ def listening_socket(settings: Settings) -> socket.socket:
             return _unix_socket(address)
         return _tcp_socket(address)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.listen}: {error.strerror}") from error
+        raise _cannot_listen("listen", settings.listen, error) from error
 
 
 def metrics_socket(settings: Settings) -> socket.socket | None:
@@ -85,19 +88,27 @@ def metrics_socket(settings: Settings) -> socket.socket | None:
     try:
         return _tcp_socket(address)
     except OSError as error:
-        message = f"cannot listen on {settings.metrics_listen}: {error.strerror}"
-        raise ConfigError(message) from error
+        raise _cannot_listen("metrics_listen", settings.metrics_listen, error) from error
 
 
 def check_settings(settings: Settings) -> None:
     """Try what the settings name, as far as it can be tried without keys and without serving.
 
     Raises:
-        ConfigError: the server's certificate or key cannot be used.
+        ConfigError: a file that they name cannot be read, or is not what it should be.
         DatabaseError: the database's URL is none.
     """
     if settings.server_certificate:
         load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+    load_signers(settings.policy_signers)
+    for name, file in (
+        ("webhook_ca_file", settings.webhook_ca_file),
+        ("oidc.ca_file", settings.oidc.ca_file),
+        ("server_ca", settings.server_ca),
+    ):
+        _check_authorities(name, file)
+    if settings.oidc.client_secret_file:
+        _check_readable("oidc.client_secret_file", settings.oidc.client_secret_file)
     Database(settings.database_url).close()
 
 
@@ -332,6 +343,31 @@ class _Plain:
         await send({"type": "http.response.body", "body": body})
 
 
+def _cannot_listen(name: str, address: str, error: OSError) -> ConfigError:
+    # A name that is not resolved has numbers of its own; Python adds the address to the others.
+    known = errno.errorcode.get(error.errno or 0)
+    reason = os.strerror(error.errno) if known and error.errno else error.strerror
+    return ConfigError(f"cannot listen on {address}: {reason}; see the setting {name}")
+
+
+def _check_readable(name: str, file: str) -> None:
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        message = f"{name}: {file} cannot be read: {error.strerror}"
+        raise ConfigError(message, path=file) from error
+
+
+def _check_authorities(name: str, file: str) -> None:
+    if not file:
+        return
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:
+        message = f"{name}: {file} cannot be used: {error.strerror or error}"
+        raise ConfigError(message, path=file) from error
+
+
 def _tcp_socket(address: tuple[str, int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     return socket.create_server(address, family=family, backlog=_BACKLOG)
@@ -339,6 +375,9 @@ def _tcp_socket(address: tuple[str, int]) -> socket.socket:
 
 def _unix_socket(path: Path) -> socket.socket:
     if path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+            if not other.connect_ex(str(path)):
+                raise OSError(errno.EADDRINUSE, "")
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

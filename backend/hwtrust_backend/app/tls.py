@@ -62,7 +62,8 @@ def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     try:
         context.load_cert_chain(settings.server_certificate, settings.server_key)
     except OSError as error:
-        message = f"the server's certificate or key cannot be used: {error}"
+        files = f"{settings.server_certificate} with {settings.server_key}"
+        message = f"the server's certificate or key cannot be used: {files}: {error}"
         raise ConfigError(message) from error
 
 

@@ -8,12 +8,14 @@ Rules:
 2. What is compared is the standing by this policy against the standing by the
    one in force, both from the same evidence: what changes is the policy's doing.
 3. A device without kept evidence is counted, and nothing is said of it.
+4. A device whose TLS key the policy refuses would not even get a verdict: it fails.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -21,10 +23,12 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hwtrust.verify.appraise import FIRST_SIGHT
+from hwtrust.errors import TlsKeyRefusedError
+from hwtrust.verify.appraise import FINDINGS, FIRST_SIGHT
 from hwtrust.verify.evidence import Claims
-from hwtrust.verify.policy import Judgement, Rules, judge
-from hwtrust.wire.messages import Severity, Standing
+from hwtrust.verify.policy import POLICY_FINDINGS, Rules, judge
+from hwtrust.wire.messages import Finding, Mode, Severity, Standing
+from hwtrust_backend.appraisal.service import accepted_kind
 from hwtrust_backend.appraisal.stored import stored_claims
 from hwtrust_backend.enrolment import Device, rules_by, rules_of
 from hwtrust_backend.policies import Policy, StoredEvidence
@@ -33,6 +37,7 @@ from hwtrust_backend.references import references
 EXAMPLES: Final = 20
 """Devices that are named; the others are counted."""
 _PAGE: Final = 500
+_REFUSED_KEY: Final = "TLS keys of this kind are not accepted"
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +70,8 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     group: str
+    summary: str
+    """The same in one sentence, for people."""
     absent: tuple[str, ...]
     examined: int
     without_evidence: int
@@ -80,7 +87,7 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
 def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None = None) -> DryRun:
     """Hold a group's kept evidence to `policy`; at most `limit` devices (None: all)."""
     trial = rules_by(policy, references(session))
-    present = rules_of(session, group).rules
+    present = rules_of(session, group)
     counted, modes, codes = Counter[str](), Counter[str](), Counter[str]()
     first: dict[str, str] = {}
     examples: list[Example] = []
@@ -88,26 +95,24 @@ def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None =
         if claims is None:
             counted["unreadable"] += 1
             continue
-        was, would = _judged(device, claims, present, at), _judged(device, claims, trial, at)
-        failed = would.verdict.standing is Standing.FAILED
-        failed_before = was.verdict.standing is Standing.FAILED
+        was = _outcome(device, claims, present.policy, present.rules, at)
+        would = _outcome(device, claims, policy, trial, at)
+        failed = would.standing is Standing.FAILED
+        failed_before = was.standing is Standing.FAILED
         counted["examined"] += 1
         counted["failing"] += failed
         counted["newly_failing"] += failed and not failed_before
         counted["recovering"] += failed_before and not failed
         modes[would.mode.value] += 1
-        failures = {
-            finding.code: finding.message
-            for finding in would.verdict.findings
-            if finding.severity is Severity.FAIL
-        }
-        codes.update(failures.keys())
-        first = failures | first
-        changed = (was.verdict.standing, was.mode) != (would.verdict.standing, would.mode)
+        codes.update(dict.fromkeys(finding.code for finding in would.failures).keys())
+        for finding in would.failures:
+            first.setdefault(finding.code, finding.message)
+        changed = (was.standing, was.mode) != (would.standing, would.mode)
         if changed and len(examples) < EXAMPLES:
-            examples.append(_example(device, was, would, failures))
+            examples.append(_example(device, was, would))
     return DryRun(
         group=group,
+        summary=_summary(counted, codes, policy.absent),
         absent=policy.absent,
         examined=counted["examined"],
         without_evidence=_without_evidence(session, group),
@@ -136,8 +141,17 @@ def _all(session: Session, group: str) -> Iterator[tuple[Device, int, Claims | N
         session.expunge_all()
 
 
-def _judged(device: Device, claims: Claims, rules: Rules, at: int) -> Judgement:
-    return judge(
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a policy makes of a device."""
+
+    standing: Standing
+    mode: Mode
+    failures: tuple[Finding, ...]
+
+
+def _outcome(device: Device, claims: Claims, policy: Policy, rules: Rules, at: int) -> _Outcome:
+    judgement = judge(
         claims,
         rules=rules,
         history=FIRST_SIGHT,
@@ -145,16 +159,50 @@ def _judged(device: Device, claims: Claims, rules: Rules, at: int) -> Judgement:
         locked=None if device.locked_at is None else device.lock_reason,
         now_ms=at,
     )
+    findings = judgement.verdict.findings
+    failures = tuple(finding for finding in findings if finding.severity is Severity.FAIL)
+    try:
+        accepted_kind(policy, device, claims.binding.tls_key)
+    except TlsKeyRefusedError as error:
+        # (4): it is refused before it is judged.
+        refused = Finding(code=error.code, severity=Severity.FAIL, message=error.message)
+        return _Outcome(Standing.FAILED, Mode.LOCKED, (refused, *failures))
+    return _Outcome(judgement.verdict.standing, judgement.mode, failures)
 
 
-def _example(device: Device, was: Judgement, would: Judgement, failures: dict[str, str]) -> Example:
+def _example(device: Device, was: _Outcome, would: _Outcome) -> Example:
     return Example(
         device=device.id,
-        standing=was.verdict.standing.value,
-        would_be=would.verdict.standing.value,
+        standing=was.standing.value,
+        would_be=would.standing.value,
         mode=would.mode.value,
-        findings=tuple(f"{code}: {message}" for code, message in failures.items()),
+        findings=tuple(f"{finding.code}: {finding.message}" for finding in would.failures),
     )
+
+
+def _summary(counted: Counter[str], codes: Counter[str], absent: tuple[str, ...]) -> str:
+    examined, failing, new = (counted[name] for name in ("examined", "failing", "newly_failing"))
+    if not examined:
+        return "there is no evidence of this group's devices that this policy could be tried on"
+    if not failing:
+        return f"this policy would fail none of {_devices(examined)}"
+    reasons = [f"{_meaning(code, absent)} ({count})" for code, count in codes.most_common()]
+    now = f"{new} of them do not fail now" if new else "as they do now"
+    return (
+        f"this policy would fail {_devices(failing)} of {examined} ({now}), "
+        f"because {'; '.join(reasons)}"
+    )
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
+
+
+def _meaning(code: str, absent: tuple[str, ...]) -> str:
+    if code == "policy:absent":
+        return f"it says nothing of {', '.join(absent)}"
+    known = FINDINGS.get(code) or POLICY_FINDINGS.get(code)
+    return known[1] if known else _REFUSED_KEY
 
 
 def _without_evidence(session: Session, group: str) -> int:

@@ -35,11 +35,10 @@ from hwtrust_backend.appraisal.service import (
     Attestations,
     Opened,
     Verified,
-    evidence_digest,
     held,
     purpose_of,
 )
-from hwtrust_backend.audit import Event, record_refusal
+from hwtrust_backend.audit import Event, evidence_digest, record_refusal
 from hwtrust_backend.config import Clock
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import (

@@ -19,13 +19,11 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Protocol
 
-import msgspec
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import (
@@ -48,7 +46,6 @@ from hwtrust.wire.messages import (
     AttestRequest,
     ChallengeReply,
     ChallengeRequest,
-    Evidence,
     Mode,
     Release,
     SignedTime,
@@ -57,9 +54,10 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.root import Approval, RootDelivery
 from hwtrust_backend.appraisal.stored import keep_evidence
-from hwtrust_backend.audit import Event, record
+from hwtrust_backend.audit import Event, evidence_digest, record
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment import (
+    AnyDevice,
     Device,
     DeviceKeys,
     DeviceState,
@@ -112,11 +110,6 @@ class Rotation(Protocol):
     ) -> tuple[Approval | None, RootDelivery | None]:
         """Leave for the current root, and the next root if it is due."""
         ...
-
-
-def evidence_digest(evidence: Evidence) -> bytes:
-    """How the audit trail names a piece of evidence."""
-    return hashlib.sha256(msgspec.json.encode(evidence)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +237,7 @@ class Attestations:
             TlsKeyRefusedError: the kind of the TLS key is not accepted.
         """
         policy = rules_of(session, device.group).policy
-        _accepted_kind(policy, device, verified.claims.binding.tls_key)
+        accepted_kind(policy, device, verified.claims.binding.tls_key)
         if device.nonce_issued >= verified.nonce.issued:
             raise ChallengeUsedError("this challenge, or a newer one, has been answered before")
         if self.rotation.forgets_before(session) >= verified.nonce.issued:
@@ -280,7 +273,7 @@ class Attestations:
                     now=now,
                 )
             if request.csr:
-                kind = _accepted_kind(held_to.policy, device, binding.tls_key)
+                kind = accepted_kind(held_to.policy, device, binding.tls_key)
                 certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
         keep_evidence(session, device, request.evidence, claims, now=now)
         self._audit(session, device, verified.digest, verdict, now)
@@ -429,7 +422,12 @@ def _announce(
     announce(session, Topic.STANDING_CHANGED, device=device.id, data=change, now=now)
 
 
-def _accepted_kind(policy: Policy, device: DeviceState, tls_key: bytes) -> TlsKeyKind:
+def accepted_kind(policy: Policy, device: AnyDevice, tls_key: bytes) -> TlsKeyKind:
+    """The kind of the TLS key that evidence is bound to.
+
+    Raises:
+        TlsKeyRefusedError: the policy does not accept it.
+    """
     in_tpm = device.tls_kind is TlsKeyKind.TPM and compare_digest(tls_key, device.tls_key)
     kind = TlsKeyKind.TPM if in_tpm else TlsKeyKind.ATTESTED
     if kind not in policy.tls_keys:

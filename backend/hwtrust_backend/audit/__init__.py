@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtrust_backend.audit.entries import Entry, entry_of
+from hwtrust_backend.audit.entries import Entry, entry_of, evidence_digest
 from hwtrust_backend.audit.events import Event
 from hwtrust_backend.audit.export import LINE_LIMIT, check_export, export_log
 from hwtrust_backend.audit.heads import (
@@ -48,6 +48,7 @@ __all__ = [
     "decode_proof",
     "entry_of",
     "envelope_of",
+    "evidence_digest",
     "export_log",
     "newest_head",
     "open_head",

@@ -11,12 +11,14 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from hwtrust.wire.codec import u64
+from hwtrust.wire.messages import Evidence
 from hwtrust_backend.audit.merkle import leaf_hash
 from hwtrust_backend.audit.models import AuditRecord
 
@@ -48,6 +50,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             reason=self.reason,
             evidence=bytes.fromhex(self.evidence),
         )
+
+
+def evidence_digest(evidence: Evidence) -> bytes:
+    """How the trail names a piece of evidence: SHA-256 of the message's JSON."""
+    return hashlib.sha256(msgspec.json.encode(evidence)).digest()
 
 
 def entry_of(row: AuditRecord) -> Entry:

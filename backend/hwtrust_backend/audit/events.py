@@ -61,5 +61,6 @@ class Event(StrEnum):
     SESSION_OPENED = "admin:session:opened"
     SESSION_CLOSED = "admin:session:closed"
     SESSION_REFUSED = "admin:session:refused"
+    REQUEST_REFUSED = "admin:request:refused"
     READ_ONLY_ON = "admin:read-only:on"
     READ_ONLY_OFF = "admin:read-only:off"

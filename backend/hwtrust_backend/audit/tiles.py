@@ -41,8 +41,8 @@ def tree_of(session: Session | Connection, *, lock: bool = False) -> Frontier:
     if state is None:
         raise AuditStateError("the audit trail has no head")
     try:
-        return Frontier.decode(state.size, state.frontier)
-    except AuditProofError as error:
+        return Frontier.decode(state.size, bytes(state.frontier))
+    except (AuditProofError, TypeError) as error:
         raise AuditStateError("the head of the audit trail is damaged") from error
 
 

@@ -220,7 +220,8 @@ def _checked_leaf(row: Row[Any], expected: int) -> bytes:
             reason=row.reason,
             evidence=row.evidence,
         )
-    except MalformedError:
+    except (MalformedError, TypeError, AttributeError):
+        # SQLite keeps a value of any type in any column, where somebody has put one.
         leaf = b""
     if leaf != row.leaf:
         message = f"the audit trail was changed at record {row.sequence}"

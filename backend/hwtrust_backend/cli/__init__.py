@@ -48,8 +48,8 @@ _COMMANDS = {
     "config": "hwtrust_backend.cli.operations:config",
     "device": "hwtrust_backend.cli.devices:device",
     "devices": "hwtrust_backend.cli.devices:devices",
-    "ek": "hwtrust_backend.cli.lists:ek",
-    "ek-ca": "hwtrust_backend.cli.lists:ek_ca",
+    "ek": "hwtrust_backend.cli.endorsement:ek",
+    "ek-ca": "hwtrust_backend.cli.endorsement:ek_ca",
     "export": "hwtrust_backend.cli.lists:export",
     "group": "hwtrust_backend.cli.policies:group",
     "init": "hwtrust_backend.cli.server:init",
@@ -121,6 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_REFUSED)
     except HwTrustError as error:
         complain(error.message, hint=error.hint)
+        sys.exit(_REFUSED)
+    except UnicodeEncodeError as error:
+        message = f"cannot write: there is a character that {error.encoding} does not have"
+        complain(message, hint="use a locale of UTF-8: LC_ALL=C.UTF-8")
         sys.exit(_REFUSED)
     except OSError as error:
         # Standard output's; for everything else there are errors of ours.

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import AuditHeadMissingError, ConfigError, DeviceUnknownError
 from hwtrust_backend import audit as trail
+from hwtrust_backend.app.fence import HEAD_NAME, kept_head
 from hwtrust_backend.app.setup import AUDIT_KEY_NAME
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import (
@@ -29,6 +30,7 @@ from hwtrust_backend.cli.shared import (
 from hwtrust_backend.config import system_clock, utc_text, write_file
 from hwtrust_backend.enrolment.devices import find_device
 from hwtrust_backend.keys import KeyRole
+from hwtrust_backend.publishing import recovered_at
 
 SHORT = 16
 LIMIT = 50
@@ -81,8 +83,8 @@ def verify(
     """Find what was edited, dropped, reordered or added in the trail, by its number.
 
     Everything is calculated anew from the records, and compared with every signed
-    tree head. No passphrase is needed; with --key, no backend either for --export
-    and --proof.
+    tree head, stored or kept: `audit-head.json` in the data directory is one. No
+    passphrase is needed; with --key, no backend either for --export and --proof.
     """
     if export is not None and proof is not None:
         raise click.UsageError("--export and --proof exclude each other")
@@ -99,7 +101,15 @@ def verify(
         fields = {"record": shown.record.sequence, "event": shown.record.event}
         _say({**fields, **_head_fields(head)}, as_json=as_json)
         return
-    with place.reading() as (session, _):
+    with place.reading() as (session, settings):
+        beside = kept_head(settings.directory)
+        if beside is not None:
+            since = recovered_at(session)
+            if since > trail.open_head(beside, key=public).utc_ms:
+                left_out = f"{HEAD_NAME} is from before the recovery of {utc_text(since)}"
+                click.echo(f"{left_out}, and is not compared", err=True)
+            else:
+                kept.append(beside)
         report = trail.verify_log(session, key=public, kept=kept)
     found = {
         "records": report.size,

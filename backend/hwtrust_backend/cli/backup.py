@@ -1,13 +1,17 @@
-"""`backup`, `restore` and `recovered`."""
+"""`backup`, `restore` and `recovered`.
+
+A database may be larger than the memory: it goes from file to file.
+"""
 
 from __future__ import annotations
 
-import io
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
@@ -25,7 +29,7 @@ from hwtrust_backend.config import (
     Settings,
     make_private_directory,
     system_clock,
-    write_file,
+    written_file,
 )
 
 DATABASE_NAME = "backend.sqlite"
@@ -53,18 +57,20 @@ def backup(place: Place, *, file: Path, without_database: bool, as_json: bool) -
     if not (settings.directory / TRUST_NAME).exists():
         raise BackupError(f"there is no backend in {settings.directory}")
     if settings.database and not without_database:
-        message = "the database is a server's: back it up with its own tools"
-        raise BackupError(message)
-    with tempfile.TemporaryFile() as packed:
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            if not without_database:
-                _pack(archive, DATABASE_NAME, _database_copy(settings))
-            for name in _FILES:
-                path = settings.directory / name
-                if path.exists():
-                    _pack(archive, name, path.read_bytes())
-        packed.seek(0)
-        write_file(file.absolute(), packed.read(), mode=0o600, replace=False)
+        message = "the database is elsewhere: back it up with its own tools"
+        raise BackupError(f"{message}, and all else with --without-database")
+    target = file.absolute()
+    with (
+        written_file(target, mode=0o600, replace=False) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        if not without_database:
+            with _database_copy(settings, beside=target) as copy:
+                _pack(archive, DATABASE_NAME, copy)
+        for name in _FILES:
+            path = settings.directory / name
+            if path.exists():
+                _pack(archive, name, path)
     if as_json:
         say_json({"file": str(file), "database": not without_database})
         return
@@ -87,12 +93,17 @@ def restore(place: Place, *, file: Path, note: str, as_json: bool) -> None:
     make_private_directory(directory)
     if any(directory.iterdir()):
         raise BackupError(f"{directory} is not empty; a backup is restored into an empty directory")
-    contents = _unpack(file)
-    for name in (DATABASE_NAME, *_FILES):
-        if name in contents:
-            mode = 0o644 if name in _PUBLIC else 0o600
-            write_file(directory / name, contents[name], mode=mode, replace=False)
-    if DATABASE_NAME not in contents:
+    with _opened(file) as archive:
+        entries = _checked(archive, file)
+        if DATABASE_NAME in entries and place.settings().database:
+            raise BackupError("the setting database names another one than would be restored")
+        for name in (DATABASE_NAME, *_FILES):
+            content = archive.extractfile(entries[name]) if name in entries else None
+            if content is not None:
+                mode = 0o644 if name in _PUBLIC else 0o600
+                with written_file(directory / name, mode=mode, replace=False) as written:
+                    shutil.copyfileobj(content, written)
+    if DATABASE_NAME not in entries:
         if as_json:
             say_json({"data": str(directory), "database": False})
             return
@@ -132,45 +143,58 @@ def _say(result: Recovered, *, as_json: bool) -> None:
     )
 
 
-def _pack(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def _pack(archive: tarfile.TarFile, name: str, path: Path) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = len(content), 0o600, system_clock() // 1000
-    archive.addfile(entry, io.BytesIO(content))
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    with opened as content:
+        entry.size, entry.mode = os.fstat(content.fileno()).st_size, 0o600
+        entry.mtime = system_clock() // 1000
+        archive.addfile(entry, content)
 
 
-def _database_copy(settings: Settings) -> bytes:
+@contextmanager
+def _database_copy(settings: Settings, *, beside: Path) -> Iterator[Path]:
     """The database as it is at one moment, whoever writes to it meanwhile."""
     source_file = settings.directory / DATABASE_NAME
-    try:
-        with (
-            closing(sqlite3.connect(f"file:{source_file}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(":memory:")) as target,
-        ):
-            source.backup(target)
-            return target.serialize()
-    except sqlite3.Error as error:
-        raise BackupError(f"the database cannot be copied: {error}") from error
+    with tempfile.TemporaryDirectory(prefix=f".{beside.name}.", dir=beside.parent) as directory:
+        copy = Path(directory) / DATABASE_NAME
+        try:
+            with (
+                closing(sqlite3.connect(f"file:{source_file}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(copy)) as target,
+            ):
+                target.execute("PRAGMA synchronous = OFF")
+                source.backup(target)
+        except sqlite3.Error as error:
+            raise BackupError(f"the database cannot be copied: {error}") from error
+        yield copy
 
 
-def _unpack(file: Path) -> dict[str, bytes]:
-    """What a backup holds: plain files of names that are ours, and nothing else."""
-    found: dict[str, bytes] = {}
+@contextmanager
+def _opened(file: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(file, mode="r:") as archive:
-            for entry in archive:
-                if entry.name not in (*_FILES, DATABASE_NAME) or not entry.isreg():
-                    message = f"{file} holds {entry.name[:80]!r}, which is part of no backup"
-                    raise BackupError(message)
-                if entry.name != DATABASE_NAME and entry.size > _FILE_LIMIT:
-                    raise BackupError(f"{file} holds a {entry.name} larger than any real one")
-                content = archive.extractfile(entry)
-                if content is not None:
-                    found[entry.name] = content.read()
+            yield archive
     except OSError as error:
         reason = error.strerror or os.strerror(error.errno or 0)
         raise ConfigError(f"{file} cannot be read: {reason}", path=str(file)) from error
     except tarfile.TarError as error:
         raise BackupError(f"{file} is no backup: {error}") from error
+
+
+def _checked(archive: tarfile.TarFile, file: Path) -> dict[str, tarfile.TarInfo]:
+    """What a backup holds: plain files of names that are ours, each once, and nothing else."""
+    found: dict[str, tarfile.TarInfo] = {}
+    for entry in archive:
+        known = entry.name in {*_FILES, DATABASE_NAME} - found.keys()
+        if not known or not entry.isreg():
+            raise BackupError(f"{file} holds {entry.name[:80]!r}, which is part of no backup")
+        if entry.name != DATABASE_NAME and entry.size > _FILE_LIMIT:
+            raise BackupError(f"{file} holds a {entry.name} larger than any real one")
+        found[entry.name] = entry
     missing = {TRUST_NAME, VAULT_NAME} - found.keys()
     if missing:
         raise BackupError(f"{file} is no whole backup: it lacks {', '.join(sorted(missing))}")

@@ -23,6 +23,7 @@ from hwtrust_backend.admin import (
     lock,
     readmit,
     retire,
+    rules,
     unlock,
 )
 from hwtrust_backend.admin.paging import LONGEST_PAGE
@@ -35,6 +36,18 @@ from hwtrust_backend.monitor import DeviceSummary
 SHORT = 16
 """Digits of a device's name that a list shows; `device` takes any unique beginning."""
 SHOWN = 200
+HEADS = (
+    "DEVICE",
+    "LABEL",
+    "GROUP",
+    "STANDING",
+    "FOR",
+    "WHY",
+    "EPOCH",
+    "ROOT AGE",
+    "LAST SEEN",
+    "WHAT NOW",
+)
 
 Work = Callable[[Session, Principal, int], Device]
 
@@ -47,8 +60,12 @@ may_say_why = click.option("--reason", default="", help="Why, for the audit trai
 @click.option("--search", default="", help="The beginning of a name, a part of a label, a release.")
 @click.option("--group", help="Of this group only.")
 @click.option("--release", help="That last showed this release.")
-@click.option("--standing", type=click.Choice([item.value for item in Standing]))
-@click.option("--mode", type=click.Choice([item.value for item in Mode]))
+@click.option(
+    "--standing",
+    type=click.Choice([item.value for item in Standing]),
+    help="What the last attestation came to.",
+)
+@click.option("--mode", type=click.Choice([item.value for item in Mode]), help="What it may do.")
 @click.option("--overdue", "silent", flag_value=True, default=None, help="That were found missing.")
 @click.option("--locked", flag_value=True, default=None, help="That an administrator has locked.")
 @click.option("--retired", flag_value=True, default=None, help="That are out of service.")
@@ -81,14 +98,15 @@ def devices(
         **chosen,
     )
     with place.reading() as (session, _):
+        if wanted.group is not None:
+            rules.group(session, wanted.group, by=local_administrator())
         found = _found(session, wanted, now)
         summaries = list(found if everything else islice(found, limit))
         more = next(found, None) is not None
     if as_json:
         say_json(summaries)
     else:
-        heads = ("DEVICE", "STANDING", "FOR", "WHY", "EPOCH", "ROOT AGE", "LAST SEEN", "WHAT NOW")
-        say_table(heads, [_row(summary, now) for summary in summaries])
+        say_table(HEADS, [_row(summary, now) for summary in summaries])
     if more:
         click.echo(f"there are more than {limit}: --all shows them", err=True)
 
@@ -150,11 +168,7 @@ def rotate(place: Place, *, device_id: str, reason: str, as_json: bool) -> None:
     def work(session: Session, by: Principal, now: int) -> Device:
         return ask_rotation(session, device_id, reason=reason, by=by, now=now)
 
-    if as_json:
-        name = _change(place, work).id
-        say_json({"device": name, "rotation": "asked"})
-        return
-    _do(place, work, "the next root goes out with the next good attestation", as_json=False)
+    _do(place, work, "the next root goes out with the next good attestation", as_json=as_json)
 
 
 @click.command("lock", epilog='Example: hwtrust-backend lock 000b5e1f --reason "stolen"')
@@ -224,14 +238,10 @@ def _found(session: Session, wanted: DeviceFilter, now: int) -> Iterator[DeviceS
         yield from page.devices
 
 
-def _change(place: Place, work: Work) -> Device:
-    with place.session() as (session, _):
-        return work(session, local_administrator(), system_clock())
-
-
 def _do(place: Place, work: Work, done: str, *, as_json: bool) -> None:
     """Do it, and say so."""
-    changed = _change(place, work)
+    with place.session() as (session, _):
+        changed = work(session, local_administrator(), system_clock())
     if as_json:
         say_json(
             {
@@ -239,6 +249,7 @@ def _do(place: Place, work: Work, done: str, *, as_json: bool) -> None:
                 "group": changed.group,
                 "label": changed.label,
                 "mode": changed.mode.value,
+                "rotation_asked_at": changed.rotation_asked_at,
                 "locked_at": changed.locked_at,
                 "retired_at": changed.retired_at,
             }
@@ -250,6 +261,8 @@ def _do(place: Place, work: Work, done: str, *, as_json: bool) -> None:
 def _row(summary: DeviceSummary, now: int) -> tuple[str, ...]:
     return (
         summary.device[:SHORT],
+        summary.label or "-",
+        summary.group,
         summary.standing,
         spell_span(now - summary.since),
         ", ".join(finding.code for finding in summary.why) or "-",

@@ -11,7 +11,7 @@ from hwtrust_backend.admin.switches import SwitchState, read_only_state, switch_
 from hwtrust_backend.app.server import check_settings
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, placed
-from hwtrust_backend.config import system_clock, utc_text
+from hwtrust_backend.config import CONFIG_NAME, system_clock, utc_text
 from hwtrust_backend.config.reference import settings_in_force
 
 
@@ -47,7 +47,9 @@ def check(place: Place, *, as_json: bool) -> None:
     if as_json:
         say_json({"ok": True})
         return
-    click.echo("the settings can be used")
+    file = place.config or place.data / CONFIG_NAME
+    where = str(file) if file.exists() else f"{file} is not there: defaults and the environment"
+    click.echo(f"the settings can be used ({where})")
 
 
 @click.group("read-only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -22,6 +23,8 @@ from hwtrust_backend.config import system_clock, utc_text
 
 _FILE_LIMIT = 1024 * 1024
 _SHORT = 16
+
+VERSION: Final = click.IntRange(min=1, max=2**31 - 1)
 
 
 @click.group()
@@ -101,7 +104,7 @@ def policy_add(
 
 @policy.command("activate", epilog="Example: hwtrust-backend policy activate default 3")
 @click.argument("name")
-@click.argument("version", type=int)
+@click.argument("version", type=VERSION)
 @as_json
 @placed
 def policy_activate(place: Place, *, name: str, version: int, as_json: bool) -> None:
@@ -129,7 +132,7 @@ def policy_activate(place: Place, *, name: str, version: int, as_json: bool) -> 
 @placed
 def policy_list(place: Place, *, as_json: bool) -> None:
     """List every version of every policy, newest first."""
-    with place.session() as (session, _):
+    with place.reading() as (session, _):
         rows = rules.policy_versions(session, by=local_administrator())
     if as_json:
         say_json(rows)
@@ -153,23 +156,23 @@ def policy_list(place: Place, *, as_json: bool) -> None:
 
 @policy.command("show", epilog="Example: hwtrust-backend policy show default > default.toml")
 @click.argument("name")
-@click.argument("version", type=int, required=False)
+@click.argument("version", type=VERSION, required=False)
 @placed
 def policy_show(place: Place, *, name: str, version: int | None) -> None:
     """Print a version's document, as it was given [default: the version in force]."""
-    with place.session() as (session, _):
+    with place.reading() as (session, _):
         document = rules.policy(session, name, version, by=local_administrator()).document
     click.echo(document, nl=not document.endswith("\n"))
 
 
 @policy.command("diff", epilog="Example: hwtrust-backend policy diff default 2 3")
 @click.argument("name")
-@click.argument("old", type=int)
-@click.argument("new", type=int)
+@click.argument("old", type=VERSION)
+@click.argument("new", type=VERSION)
 @placed
 def policy_diff(place: Place, *, name: str, old: int, new: int) -> None:
     """Print what changed from one version to another."""
-    with place.session() as (session, _):
+    with place.reading() as (session, _):
         before, after = (
             rules.policy(session, name, version, by=local_administrator()).document.splitlines(
                 keepends=True
@@ -194,7 +197,7 @@ def policy_dry_run(
     Nothing is changed.
     """
     document = _read(file)
-    with place.session() as (session, _):
+    with place.reading() as (session, _):
         result = rules.try_policy(
             session, document, group=group, limit=limit, by=local_administrator()
         )
@@ -233,10 +236,12 @@ def group() -> None:
 @group.command("set", epilog="Example: hwtrust-backend group set line-3 --policy strict")
 @click.argument("name")
 @click.option("--policy", "policy_name", required=True, help="The policy's name.")
-@click.option("--label", default="", help="A note for the list.")
+@click.option("--label", help="A note for the list [default: the one that it has].")
 @as_json
 @placed
-def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json: bool) -> None:
+def group_set(
+    place: Place, *, name: str, policy_name: str, label: str | None, as_json: bool
+) -> None:
     """Make a group, or hold one to another policy."""
     with place.session() as (session, _):
         made = rules.set_group(
@@ -250,7 +255,8 @@ def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json:
     if as_json:
         say_json(made)
         return
-    click.echo(f"{name}: policy {policy_name}")
+    in_force = "" if made.policy_version else ", none in force: every device fails"
+    click.echo(f"{name}: policy {policy_name}{in_force}")
 
 
 @group.command("list", epilog="Example: hwtrust-backend group list")
@@ -258,7 +264,7 @@ def group_set(place: Place, *, name: str, policy_name: str, label: str, as_json:
 @placed
 def group_list(place: Place, *, as_json: bool) -> None:
     """List the groups, with the policy that each is held to."""
-    with place.session() as (session, _):
+    with place.reading() as (session, _):
         rows = rules.groups(session, by=local_administrator())
     if as_json:
         say_json(rows)
@@ -273,6 +279,7 @@ def group_list(place: Place, *, as_json: bool) -> None:
 
 
 def _show_dry_run(result: DryRun) -> None:
+    click.echo(f"{result.summary}\n")
     say_fields(
         [
             ("group", result.group),

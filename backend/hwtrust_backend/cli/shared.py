@@ -20,12 +20,18 @@ from hwtrust_backend.app.setup import TRUST_NAME, open_backend
 from hwtrust_backend.config import Settings, load_settings, parse_span, system_clock
 from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.keys import Passphrase, find_passphrase
+from hwtrust_backend.policies import DEFAULT_GROUP
 
 DATA_VARIABLE: Final = "HWTRUST_BACKEND_DATA_DIR"
 CONFIG_VARIABLE: Final = "HWTRUST_BACKEND_CONFIG"
 DEFAULT_DATA: Final = Path("/var/lib/hwtrust-backend")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+file_argument = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+group_option = click.option(
+    "--group", default=DEFAULT_GROUP, show_default=True, help="Where the devices go."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +152,21 @@ def placed(function: Callable[..., None]) -> Callable[..., None]:
         place = click.get_current_context().obj
         if not isinstance(place, Place):
             raise TypeError("the command was not called through its group")
+        for name, value in options.items():
+            _check_text(name, value)
         function(place.moved(data, config), **options)
 
     return place_options(functools.update_wrapper(run, function))
+
+
+def _check_text(name: str, value: object) -> None:
+    """Refuse bytes that are no UTF-8: no database keeps what Python makes of them."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise click.UsageError(f"{name.replace('_', '-')} is no UTF-8") from error
 
 
 def as_json(function: Function) -> Function:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hwtrust.errors import WebhookDeliveryError
+from hwtrust_backend.admin.hooks import add_webhook
 from hwtrust_backend.admin.principals import local_administrator
 from hwtrust_backend.cli.output import say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, passphrase_file, placed
@@ -67,8 +68,14 @@ def add_command(
     """Add a receiver, and print the secret that its requests are signed with, this once."""
     chosen = {Topic(name) for name in (_TOPICS if "all" in topics else topics)}
     with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
-        report, secret = backend.webhooks.add(
-            session, url=url, topics=chosen, group=group, by=_by(), now=system_clock()
+        report, secret = add_webhook(
+            session,
+            backend.webhooks,
+            url=url,
+            topics=chosen,
+            group=group,
+            by=local_administrator(),
+            now=system_clock(),
         )
     _say_secret(report.id, secret, as_json=as_json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwtrust_backend.config.clock import Clock, spell_span, system_clock, utc_text
-from hwtrust_backend.config.files import make_private_directory, write_file
+from hwtrust_backend.config.files import make_private_directory, write_file, written_file
 from hwtrust_backend.config.reading import parse_span
 from hwtrust_backend.config.serving import (
     MOST_WORKERS,
@@ -34,4 +34,5 @@ __all__ = [
     "system_clock",
     "utc_text",
     "write_file",
+    "written_file",
 ]

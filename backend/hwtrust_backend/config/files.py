@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from hwtrust.errors import ConfigError
 
 
 def write_file(path: Path, content: bytes, *, mode: int, replace: bool) -> None:
-    """Write `content` beside `path`, sync it, and move it there; then sync the directory.
+    """Write `content` into a file, as `written_file` does.
+
+    Raises:
+        ConfigError: the file exists and may not be replaced, or cannot be written.
+    """
+    with written_file(path, mode=mode, replace=replace) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_file(path: Path, *, mode: int, replace: bool) -> Iterator[IO[bytes]]:
+    """What the block writes goes beside `path`, is synced, and moved there at its end.
 
     Raises:
         ConfigError: the file exists and may not be replaced, or cannot be written.
@@ -20,7 +34,7 @@ def write_file(path: Path, content: bytes, *, mode: int, replace: bool) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(file.fileno(), mode)
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if replace:

@@ -7,14 +7,17 @@ Rules:
    `"30s"`; a field that is a struct is a table of the file.
 3. A variable's name is the prefix, the table's name and the field's, in capitals;
    a list is separated by commas there.
+4. An error names the setting as it is written, and the file or variable it stands in.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+import reprlib
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,10 +25,10 @@ import msgspec
 
 from hwtrust.errors import ConfigError
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.config.kinds import LISTS, kind_of
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)")
 _SIZES: Final = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND}
-_LISTS: Final = (tuple, frozenset, list)
 
 Read = TypeVar("Read", bound=msgspec.Struct)
 
@@ -58,8 +61,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def set_from_environment(
     found: dict[str, Any], cls: type[msgspec.Struct], *, variable: str, name: str, value: str
-) -> None:
+) -> str:
     """Put the variable's value where the file would have it; `name` is without the prefix.
+
+    Gives the setting's name, as `convert` takes it.
 
     Raises:
         ConfigError: there is no such setting (rule 1).
@@ -70,24 +75,74 @@ def set_from_environment(
             if name.startswith(f"{written}_"):
                 table = found.setdefault(written, {})
                 rest = name.removeprefix(f"{written}_")
-                set_from_environment(table, kind, variable=variable, name=rest, value=value)
-                return
+                if not isinstance(table, dict):
+                    return written
+                return f"{written}." + set_from_environment(
+                    table, kind, variable=variable, name=rest, value=value
+                )
         elif name == written:
             found[written] = _from_text(kind, value)
-            return
-    raise ConfigError(f"{variable} is no setting of hwtrust-backend", variable=variable)
+            return written
+    place = variable.removesuffix(name.upper())
+    known = [
+        f"{place}{field.removesuffix('_ms').upper()}"
+        for field, kind in _fields(cls).items()
+        if not _is_table(kind)
+    ]
+    raise ConfigError(_unknown(variable, known), path=variable, setting=variable)
 
 
-def convert(found: Mapping[str, Any], cls: type[Read], *, source: str) -> Read:
-    """The struct of what was found.
+def convert(
+    found: Mapping[str, Any],
+    cls: type[Read],
+    *,
+    source: str,
+    sources: Mapping[str, str],
+    table: str = "",
+) -> Read:
+    """The struct of what was found in `source`; `sources` has where else a setting stands.
 
     Raises:
         ConfigError: an unknown name, or a value that is none.
     """
+    kinds = typing.get_type_hints(cls, include_extras=True)
+    values: dict[str, Any] = {}
+    for written, value in found.items():
+        name, where = f"{table}{written}", sources.get(f"{table}{written}", source)
+        field = f"{written}_ms" if f"{written}_ms" in kinds else written
+        if field not in kinds or written.endswith("_ms"):
+            known = [f"{table}{other.removesuffix('_ms')}" for other in kinds]
+            raise ConfigError(f"{where}: {_unknown(name, known)}", path=where, setting=name)
+        if not _is_table(kinds[field]):
+            values[field] = _value(kinds[field], field, value, name=name, where=where)
+        elif isinstance(value, dict):
+            values[field] = convert(
+                value, kinds[field], source=source, sources=sources, table=f"{written}."
+            )
+        else:
+            message = f"{where}: {name} is a table: [{name}]"
+            raise ConfigError(message, path=where, setting=name)
+    return cls(**values)
+
+
+def _value(kind: Any, field: str, value: Any, *, name: str, where: str) -> Any:  # noqa: ANN401
+    """A setting's value in its kind; of what is wrong it is said what would be right."""
+    span = field.endswith("_ms")
     try:
-        return msgspec.convert(_with_spans(found, cls), cls)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}", path=source) from error
+        # A bare number is no span: of what, seconds or milliseconds?
+        found = parse_span(value if isinstance(value, str) else "") if span else value
+        return msgspec.convert(found, kind)
+    except (msgspec.ValidationError, ConfigError) as error:
+        wanted = kind_of(kind, name, span=span) + (', such as "30d" or "15m"' if span else "")
+        message = f"{where}: {name} must be: {wanted}; it is {reprlib.repr(value)}"
+        raise ConfigError(message, path=where, setting=name) from error
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none: also the one that is nearest to it."""
+    near = difflib.get_close_matches(name.removesuffix("_ms"), known, 1)
+    meant = f"; is it {near[0]}?" if near else "; docs/configuration.md lists them all"
+    return f"{name} is no setting{meant}"
 
 
 def _fields(cls: type[msgspec.Struct]) -> dict[str, Any]:
@@ -99,7 +154,7 @@ def _is_table(kind: Any) -> bool:  # noqa: ANN401 - a type as annotations have i
 
 
 def _from_text(kind: Any, value: str) -> Any:  # noqa: ANN401 - a type, and what it says
-    if typing.get_origin(kind) in _LISTS:
+    if typing.get_origin(kind) in LISTS:
         return [item.strip() for item in value.split(",") if item.strip()]
     if kind is bool:
         return {"true": True, "false": False}.get(value.lower(), value)
@@ -110,21 +165,3 @@ def _from_text(kind: Any, value: str) -> Any:  # noqa: ANN401 - a type, and what
             except ValueError:
                 return value
     return value
-
-
-def _with_spans(found: Mapping[str, Any], cls: type[msgspec.Struct]) -> dict[str, Any]:
-    """`root_lifetime = "30d"` as `root_lifetime_ms = 2592000000`; all else as it is."""
-    fields = _fields(cls)
-    converted: dict[str, Any] = {}
-    for name, value in found.items():
-        if f"{name}_ms" in fields:
-            if not isinstance(value, str):
-                raise ConfigError(f'{name} is a span of time in quotes, such as "30d"')
-            converted[f"{name}_ms"] = parse_span(value)
-        elif name.endswith("_ms"):
-            raise ConfigError(f"{name} is no setting; write {name.removesuffix('_ms')}")
-        elif _is_table(fields.get(name)) and isinstance(value, dict):
-            converted[name] = _with_spans(value, fields[name])
-        else:
-            converted[name] = value
-    return converted

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from msgspec import Meta
 
-from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.config.kinds import kind_of, quoted, spelt
 from hwtrust_backend.config.reading import read_toml
 from hwtrust_backend.config.settings import CONFIG_NAME, PREFIX, Settings, load_settings
 
-_UNITS: Final = ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s"))
 _MASKED: Final = "***"
-_LISTS: Final = (tuple, frozenset, list)
-_TABLES: Final = (dict, Mapping)
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +45,8 @@ def all_settings() -> tuple[Setting, ...]:
         Setting(
             name=name,
             variable="" if isinstance(default, dict) else _variable(name),
-            kind=_kind(annotation, name, span=span),
-            default=_spelt(default, span=span),
+            kind=kind_of(annotation, name, span=span),
+            default=spelt(default, span=span),
         )
         for name, annotation, default, span in _leaves(Settings, Settings(data_dir="-"))
         if name != "data_dir"
@@ -78,7 +73,7 @@ def settings_in_force(
             source = variable
         else:
             source = str(path) if _is_written(written, name) else "default"
-        text = _without_password(value) if name == "database" else _spelt(value, span=span)
+        text = _without_password(value) if name == "database" else spelt(value, span=span)
         found.append(SettingInForce(name=name, value=text, source=source))
     return tuple(found)
 
@@ -101,71 +96,20 @@ def _leaves(
             yield f"{prefix}{field.removesuffix('_ms')}", annotation, value, span
 
 
-def _kind(annotation: Any, name: str, *, span: bool) -> str:  # noqa: ANN401 - an annotation
-    plain, bounds = annotation, Meta()
-    if typing.get_origin(annotation) is typing.Annotated:
-        plain, bounds = typing.get_args(annotation)[:2]
-    if span:
-        return f"span{_limits(bounds, span=True)}"
-    if plain is bool:
-        return "true or false"
-    if plain in {int, float}:
-        return f"{'integer' if plain is int else 'number'}{_limits(bounds, span=False)}"
-    if isinstance(plain, type) and issubclass(plain, Enum):
-        return " or ".join(f'"{member.value}"' for member in plain)
-    origin = typing.get_origin(plain)
-    if origin in _LISTS or origin in _TABLES:
-        return "list" if origin in _LISTS else "table"
-    if plain is str or str in typing.get_args(plain):
-        return "text"
-    raise TypeError(f"the setting {name} has a kind that is not documented")
-
-
-def _limits(bounds: Meta, *, span: bool) -> str:
-    low = bounds.ge if bounds.ge is not None else None
-    high = bounds.le if bounds.le is not None else None
-    parts = []
-    if low is not None:
-        parts.append(f"at least {_spelt(low, span=span)}")
-    if high is not None:
-        parts.append(f"at most {_spelt(high, span=span)}")
-    return f", {', '.join(parts)}" if parts else ""
-
-
-def _spelt(value: Any, *, span: bool) -> str:  # noqa: ANN401 - a value of any setting
-    if span:
-        for size, unit in _UNITS:
-            if value and value % size == 0:
-                return f"{value // size}{unit}"
-        return f"{value}ms"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | frozenset | list):
-        return f"[{', '.join(sorted(_quoted(item) for item in value))}]"
-    if isinstance(value, Mapping):
-        return msgspec.json.encode(value).decode()
-    return _quoted(value) if isinstance(value, Enum | str) else str(value)
-
-
-def _quoted(value: object) -> str:
-    text = str(value.value) if isinstance(value, Enum) else str(value)
-    return msgspec.json.encode(text).decode()
-
-
 def _without_password(url: str) -> str:
     try:
         parts = urlsplit(url)
         password = parts.password
     except ValueError:
-        return _quoted(_MASKED)
+        return quoted(_MASKED)
     hidden = parts.query
     if "password" in hidden:
         hidden = _MASKED
     if password is None:
-        return _quoted(urlunsplit(parts._replace(query=hidden)) if hidden != parts.query else url)
+        return quoted(urlunsplit(parts._replace(query=hidden)) if hidden != parts.query else url)
     user, _, host = parts.netloc.rpartition("@")
     shown = f"{user.partition(':')[0]}:{_MASKED}@{host}"
-    return _quoted(urlunsplit(parts._replace(netloc=shown, query=hidden)))
+    return quoted(urlunsplit(parts._replace(netloc=shown, query=hidden)))
 
 
 def _is_written(written: Mapping[str, Any], name: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -167,23 +167,40 @@ def load_settings(data_dir: Path, *, file: Path | None, environ: Mapping[str, st
         ConfigError: unreadable, not TOML, an unknown name, a value out of range.
     """
     path = file or data_dir / CONFIG_NAME
-    found: dict[str, Any] = {"data_dir": str(data_dir)}
-    if file is not None or path.exists():
-        found |= read_toml(path)
+    found = read_toml(path) if file is not None or path.exists() else {}
+    if "data_dir" in found:
+        message = f"{path}: data_dir is no setting; it is --data, or {PREFIX}DATA_DIR"
+        raise ConfigError(message, path=str(path))
+    sources: dict[str, str] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX)
         if variable.startswith(PREFIX) and name not in NOT_SETTINGS:
-            set_from_environment(found, Settings, variable=variable, name=name.lower(), value=value)
-    return convert(found, Settings, source=str(path))
+            setting = set_from_environment(
+                found, Settings, variable=variable, name=name.lower(), value=value
+            )
+            sources[setting] = variable
+    found["data_dir"] = str(data_dir)
+    return convert(found, Settings, source=str(path), sources=sources)
 
 
 def settings_text(settings: Settings) -> str:
-    """The TOML file that `init` writes: what was chosen, for the administrator to change."""
+    """The TOML file that `init` writes: what was chosen, for the administrator to change.
+
+    The database too: without it every later command would begin an empty one. A URL with
+    a password is left to wherever it came from.
+    """
+    known = settings.database and not _has_password(settings.database)
+    database = f"database = {_quoted(settings.database)}\n" if known else ""
     return f"""\
 # hwtrust-backend; see hwtrust-backend serve --help.
 url = {_quoted(settings.url)}
 listen = {_quoted(settings.listen)}
-"""
+{database}"""
+
+
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.password is not None or "password=" in parts.query
 
 
 def _quoted(text: str) -> str:
@@ -203,7 +220,7 @@ def _check_proxy(proxy: str) -> None:
     try:
         ipaddress.ip_address(proxy)
     except ValueError as error:
-        message = f"a trusted proxy is an IP address or 'unix', not {proxy!r}"
+        message = f"trusted_proxies has IP addresses or 'unix', not {proxy!r}"
         raise ConfigError(message) from error
 
 
@@ -211,5 +228,5 @@ def _check_network(network: str) -> None:
     try:
         ipaddress.ip_network(network)
     except ValueError as error:
-        message = f"a private network is written like 10.1.0.0/16, not {network!r}"
+        message = f"webhook_private_networks has networks like 10.1.0.0/16, not {network!r}"
         raise ConfigError(message) from error

@@ -10,9 +10,10 @@ Rules:
    does not help it.
 4. PostgreSQL runs READ COMMITTED, and who decides on a row locks it. No statement,
    no wait for a lock and no idle transaction lasts for ever.
-5. A transaction that PostgreSQL gave up for another's sake (a deadlock) has
-   changed nothing: `run` does it again. One whose commit was not answered is
-   never repeated: it may have happened.
+5. A transaction that PostgreSQL gave up for another's sake (a deadlock, a row of
+   that key that another one was faster to add) has changed nothing: `run` does it
+   again, and it sees what the other did. One whose commit was not answered is never
+   repeated: it may have happened.
 6. The URL may hold a password. No error, repr or log of ours does. It may as well
    be in the file that PGPASSFILE or the URL's `passfile` names (libpq, "The
    Password File"), which can be a systemd credential.
@@ -27,7 +28,13 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -51,8 +58,8 @@ _DRIVERS: Final = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-_GIVEN_UP: Final = frozenset({"40001", "40P01"})
-"""serialization_failure, deadlock_detected (PostgreSQL, appendix A)."""
+_GIVEN_UP: Final = frozenset({"40001", "40P01", "23505"})
+"""serialization_failure, deadlock_detected, unique_violation (PostgreSQL, appendix A)."""
 
 _DURABLE: Final = """
     SELECT set_config('synchronous_commit', 'on', false)
@@ -149,8 +156,10 @@ class Database:
             yield
         except PoolTimeoutError as error:
             raise DatabaseError("every connection to the database is in use") from error
-        except OperationalError as error:
-            message = f"the database cannot be used: {self._told(error)}"
+        except (OperationalError, InternalError) as error:
+            # SQLite does not say which file it is about.
+            name = "" if self.is_postgresql else f" {self.engine.url.database}"
+            message = f"the database{name} cannot be used: {self._told(error)}"
             raise DatabaseError(message) from error
         except SQLAlchemyError as error:
             raise DatabaseError(f"the database refused: {type(error).__name__}") from error

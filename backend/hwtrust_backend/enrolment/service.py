@@ -65,7 +65,7 @@ from hwtrust.wire.root import (
     sign_approval,
 )
 from hwtrust.wire.structures import Public
-from hwtrust_backend.audit import Event, record
+from hwtrust_backend.audit import Event, evidence_digest, record
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment.authorities import EkAuthorities
 from hwtrust_backend.enrolment.devices import LAST_EPOCH, check_may_enrol
@@ -271,7 +271,14 @@ class Enrolments:
         except RootEpochError as error:
             raise EnrolmentEpochError(error.message, **error.data) from error
         reason = f"{row.ek_source}; TLS key {found.tls_kind}; epoch {found.base_epoch}"
-        record(session, Event.ENROLMENT_ACCEPTED, now=now, device=device.id, reason=reason)
+        record(
+            session,
+            Event.ENROLMENT_ACCEPTED,
+            now=now,
+            device=device.id,
+            reason=reason,
+            evidence=evidence_digest(request.evidence),
+        )
         data = {
             "group": device.group,
             "standing": verdict.standing.value,

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import TokenError, TokenUnknownError
 from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config.clock import utc_text
 from hwtrust_backend.enrolment.models import EnrolmentToken
 from hwtrust_backend.policies import DEFAULT_GROUP
 
@@ -69,7 +70,7 @@ def create_token(
         uses_allowed=uses,
     )
     session.add(row)
-    reason = f"{token_id(row)}: group {group}, uses {uses}, expires {row.expires_at}"
+    reason = f"{token_id(row)}: group {group}, uses {uses}, until {utc_text(row.expires_at)}"
     reason = f"{reason}, {label}" if label else reason
     record(session, Event.TOKEN_CREATED, now=now, reason=reason, actor=by)
     return token

@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import EkUnknownError, MalformedError
+from hwtrust.errors import EkUnknownError, RequestError
 from hwtrust.verify.ek import verify_ek_certificate
 from hwtrust.wire.messages import EnrolBegin
 from hwtrust.wire.structures import Public
@@ -54,7 +54,8 @@ def trust_ek(
         source = f"allow-list: {allowed.label}".rstrip(": ")
         return TrustedEk(source, allow_listed=True, group=allowed.group)
     if not request.ek_certificate:
-        raise EkUnknownError("this EK has no certificate and is not on the allow-list")
+        message = f"the EK {ek.name.hex()} has no certificate and is not on the allow-list"
+        raise EkUnknownError(message, ek=ek.name.hex())
     certificate = verify_ek_certificate(
         request.ek_certificate,
         ek,
@@ -71,14 +72,15 @@ def ek_name(text: str) -> str:
     """An EK's Name as it is stored: hexadecimal, in lower case.
 
     Raises:
-        MalformedError: it is no Name.
+        RequestError: it is no Name.
     """
     try:
         raw = bytes.fromhex(text)
     except ValueError as error:
-        raise MalformedError("an EK's name is hexadecimal digits", structure="Name") from error
+        raise RequestError("an EK's name is hexadecimal digits", field="name") from error
     if raw[:2] not in _NAME_SIZES or len(raw) != _NAME_SIZES[raw[:2]]:
-        raise MalformedError("this is not the Name of a key", structure="Name")
+        message = "an EK's name is 000b and 64 digits, 000c and 96, or 000d and 128"
+        raise RequestError(message, field="name")
     return raw.hex()
 
 
@@ -94,7 +96,7 @@ def allow_ek(
     """Put an EK's Name (hexadecimal) on the allow-list; its device goes to `group`.
 
     Raises:
-        MalformedError: it is no Name.
+        RequestError: it is no Name.
     """
     known = ek_name(name)
     row = session.get(AllowedEk, known)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hwtrust_backend import push
 from hwtrust_backend.audit import Event, record
+from hwtrust_backend.config.clock import utc_text
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
@@ -36,7 +37,7 @@ def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
         if device.retired_at is not None or device.silent_since is not None:
             continue
         device.silent_since = now
-        reason = f"last heard of at {device.attested_at}"
+        reason = f"last heard of at {utc_text(device.attested_at)}"
         record(session, Event.WATCHDOG_MISSED, now=now, device=device.id, reason=reason)
         data = {"group": device.group, "attested_at": device.attested_at}
         announce(session, Topic.SILENT, device=device.id, data=data, now=now)

@@ -31,7 +31,7 @@ SLOW_MS: Final = 60 * SECOND
 """How old the numbers may be, and those that change slowly."""
 ACTIVITY_MS: Final = 4 * HOUR
 ROTATIONS_MS: Final = 7 * DAY
-MOST_SHOWN: Final = 12
+MOST_SHOWN: Final = 6
 """How many devices that need somebody are named; the others are counted."""
 
 _MOST_KEPT: Final = 64

@@ -19,7 +19,11 @@ from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
 
 _ADVICE: Final = (
+    ("policy:", "add what the policy of its group leaves out, and activate it"),
     ("log:violation", "a layer was changed while the device ran: examine it, restore, reboot"),
+    ("pcr:value", "if you changed the platform, name its value in the policy; if not, examine it"),
+    ("pcr:", "name the PCR in the policy of its group, or enrol it with another selection"),
+    ("evidence:", "accept this kind of evidence in the policy, or move it to another group"),
     ("log:", "reboot the device, so that its layers are measured from the start"),
     ("layer:", "restore the layers from their release on the device, and reboot it"),
     ("release:", "accept the release here (release accept NAME), or change it on the device"),
@@ -153,7 +157,7 @@ def _next_step(
     if device.locked_at is not None:
         return "unlock it, once what it was locked for is settled"
     if device.standing is Standing.FAILED:
-        return _advice(findings)
+        return advice_on(findings)
     if overdue:
         silent = spell_span(now - device.attested_at)
         return f"silent for {silent}: check that it runs and reaches the backend"
@@ -175,7 +179,8 @@ def _of_good(
     return f"look at {', '.join(alerts)}" if alerts else "nothing"
 
 
-def _advice(findings: tuple[Finding, ...]) -> str:
+def advice_on(findings: tuple[Finding, ...]) -> str:
+    """The next step for a device that has failed: of its findings, what comes first."""
     for prefix, advice in _ADVICE:
         for finding in findings:
             if finding.severity is Severity.FAIL and finding.code.startswith(prefix):

@@ -25,6 +25,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hwtrust.wire.messages import Standing
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric as Family
@@ -61,6 +63,9 @@ class Metric:
 @dataclass(frozen=True, slots=True)
 class Counter(Metric):
     """Something that happens; its name ends in `_total`."""
+
+    known: tuple[str, ...] = ()
+    """All values of its one label, where the code knows them beforehand."""
 
     @property
     def kind(self) -> Kind:
@@ -150,12 +155,16 @@ REQUESTS_RUNNING: Final = WorkerGauge(
     "hwtrust_http_requests_running", "Requests that are being answered.", ("worker",)
 )
 RATE_LIMITED: Final = Counter(
-    "hwtrust_rate_limited_total", "Requests refused for coming too fast, by limit.", ("limit",)
+    "hwtrust_rate_limited_total",
+    "Requests refused for coming too fast, by limit.",
+    ("limit",),
+    known=("address", "credentials", "device", "total", "connections"),
 )
 ATTESTATIONS: Final = Counter(
     "hwtrust_attestations_total",
     "Authentic evidence that was appraised, by the standing that it gave.",
     ("standing",),
+    known=tuple(standing.value for standing in Standing),
 )
 REFUSALS: Final = Counter(
     "hwtrust_refusals_total", "Requests refused, by the code of the error.", ("code",)
@@ -179,6 +188,7 @@ WEBHOOKS: Final = Counter(
     "hwtrust_webhook_deliveries_total",
     "Attempts to deliver a webhook: delivered or failed; and given_up, where it was the last.",
     ("outcome",),
+    known=("delivered", "failed", "given_up"),
 )
 TASK_SECONDS: Final = Histogram(
     "hwtrust_task_duration_seconds", "How long runs of background tasks took.", ("task",)
@@ -318,6 +328,17 @@ def forget_worker(number: int) -> None:
         return
     for file in _state.directory.glob(f"gauge_live*_{number}.db"):
         file.unlink(missing_ok=True)
+
+
+def begin_at_zero() -> None:
+    """Show what has not happened yet, in a process that begins to serve (rule 5)."""
+    for metric in METRICS:
+        if not isinstance(metric, Counter):
+            continue
+        if not metric.labels:
+            metric.inc(0)
+        for value in metric.known:
+            metric.inc(0, **{metric.labels[0]: value})
 
 
 def _child(metric: Metric, labels: Mapping[str, str]) -> Any:  # noqa: ANN401 - the library's

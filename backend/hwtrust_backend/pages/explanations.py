@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from hwtrust.errors import TlsKeyRefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,6 +27,12 @@ class Explanation:
 _UNKNOWN: Final = Explanation(
     "This version of the backend has no words for this finding.",
     "Look at what the finding itself says, and at the device.",
+)
+
+_REFUSED_KEY: Final = Explanation(
+    "The policy does not accept TLS keys of the kind that the device has: its attestations are "
+    "refused before anything else is looked at.",
+    "Name the kind in tls_keys, or have the device use the other kind.",
 )
 
 EXPLANATIONS: Final[Mapping[str, Explanation]] = MappingProxyType(
@@ -191,5 +199,5 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = MappingProxyType(
 
 
 def explain(code: str) -> Explanation:
-    """A finding's code in words."""
-    return EXPLANATIONS.get(code, _UNKNOWN)
+    """A finding's code in words; or a refusal's that a dry run foretells."""
+    return EXPLANATIONS.get(code, _REFUSED_KEY if code == TlsKeyRefusedError.code else _UNKNOWN)

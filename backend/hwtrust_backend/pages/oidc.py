@@ -57,6 +57,8 @@ _DISCOVERY_MS: Final = 10 * MINUTE
 _ANSWER_LIMIT: Final = 1024 * 1024
 _RSA_BITS: Final = 2048
 _NAME_LIMIT: Final = 190
+_END_OF_TIME: Final = 2**53
+"""Seconds: greater numbers are no time."""
 _NO_CHECKS: Final = {
     "verify_exp": False,
     "verify_iat": False,
@@ -267,7 +269,7 @@ class OidcLogin:
         try:
             header = jwt.get_unverified_header(token)
             algorithm = header.get("alg")
-            if algorithm not in ALGORITHMS:
+            if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
                 raise OidcTokenError("the ID token is signed with no accepted algorithm")
             key = _key_of(keys, header.get("kid"), algorithm)
             claims: dict[str, Any] = jwt.decode(
@@ -360,12 +362,17 @@ def _is_strong(key: object) -> bool:
 
 def _check_times(claims: Mapping[str, Any], now: int) -> None:
     times = {name: claims.get(name, 0) for name in ("exp", "iat", "nbf")}
-    if any(isinstance(at, bool) or not isinstance(at, int | float) for at in times.values()):
+    if not all(_is_time(at) for at in times.values()):
         raise OidcTokenError("a time in the ID token is none")
     if times["exp"] * SECOND + LEEWAY_MS <= now:
         raise OidcTokenError("the ID token is expired")
     if max(times["iat"], times["nbf"]) * SECOND > now + LEEWAY_MS:
         raise OidcTokenError("the ID token is not in force yet")
+
+
+def _is_time(value: object) -> bool:
+    """Whether this is a number of seconds; `Infinity` and `NaN` are none."""
+    return type(value) in {int, float} and 0 <= value < _END_OF_TIME  # type: ignore[operator]
 
 
 def _derived(cookie: str, purpose: str) -> str:

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from hwtrust_backend.pages.explanations import explain
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _SHORT_NAME: Final = 16
-_SHORT_DIGEST: Final = 16
+_DIGEST: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
 
 def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a template shows
@@ -62,9 +63,9 @@ def short_name(device: str) -> str:
     return device[:_SHORT_NAME]
 
 
-def short_digest(digest: str) -> str:
-    """The beginning of a digest."""
-    return f"{digest[:_SHORT_DIGEST]}…" if len(digest) > _SHORT_DIGEST else digest
+def brief(message: str) -> str:
+    """A message for a list: of every digest in it only the beginning."""
+    return _DIGEST.sub(r"\1…", message)
 
 
 @cache
@@ -85,7 +86,7 @@ def _environment() -> Environment:
         span=spell_span,
         grouped=grouped,
         short=short_name,
-        digest=short_digest,
+        brief=brief,
     )
     environment.globals.update(asset=asset_path, explain=explain)
     return environment

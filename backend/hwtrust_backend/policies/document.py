@@ -47,7 +47,7 @@ from __future__ import annotations
 import re
 import tomllib
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -57,19 +57,31 @@ from hwtrust.verify.appraise import FINDINGS, ClockRules
 from hwtrust.verify.policy import POLICY_FINDINGS, UNDENIABLE, Effect, LogRules, PcrRules
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.config import parse_span
-from hwtrust_backend.policies.lines import line_of
+from hwtrust_backend.policies.lines import last_line, line_of
 from hwtrust_backend.policies.windows import Window, parse_window
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Pcr = Annotated[int, Meta(ge=0, le=23)]
 Trigger = Literal["release", "mismatch", "watchdog", "event"]
+EvidenceKind = Literal["tpm"]
 
 DOCUMENT_LIMIT: Final = 256 * 1024
-_TOML_LINE: Final = re.compile(r"at line (\d+)")
+_TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PATH: Final = re.compile(r"at `\$([^`]*)`")
 _CODES: Final = frozenset(FINDINGS) | frozenset(POLICY_FINDINGS)
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
+_NO_MEMBER: Final = re.compile(r"Invalid enum value '([^']*)'")
 _DIGEST_SIZE: Final = 32
+_PCRS: Final = frozenset(map(str, range(24)))
+"""In one spelling each, so that none stands twice."""
+_KINDS: Final = {
+    "releases": ('"accepted"', "a list of names"),
+    "evidence": get_args(EvidenceKind),
+    "tls_keys": tuple(TlsKeyKind),
+    "on_failure": tuple(Effect),
+    "rotation.triggers": get_args(Trigger),
+}
+"""What may stand in the fields that take only some words."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +119,7 @@ class _Rotation(_Part, frozen=True, kw_only=True):
 
 class _Document(_Part, frozen=True, kw_only=True):
     releases: Literal["accepted"] | tuple[Name, ...] | UnsetType = UNSET
-    evidence: tuple[Name, ...] | UnsetType = UNSET
+    evidence: tuple[EvidenceKind, ...] | UnsetType = UNSET
     tls_keys: tuple[TlsKeyKind, ...] | UnsetType = UNSET
     root_lifetime: str | UnsetType = UNSET
     offline_grace: str | UnsetType = UNSET
@@ -166,16 +178,38 @@ def read_policy(text: str) -> Policy:
         raise PolicyDocumentError("a policy is no longer than 256 KiB")
     try:
         found: dict[str, Any] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        where = _TOML_LINE.search(str(error))
-        line = int(where[1]) if where else None
-        raise PolicyDocumentError(f"this is no TOML: {error}", line=line) from error
+    except tomllib.TOMLDecodeError as error:
+        raise _no_toml(text, str(error)) from error
+    except RecursionError as error:
+        raise PolicyDocumentError("a policy is not nested so deeply") from error
     try:
         return _Reading(msgspec.convert(found, _Document)).policy()
     except msgspec.ValidationError as error:
-        raise _placed(text, _field_of(str(error)), str(error).partition(" - at ")[0]) from error
+        raise _not_valid(text, str(error)) from error
     except PolicyDocumentError as error:
-        raise _placed(text, str(error.data.get("field") or ""), error.message) from error
+        field, value = error.data.get("field"), error.data.get("value")
+        raise _placed(text, str(field or ""), error.message, str(value or "")) from error
+
+
+def _no_toml(text: str, message: str) -> PolicyDocumentError:
+    found = _TOML_PLACE.search(message)
+    line = int(found[1]) if found and found[1] else last_line(text)
+    column = f", column {found[2]}" if found and found[2] else ""
+    said = _TOML_PLACE.sub("", message)
+    return PolicyDocumentError(f"line {line}{column}: this is no TOML: {said}", line=line)
+
+
+def _not_valid(text: str, message: str) -> PolicyDocumentError:
+    """What msgspec found, in words of the document."""
+    field, said = _field_of(message), message.partition(" - at ")[0]
+    wrong, unknown = _NO_MEMBER.search(message), _UNKNOWN.search(message)
+    if unknown:
+        return _placed(text, field, "there is no such field")
+    if wrong:
+        kinds = _KINDS.get(field)
+        known = f"; known are {', '.join(kinds)}" if kinds else ""
+        return _placed(text, field, f"{wrong[1]!r} is not known here{known}", wrong[1])
+    return _placed(text, field, said)
 
 
 def _field_of(message: str) -> str:
@@ -186,10 +220,12 @@ def _field_of(message: str) -> str:
     return ".".join([*parts, unknown[1]] if unknown else parts)
 
 
-def _placed(text: str, field: str, message: str) -> PolicyDocumentError:
-    line = line_of(text, field)
+def _placed(text: str, field: str, message: str, value: str = "") -> PolicyDocumentError:
+    """An error at `field`; where that stands over several lines, at the one with `value`."""
+    line = line_of(text, field, value=value)
     place = f"line {line}: " if line else ""
-    named = f"{field}: " if field and field not in message else ""
+    # A finding's code may end in a colon.
+    named = f"{field.rstrip(':')}: " if field else ""
     return PolicyDocumentError(f"{place}{named}{message}", line=line, field=field or None)
 
 
@@ -241,11 +277,11 @@ class _Reading:
         return value
 
     def _span(self, name: str, value: str | UnsetType) -> int:
-        text = self._or_absent(name, value, "")
+        text = self._or_absent(name, value, None)
         try:
-            return parse_span(text) if text else 0
+            return 0 if text is None else parse_span(text)
         except ConfigError as error:
-            raise PolicyDocumentError(f"{name}: {error.message}", field=name) from error
+            raise PolicyDocumentError(error.message, field=name) from error
 
     def _clock(self) -> ClockRules:
         clock = self._document.clock
@@ -270,11 +306,12 @@ class _Reading:
         if "default" not in effects:
             self._absent.append("on_failure.default")
         for code, effect in effects.items():
-            if code != "default" and not any(known.startswith(code) for known in _CODES):
-                message = f"on_failure: no finding has a code that begins with {code!r}"
+            known = code and any(known.startswith(code) for known in _CODES)
+            if code != "default" and not known:
+                message = f"no finding has a code that begins with {code!r}"
                 raise PolicyDocumentError(message, field=f"on_failure.{code}")
             if effect is not Effect.LOCKED and code.startswith(UNDENIABLE):
-                message = f"on_failure: nothing may make less of {code}"
+                message = f"nothing may make less of {code}"
                 raise PolicyDocumentError(message, field=f"on_failure.{code}")
         return tuple(
             ("" if code == "default" else code, effect) for code, effect in effects.items()
@@ -303,26 +340,31 @@ def _require_order(policy: Policy) -> None:
     present = [(name, span) for name, span in said if span]
     for (shorter, first), (longer, second) in pairwise(present):
         if first > second:
-            message = f"{shorter} is longer than {longer}"
+            message = f"it is longer than {longer}"
             raise PolicyDocumentError(message, field=shorter)
 
 
 def _pcr(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 24):  # noqa: PLR2004 - PCRs of a PC
-        raise PolicyDocumentError(f"pcrs.values: {text!r} is no PCR", field="pcrs.values")
+    if text not in _PCRS:
+        raise PolicyDocumentError(f"{text!r} is no PCR", field=f"pcrs.values.{text}")
     return int(text)
 
 
 def _digests(number: str, texts: tuple[str, ...]) -> frozenset[bytes]:
+    return frozenset(_digest(number, text) for text in texts)
+
+
+def _digest(number: str, text: str) -> bytes:
+    field = f"pcrs.values.{number}"
     try:
-        digests = frozenset(bytes.fromhex(text) for text in texts)
+        digest = bytes.fromhex(text)
     except ValueError as error:
-        message = f"pcrs.values.{number}: values are hexadecimal digits"
-        raise PolicyDocumentError(message, field=f"pcrs.values.{number}") from error
-    if any(len(digest) != _DIGEST_SIZE for digest in digests):
-        message = f"pcrs.values.{number}: a SHA-256 PCR has 32 bytes"
-        raise PolicyDocumentError(message, field=f"pcrs.values.{number}")
-    return digests
+        message = f"{text[:80]!r} is not hexadecimal digits"
+        raise PolicyDocumentError(message, field=field, value=text) from error
+    if len(digest) != _DIGEST_SIZE:
+        message = f"a PCR of the SHA-256 bank has 32 bytes, not {len(digest)}"
+        raise PolicyDocumentError(message, field=field, value=text)
+    return digest
 
 
 DEFAULT_DOCUMENT: Final = """\

@@ -16,16 +16,34 @@ _KEY: Final = re.compile(
 )
 
 
-def line_of(text: str, field: str) -> int | None:
+def line_of(text: str, field: str, *, value: str = "") -> int | None:
     """The number of the line that says `field` (`clock.max_lag`), or else its table; from 1.
 
-    None where neither is there.
+    Where a field, or a table, has several lines, it is the one with `value` in
+    quotes, if there is one. None where neither field nor table is there.
     """
     wanted = field.split(".") if field else []
+    names = _names(text)
     for length in range(len(wanted), 0, -1):
-        for number, name in _names(text):
-            if name == wanted[:length]:
-                return number
+        part = wanted[:length]
+        for number, name in names:
+            if name == part:
+                others = (n for n, other in names if n > number and other[:length] != part)
+                return _line_with(text, value, number, next(others, None)) or number
+    return None
+
+
+def last_line(text: str) -> int:
+    """The number of the last line that is not empty, or 1."""
+    return text.rstrip().count("\n") + 1
+
+
+def _line_with(text: str, value: str, first: int, beyond: int | None) -> int | None:
+    """The first line that has `value` in quotes, from the line `first` on and before `beyond`."""
+    lines = text.splitlines()[: None if beyond is None else beyond - 1]
+    for number, line in enumerate(lines, 1):
+        if value and number >= first and (f'"{value}"' in line or f"'{value}'" in line):
+            return number
     return None
 
 

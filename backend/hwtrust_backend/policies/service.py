@@ -37,6 +37,8 @@ def add_policy(
         PolicyDocumentError: it is no policy.
     """
     read_policy(document)
+    # Who adds at the same time waits here, and gets the next number.
+    count_up(session, RULES)
     digest = hashlib.sha256(document.encode()).digest()
     same = session.scalars(
         select(StoredPolicy).where(StoredPolicy.name == name, StoredPolicy.digest == digest)
@@ -97,13 +99,14 @@ def activate_policy(
     """
     stored = policy_version(session, name, version)
     require_signed(stored, signers=signers)
+    count_up(session, RULES)
     active = session.get(ActivePolicy, name, with_for_update=True)
     before = 0 if active is None else active.version
     if active is None:
         active = ActivePolicy(name=name, version=version, activated_at=now, activated_by=by)
         session.add(active)
     active.version, active.activated_at, active.activated_by = version, now, by
-    count_up(session, RULES)
+    session.flush()
     reason = f"{name} version {version} after {before}, sha256 {stored.digest.hex()}"
     record(session, Event.POLICY_ACTIVATED, now=now, reason=reason, actor=by)
     return active
@@ -147,13 +150,15 @@ def group_of(session: Session, name: str) -> Group:
     return group
 
 
-def add_group(session: Session, name: str, *, policy: str, label: str, by: str, now: int) -> Group:
-    """Make a group, or change its policy and label."""
+def add_group(
+    session: Session, name: str, *, policy: str, label: str | None, by: str, now: int
+) -> Group:
+    """Make a group, or change its policy and label; without a label it keeps the one it has."""
     group = session.get(Group, name)
     if group is None:
-        group = Group(name=name, label=label, policy=policy, created_at=now)
+        group = Group(name=name, label="", policy=policy, created_at=now)
         session.add(group)
-    group.policy, group.label = policy, label
+    group.policy, group.label = policy, group.label if label is None else label
     count_up(session, RULES)
     record(session, Event.GROUP_SET, now=now, reason=f"{name}: policy {policy}", actor=by)
     return group

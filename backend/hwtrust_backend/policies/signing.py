@@ -3,9 +3,10 @@
     document ── sign_policy (signer's own key) ──▶ envelope ── check_signature ──▶ signer's name
 
 Rules:
-1. Where signers are configured, no version comes into force without the
-   signature of one of them: whoever can write the database, or holds an
-   administrator's token, cannot change what devices are held to.
+1. Where signers are configured, no version is put into force without the
+   signature of one of them: an administrator's token, or the command line with
+   these settings, does not change what a policy says. It is no defence against
+   who can write the database or the settings. What is in force stays so.
 2. A signature is over the policy's name and the digest of its bytes.
 """
 
@@ -65,7 +66,8 @@ def check_signature(stored: StoredPolicy, envelope: Envelope, *, signers: Signer
         if (signed.name, signed.sha256) != (stored.name, stored.digest):
             raise PolicySignatureError("the signature is over another policy or document")
         return name
-    raise PolicySignatureError("the signature is by none of the configured policy signers")
+    message = "the signature is by none of the configured policy signers"
+    raise PolicySignatureError(message if signers else "no policy signers are configured")
 
 
 def require_signed(stored: StoredPolicy, *, signers: Signers) -> None:

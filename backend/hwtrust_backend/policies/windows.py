@@ -37,14 +37,14 @@ def parse_window(text: str) -> Window:
     names = match[1].split(",") if match is not None and match[1] else list(_DAYS)
     if match is None or not set(names) <= set(_DAYS):
         message = f"{text!r} is no window; write it like 01:00-05:00 or Sat,Sun 22:00-06:00"
-        raise PolicyDocumentError(message, field="rotation.windows")
+        raise PolicyDocumentError(message, field="rotation.windows", value=text)
     hours = int(match[2]), int(match[4])
     begin = (hours[0] * 60 + int(match[3])) * MINUTE
     end = (hours[1] * 60 + int(match[5])) * MINUTE
     length = (end - begin) % DAY
     if max(hours) >= _HOURS or not length:
         message = f"{text!r} is no window: hours go to 23, and it has to last"
-        raise PolicyDocumentError(message, field="rotation.windows")
+        raise PolicyDocumentError(message, field="rotation.windows", value=text)
     days = frozenset(_DAYS.index(name) for name in names)
     return Window(days=days, begin_ms=begin, length_ms=length)
 

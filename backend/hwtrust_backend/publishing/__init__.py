@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hwtrust_backend.publishing.campaigns import Campaign, release_accepted, start_campaign
+from hwtrust_backend.publishing.campaigns import (
+    Campaign,
+    policy_changed,
+    release_accepted,
+    start_campaign,
+)
 from hwtrust_backend.publishing.events import report_event
 from hwtrust_backend.publishing.models import RootState, StoredRoot
 from hwtrust_backend.publishing.recovery import Recovery, note_recovery, recovered_at
@@ -18,6 +23,7 @@ __all__ = [
     "RotationBudget",
     "StoredRoot",
     "note_recovery",
+    "policy_changed",
     "recovered_at",
     "release_accepted",
     "report_event",

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import BigInteger, Index, Select, String, select
@@ -18,9 +19,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.db import Base, Millis
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import Device, rules_of
 from hwtrust_backend.policies import list_groups, policy_of
 from hwtrust_backend.publishing.schedule import Reason, make_due
+from hwtrust_backend.references import list_releases
 
 CHUNK: Final = 200
 """Devices of one transaction, at most."""
@@ -81,12 +83,38 @@ def release_accepted(session: Session, release: str, *, by: str, now: int) -> li
         accepts = policy.releases is None or release in policy.releases
         if not accepts or Reason.RELEASE.value not in policy.rotation.triggers:
             continue
-        for earlier in _under_way(session, group.name):
-            _finish(session, earlier, now=now)
-        started.append(
-            start_campaign(session, group.name, Reason.RELEASE, detail=release, by=by, now=now)
-        )
+        started.append(_for_release(session, group.name, release, by=by, now=now))
     return started
+
+
+def policy_changed(
+    session: Session, group: str, *, before: Collection[str], by: str, now: int
+) -> Campaign | None:
+    """Begin a campaign for the newest release that a group's policy did not accept `before`.
+
+    None where its policy does not replace roots for releases, and for one that the
+    group had a campaign for: a policy that was taken back costs no roots.
+    """
+    held_to = rules_of(session, group)
+    if Reason.RELEASE.value not in held_to.policy.rotation.triggers:
+        return None
+    had = session.scalars(
+        select(Campaign.detail).where(
+            Campaign.group == group, Campaign.reason == Reason.RELEASE.value
+        )
+    )
+    new = held_to.rules.references.accepted.difference(before, had)
+    if not new:
+        return None
+    accepted = [row for row in list_releases(session) if row.name in new]
+    newest = max(accepted, key=lambda row: row.accepted_at or 0)
+    return _for_release(session, group, newest.name, by=by, now=now)
+
+
+def _for_release(session: Session, group: str, release: str, *, by: str, now: int) -> Campaign:
+    for earlier in _under_way(session, group):
+        _finish(session, earlier, now=now)
+    return start_campaign(session, group, Reason.RELEASE, detail=release, by=by, now=now)
 
 
 def expand(session: Session, *, now: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hwtrust_backend.references.models import StoredRelease
 from hwtrust_backend.references.service import (
     accept_release,
-    accepted_release,
     add_release,
     current_release,
     decode_release,
@@ -17,7 +16,6 @@ from hwtrust_backend.references.service import (
 __all__ = [
     "StoredRelease",
     "accept_release",
-    "accepted_release",
     "add_release",
     "current_release",
     "decode_release",

@@ -93,18 +93,6 @@ def list_releases(session: Session) -> list[StoredRelease]:
     return list(session.scalars(query))
 
 
-def accepted_release(session: Session, name: str) -> Release:
-    """An accepted release by name.
-
-    Raises:
-        ReleaseUnknownError: there is none.
-    """
-    stored = session.get(StoredRelease, name)
-    if stored is None or stored.state != "accepted":
-        raise ReleaseUnknownError(f"no release {name!r} is accepted here", release=name[:200])
-    return decode_release(stored.content)
-
-
 def current_release(session: Session) -> Release | None:
     """The accepted release that was accepted last, if there is one."""
     accepted = [row for row in list_releases(session) if row.state == "accepted"]

@@ -17,6 +17,8 @@ class Topic(StrEnum):
     LOCKED = "device.locked"
     UNLOCKED = "device.unlocked"
     RETIRED = "device.retired"
+    READMITTED = "device.readmitted"
+    """It may enrol again, and is refused until it has."""
     ROOT_OFFERED = "root.offered"
     ROOT_CONFIRMED = "root.confirmed"
     TEST = "webhook.test"

@@ -23,7 +23,7 @@ from hwtrust_backend.admin.principals import Role
 from hwtrust_backend.app.routes import create_app
 from hwtrust_backend.app.routes.admin import PREFIX
 from hwtrust_backend.app.setup import install, open_backend
-from hwtrust_backend.audit import AuditRecord
+from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config import Settings
 from hwtrust_backend.db import Base
 from hwtrust_backend.enrolment.trust import allow_ek
@@ -204,10 +204,15 @@ class Site:
         return self.client.request(method, PREFIX + path, headers=headers, content=content)
 
     def state(self) -> dict[str, list[Any]]:
-        """All that is in the database, but when a token was used."""
+        """All that is in the database, but when a token was used, and what was refused to whom."""
         found = {}
         with self.backend.database.reading() as session:
+            done = select(AuditRecord.at, AuditRecord.event, AuditRecord.reason)
+            done = done.where(AuditRecord.event != Event.REQUEST_REFUSED)
+            found["done"] = [tuple(row) for row in session.execute(done.order_by(AuditRecord.at))]
             for table in Base.metadata.sorted_tables:
+                if table.name.startswith("audit_"):
+                    continue
                 columns = [column for column in table.columns if column.name != "last_used_at"]
                 rows = session.execute(select(*columns).order_by(*table.primary_key.columns))
                 found[table.name] = [tuple(row) for row in rows]
@@ -313,6 +318,30 @@ def test_a_lesser_role_is_refused_and_changes_nothing(site: Site) -> None:
     assert site.state() == before
 
 
+def test_what_somebody_may_not_do_is_in_the_trail(site: Site) -> None:
+    """With who asked, and for what; whoever is not known leaves no record."""
+
+    def refusals() -> list[tuple[str, str]]:
+        query = select(AuditRecord.actor, AuditRecord.reason)
+        query = query.where(AuditRecord.event == Event.REQUEST_REFUSED)
+        with site.backend.database.reading() as session:
+            found = session.execute(query.order_by(AuditRecord.sequence))
+            return [(actor, reason) for actor, reason in found]
+
+    before = refusals()
+    check_problem(
+        site.send("POST", "/policies/default/versions/1/activate", "viewer", content=b"{}"), 403
+    )
+    check_problem(
+        site.send("POST", "/policies/default/versions/1/activate", None, content=b"{}"), 401
+    )
+    body = b'{"url": "https://x.example/", "topics": ["device.locked"]}'
+    check_problem(site.send("POST", "/webhooks", "eu", content=body), 403)
+    told = refusals()[len(before) :]
+    assert [actor for actor, _ in told] == ["token:viewer", "token:eu"]
+    assert told[0][1].startswith(f"POST {PREFIX}/policies/default/versions/1/activate: ")
+
+
 def test_a_request_that_is_refused_is_not_read(site: Site) -> None:
     """Nobody gets to the parser of a body who may not use the route."""
     for method, path in sorted(CALLS):
@@ -338,7 +367,8 @@ def test_a_tenant_neither_sees_nor_touches_what_is_anothers(site: Site) -> None:
 
 def test_what_a_tenant_lists_is_its_own(site: Site) -> None:
     """No list, no export and no trail shows another tenant's device."""
-    for path in ("/devices", "/eks", "/eks/export", "/audit", "/export/devices", "/export/roots"):
+    trail = "/audit?limit=500"
+    for path in ("/devices", "/eks", "/eks/export", trail, "/export/devices", "/export/roots"):
         own, whole = site.send("GET", path, "eu"), site.send("GET", path, "administrator")
         assert (own.status_code, whole.status_code) == (200, 200)
         assert THEIRS not in own.text
@@ -371,6 +401,7 @@ BAD: dict[str, tuple[str, str, bytes | None, int]] = {
     "a search that is no UTF-8": ("GET", "/devices?search=%ff%fe", None, 200),
     "a search that is too long": ("GET", f"/devices?search={'x' * 201}", None, 400),
     "a standing that is none": ("GET", "/devices?standing=superb", None, 400),
+    "a filter that is misspelt": ("GET", "/devices?standng=failed", None, 400),
     "a page without end": ("GET", "/devices?limit=100000", None, 400),
     "a cursor that no page gave": ("GET", "/devices?cursor=e30", None, 400),
     "a device that is no name": ("GET", f"/devices/{SQL}", None, 400),
@@ -422,6 +453,18 @@ def test_what_is_no_request_is_refused_with_a_type_and_changes_nothing(site: Sit
         if status != 200:
             check_problem(response, status)
     assert site.state() == before
+
+
+def test_a_refusal_names_the_field_that_is_wrong(site: Site) -> None:
+    """Who wrote a body of five fields reads which of them it is."""
+    for method, path, content, wrong in (
+        ("PATCH", f"/devices/{MINE}", b'{"label": "x\\u009b"}', "label"),
+        ("POST", "/enrolment-tokens", b'{"label": "x", "uses": 0}', "uses"),
+        ("GET", "/devices?limit=0", None, "limit"),
+    ):
+        response = site.send(method, path, "administrator", content=content)
+        check_problem(response, 400)
+        assert f"; {wrong}: " in response.json()["detail"]
 
 
 def test_an_administrator_can_do_it_all_and_each_change_is_in_the_trail(site: Site) -> None:

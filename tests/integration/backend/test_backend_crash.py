@@ -18,8 +18,7 @@ from sqlalchemy import func, select
 from hwtrust.errors import ChallengeUsedError, DatabaseError
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import ChallengeRequest, Standing, TrustAnchor
-from hwtrust_backend.appraisal.service import evidence_digest
-from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.audit import AuditRecord, Event, evidence_digest
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.testing import BackendServer

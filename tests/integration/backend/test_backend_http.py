@@ -10,7 +10,6 @@ import json
 import socket
 import ssl
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,6 +41,7 @@ from simulators.backend_clients import (
     HttpApi,
     RefusedByHttpError,
     client_context,
+    enrolled_device,
     leaf_der,
 )
 from simulators.ek_authority import EkAuthority
@@ -49,33 +49,17 @@ from simulators.software_tpm import SoftwareTpm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hwtrust_backend.app.backend import Backend
 
 PROBLEM = "application/problem+json"
 
 
-@pytest.fixture(scope="module")
-def server(database_setting: str) -> Iterator[BackendServer]:
-    """A backend that accepts release 1.0."""
-    with BackendServer(database=database_setting) as started:
-        started.accept(make_release())
-        yield started
-
-
 @pytest.fixture
 def device(server: BackendServer) -> BackendDevice:
     """An enrolled device."""
     return enrolled_device(server)
-
-
-def enrolled_device(server: BackendServer) -> BackendDevice:
-    """A device that runs release 1.0 and enrolled over HTTP."""
-    made = BackendDevice(server.backend)
-    made.load(make_release())
-    server.allow_ek(made.name)
-    made.enrol(HttpApi(server))
-    return made
 
 
 def port_of(server: BackendServer) -> int:

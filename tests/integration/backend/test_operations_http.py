@@ -12,7 +12,6 @@ import ssl
 import threading
 import time
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,22 +33,21 @@ from hwtrust_backend.config import ForwardedHeader, LogFormat, RateSettings
 from hwtrust_backend.observe import logs, metrics, traces
 from hwtrust_backend.testing import HOUR, BackendServer
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi, RefusedByHttpError, client_context
+from simulators.backend_clients import (
+    BackendDevice,
+    HttpApi,
+    RefusedByHttpError,
+    client_context,
+    enrolled_device,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hwtrust_backend.app.backend import Backend
 
 PROBLEM = "application/problem+json"
-
-
-@pytest.fixture(scope="module")
-def server(database_setting: str) -> Iterator[BackendServer]:
-    """A backend that accepts release 1.0."""
-    with BackendServer(database=database_setting) as started:
-        started.accept(make_release())
-        yield started
 
 
 @pytest.fixture(autouse=True)
@@ -57,15 +55,6 @@ def _fresh_states(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for a second in operation is asked for anew by each request."""
     monkeypatch.setattr(serving, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(measuring, "FRESH_SECONDS", 0.0)
-
-
-def enrolled(server: BackendServer) -> BackendDevice:
-    """A device that enrolled over HTTP."""
-    device = BackendDevice(server.backend)
-    device.load(make_release())
-    server.allow_ek(device.name)
-    device.enrol(HttpApi(server))
-    return device
 
 
 def ask(
@@ -198,7 +187,7 @@ def test_metrics_are_for_tokens_and_tell_of_the_fleet(server: BackendServer) -> 
     assert ask(server, "GET", "/metrics", authorization="Bearer hwt_guess")[0] == 401
     bearer = api_token(server)
     before = ask(server, "GET", "/metrics", authorization=bearer)[2].decode()
-    device = enrolled(server)
+    device = enrolled_device(server)
     assert device.attest(HttpApi(server, device)).standing is Standing.TRUSTED
     with pytest.raises(RefusedByHttpError):
         device.attest(HttpApi(server), device.evidence(device.next_nonce))
@@ -254,7 +243,7 @@ def test_a_read_only_backend_changes_nothing_and_says_when_to_come_again(
     server: BackendServer,
 ) -> None:
     """Devices and administrators get a typed 503; whoever only reads goes on."""
-    device = enrolled(server)
+    device = enrolled_device(server)
     nonce = device.next_nonce
     turn(server, to=True)
     try:
@@ -368,7 +357,7 @@ def test_a_device_that_attests_too_often_is_told_to_wait() -> None:
     rates = RateSettings(address=0, credentials=0, device=3, total=0)
     with BackendServer(rates=rates) as limited:
         limited.accept(make_release())
-        first, second = enrolled(limited), enrolled(limited)
+        first, second = enrolled_device(limited), enrolled_device(limited)
         api = HttpApi(limited, first)
         for _ in range(3):
             assert first.attest(api).standing is Standing.TRUSTED
@@ -456,7 +445,7 @@ def test_a_request_is_one_line_with_its_id_and_without_its_secrets(server: Backe
 def test_an_attestation_is_one_trace_from_the_request_to_the_commit(server: BackendServer) -> None:
     """Request, verify, appraise, sign and commit, in the trace of the caller."""
     exporter = InMemorySpanExporter()
-    device = enrolled(server)
+    device = enrolled_device(server)
     trace = "0af7651916cd43dd8448eb211c80319c"
     traces.start(exporter=exporter)
     try:

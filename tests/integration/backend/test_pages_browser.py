@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def visit(browser: Browser, fleet: Fleet) -> Iterator[Callable[..., Visitor]]:
 
 # --- how pages look --------------------------------------------------------------------
 
-SIZES = {"desktop": (1280, 900), "phone": (400, 860)}
+SIZES = {"desktop": (1440, 1000), "tablet": (1024, 800), "phone": (390, 844)}
 
 FAINT_TEXT = """
 () => {
@@ -97,6 +98,10 @@ def check_names(page: Page, path: str) -> None:
     if path != "/ui/nothing":
         assert page.locator("nav [aria-current=page]").count() == 1, path
         assert page.get_by_role("link", name="Skip to the content").count() == 1, path
+    levels = page.evaluate(
+        "[...document.querySelectorAll('main :is(h1, h2, h3, h4)')].map((h) => +h.tagName[1])"
+    )
+    assert all(after - before <= 1 for before, after in pairwise([0, *levels])), path
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input:not([type=hidden]), select, textarea')]"
         ".filter((field) => field.labels.length === 0 && !field.ariaLabel).length"
@@ -138,6 +143,44 @@ def test_the_pictures_have_their_numbers_as_tables(
         assert picture.get_by_role("img").get_attribute("aria-label")
         assert picture.locator("summary").inner_text() == "As a table"
         assert picture.locator("tbody tr").count() >= 5
+
+
+def test_a_device_that_is_trusted_and_locked_does_not_look_well(
+    fleet: Fleet, visit: Callable[..., Visitor]
+) -> None:
+    """The verdict's edge has the colour of the worst that there is to say."""
+    page = visit("viewer").page
+    edges = {"press 1": "trusted", "changed": "failed", "door": "failed", "gone": "incomplete"}
+    for label, tone in edges.items():
+        page.goto(f"/ui/devices/{fleet.name(label)}")
+        classes = page.get_by_role("region", name="Verdict").get_attribute("class") or ""
+        assert classes.split()[-1] == tone, label
+
+
+def test_what_was_measured_wrongly_is_shown_whole(
+    fleet: Fleet, visit: Callable[..., Visitor]
+) -> None:
+    """A digest that one has to look up is there to be read and copied, not only its beginning."""
+    page = visit("viewer").page
+    page.goto(f"/ui/devices/{fleet.name('changed')}")
+    found = page.get_by_role("region", name="Layers").get_by_text("07" * 32)
+    assert found.evaluate(
+        "element => element.scrollWidth <= element.clientWidth || "
+        "getComputedStyle(element).display === 'inline'"
+    )
+    matching = page.locator("tr.match .hash").first
+    assert len(matching.inner_text()) == 64
+
+
+def test_paper_is_white_and_holds_no_buttons(fleet: Fleet, visit: Callable[..., Visitor]) -> None:
+    """Whoever reads in the dark prints in the light; what can be pressed stays away."""
+    page = visit("operator", color_scheme="dark").page
+    page.goto(f"/ui/devices/{fleet.name('changed')}")
+    page.emulate_media(media="print")
+    panel = page.get_by_role("region", name="Verdict")
+    style = panel.evaluate("element => getComputedStyle(element).backgroundColor")
+    assert style == "rgb(255, 255, 255)"
+    assert page.locator("button:visible, a.button:visible, nav:visible").count() == 0
 
 
 # --- signing in -----------------------------------------------------------------------
@@ -353,7 +396,8 @@ def test_the_keyboard_leads_everywhere(fleet: Fleet, visit: Callable[..., Visito
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name="press 2").wait_for()
-    for key, path in {"a": "audit", "p": "policies", "d": "devices"}.items():
+    pages = {"a": "audit", "p": "policies", "r": "releases", "e": "enrolment", "d": "devices"}
+    for key, path in pages.items():
         page.keyboard.press("g")
         page.keyboard.press(key)
         page.wait_for_url(f"**/ui/{path}")
@@ -361,6 +405,50 @@ def test_the_keyboard_leads_everywhere(fleet: Fleet, visit: Callable[..., Visito
     for key, at in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
         page.keyboard.press(key)
         assert "at" in (rows.nth(at).get_attribute("class") or "")
+
+
+FOCUSED = """
+() => {
+  const at = document.activeElement;
+  if (at === document.body) return null;
+  const [style, box] = [getComputedStyle(at), at.getBoundingClientRect()];
+  const ring = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+  const inside = box.width > 0 && box.bottom > 0 && box.top < innerHeight;
+  return { seen: ring && inside, name: at.innerText?.trim() || at.tagName };
+}
+"""
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until what is called `name` has the focus; every stop on the way can be seen."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(FOCUSED)
+        assert stop is not None, (page.url, name)
+        assert stop["seen"], (page.url, stop)
+        if stop["name"] == name:
+            return
+    raise AssertionError((page.url, name))
+
+
+def test_wherever_the_tab_key_stops_is_seen(fleet: Fleet, visit: Callable[..., Visitor]) -> None:
+    """Every stop has a ring around it and is in the window; a device is locked on the way."""
+    page = visit("operator").page
+    for path in ("/ui/", "/ui/releases", "/ui/policies/default/try", "/ui/enrolment"):
+        page.goto(path)
+        tab_to(page, "Sign out everywhere")
+    page.goto(f"/ui/devices/{fleet.name('bench')}")
+    tab_to(page, "Lock")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/lock")
+    page.keyboard.type("without a mouse")
+    for key in ("Tab", "Space", "Enter"):
+        page.keyboard.press(key)
+    page.get_by_text("The device is locked.").wait_for()
+    assert fleet.stored("bench").lock_reason == "without a mouse"
+    page.get_by_role("link", name="Unlock").press("Enter")
+    page.get_by_role("button", name="Unlock").press("Enter")
+    page.get_by_text("The device is unlocked").wait_for()
 
 
 def test_everything_works_without_a_script(fleet: Fleet, visit: Callable[..., Visitor]) -> None:

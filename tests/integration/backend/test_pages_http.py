@@ -8,7 +8,7 @@ import pytest
 
 from hwtrust_backend.admin.principals import Role
 from hwtrust_backend.app.background import TASKS, run_once
-from hwtrust_backend.audit import Event
+from hwtrust_backend.audit import Event, page_of_records
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.monitor.activity import attestations_by_minute
 from hwtrust_backend.pages.assets import asset_path, assets
@@ -81,7 +81,7 @@ def test_a_get_changes_nothing(fleet: Fleet, cookie: str) -> None:
 
 
 def test_a_viewer_can_press_no_button(fleet: Fleet) -> None:
-    """What a page does not offer is refused as well."""
+    """What a page does not offer is refused as well; who tried to change something is recorded."""
     device = f"/ui/devices/{fleet.name('press 1')}"
     cookie = fleet.cookie("viewer")
     fields = {"form_token": form_token(cookie), "reason": "x", "sure": "yes"}
@@ -98,6 +98,12 @@ def test_a_viewer_can_press_no_button(fleet: Fleet) -> None:
         form = {**fields, "name": "1.0", "version": "1", "group": "default", "document": "x = 1"}
         status, _, body = fleet.ask("POST", path, cookie=cookie, headers=OWN, form=form)
         assert (status, "access:forbidden" in body) == (403, True), path
+        if path.endswith(("/try", "/check")):
+            continue
+        with fleet.server.session() as session:
+            (last,) = page_of_records(session, before=None, limit=1)
+        assert last.event == Event.REQUEST_REFUSED
+        assert last.reason.startswith(f"POST {path}: ")
 
 
 # --- every answer ----------------------------------------------------------------

@@ -17,7 +17,7 @@ from hwtrust_backend.publishing import roots_of
 from hwtrust_backend.publishing.events import AT_ONCE, INTERVAL_MS
 from hwtrust_backend.testing import DAY, BackendServer, policy_document
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi, RefusedByHttpError
+from simulators.backend_clients import BackendDevice, HttpApi, RefusedByHttpError, enrolled_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,11 +40,7 @@ def server(database_setting: str) -> Iterator[BackendServer]:
 @pytest.fixture
 def device(server: BackendServer) -> BackendDevice:
     """An enrolled device."""
-    made = BackendDevice(server.backend)
-    made.load(make_release())
-    server.allow_ek(made.name)
-    made.enrol(HttpApi(server))
-    return made
+    return enrolled_device(server)
 
 
 @pytest.fixture

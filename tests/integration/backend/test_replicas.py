@@ -22,14 +22,13 @@ from hwtrust_backend.app.setup import install, open_backend
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment import Device, lock_device
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.monitor import clock_skew
 from hwtrust_backend.monitor.due import grant_due, note_missing
 from hwtrust_backend.publishing import roots_of, schedule
 from hwtrust_backend.references import accept_release, add_release
 from hwtrust_backend.testing import CHEAP, DAY, HOUR, MINUTE, SECOND, ManualClock, policy_document
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 from simulators.fleet_rows import add_rows
 from simulators.replica import PASSPHRASE, Errand, Outcome, race, run_errand
 
@@ -82,12 +81,7 @@ def backend(open_replica: Callable[[ManualClock], Backend]) -> Backend:
 @pytest.fixture
 def device(backend: Backend) -> BackendDevice:
     """An enrolled device."""
-    made = BackendDevice(backend)
-    made.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, made.name.hex(), label="", now=backend.clock())
-    made.enrol(DirectApi(backend))
-    return made
+    return enrolled_device(backend)
 
 
 @pytest.fixture

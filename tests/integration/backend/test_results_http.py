@@ -25,6 +25,7 @@ from simulators.backend_clients import (
     HttpApi,
     RefusedByHttpError,
     client_context,
+    enrolled_device,
 )
 
 if TYPE_CHECKING:
@@ -59,16 +60,7 @@ def own_server(database_url: str) -> Iterator[BackendServer]:
 @pytest.fixture
 def device(server: BackendServer) -> BackendDevice:
     """An enrolled device."""
-    return enrolled(server)
-
-
-def enrolled(server: BackendServer) -> BackendDevice:
-    """A device that runs release 1.0 and enrolled over HTTP."""
-    made = BackendDevice(server.backend)
-    made.load(make_release())
-    server.allow_ek(made.name)
-    made.enrol(HttpApi(server))
-    return made
+    return enrolled_device(server)
 
 
 def bearer(server: BackendServer, *, groups: list[str] | None = None) -> dict[str, str]:
@@ -202,7 +194,7 @@ def test_a_device_that_is_away_for_too_long_is_affirmed_in_nothing(
     own_server: BackendServer,
 ) -> None:
     """A result near the end of the grace is short, and after it none affirms."""
-    server, device = own_server, enrolled(own_server)
+    server, device = own_server, enrolled_device(own_server)
     api = HttpApi(server, headers=bearer(server))
     path = f"/v1/results/{device.name.hex()}"
     server.clock.advance(7 * DAY - MINUTE)
@@ -246,7 +238,7 @@ def test_a_result_outlives_the_turn_of_its_key_and_not_its_withdrawal(
     own_server: BackendServer,
 ) -> None:
     """After a turn the old key is still published; after a compromise it is not."""
-    server, device = own_server, enrolled(own_server)
+    server, device = own_server, enrolled_device(own_server)
     api = HttpApi(server, device)
     ask(api)
     server.clock.advance(3 * HOUR)

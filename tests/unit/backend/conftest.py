@@ -11,6 +11,7 @@ import pytest
 
 from hwtrust_backend.app.setup import install, open_backend
 from hwtrust_backend.config import Settings
+from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.keys import Secret
 from hwtrust_backend.policies import activate_policy, add_policy
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from simulators.postgres import Postgres
 
 PASSPHRASE = Secret(b"protects nothing")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database at this version's schema."""
+    made = Database(database_url)
+    yield made
+    made.close()
 
 
 @pytest.fixture

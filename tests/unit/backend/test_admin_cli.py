@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +16,7 @@ from hwtrust_backend.audit import AuditRecord
 from hwtrust_backend.cli import main
 from hwtrust_backend.config import system_clock
 from hwtrust_backend.db import Database
+from simulators.backend_shell import Shell
 from simulators.device_rows import add_device, add_groups, device_name
 from simulators.ek_authority import EkAuthority
 
@@ -21,40 +25,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Shell:
-    """Runs the command line in this process, on a backend with three devices."""
-
-    def __init__(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.data = data
-        self.database = Database(f"sqlite:///{data / 'backend.sqlite'}")
-        self._capsys = capsys
-
-    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Standard output and error of a command that must end with `code`."""
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["--data", str(self.data), *arguments])
-        found = self._capsys.readouterr()
-        assert caught.value.code == code, found.err
-        return found.out, found.err
-
-    def json(self, *arguments: str) -> Any:  # noqa: ANN401 - what the command says
-        """What a command says with --json."""
-        return json.loads(self.run(*arguments, "--json")[0])
-
-
 @pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    """An installed backend."""
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command line of an installed backend with three devices."""
     made = Shell(tmp_path / "data", capsys)
     made.run("init", "--generate-passphrase", str(tmp_path / "passphrase"))
-    with made.database.transaction() as session:
+    with opened(made) as database, database.transaction() as session:
         add_groups(session, "eu")
         add_device(session, 1)
         add_device(session, 2, label="hall 2", silent_since=1)
         add_device(session, 3, group="eu")
-    yield made
-    made.database.close()
+    return made
+
+
+@contextmanager
+def opened(shell: Shell) -> Iterator[Database]:
+    """The backend's database."""
+    database = Database(f"sqlite:///{shell.data / 'backend.sqlite'}")
+    yield database
+    database.close()
 
 
 def names(rows: list[dict[str, Any]]) -> set[str]:
@@ -74,7 +63,9 @@ def test_devices_are_searched_filtered_and_limited(shell: Shell) -> None:
     assert len(out.splitlines()) == 2
     assert "--all" in err
     assert names(shell.json("devices", "--limit", "1", "--all")) == everything
+    assert "hall 2" in shell.run("devices")[0]
     shell.run("devices", "--standing", "superb", code=2)
+    assert "policy list" in shell.run("devices", "--group", "moon", code=1)[1]
 
 
 def test_a_device_is_labelled_moved_locked_and_retired(shell: Shell) -> None:
@@ -86,16 +77,17 @@ def test_a_device_is_labelled_moved_locked_and_retired(shell: Shell) -> None:
     shell.run("lock", name, code=2)
     assert shell.json("lock", name, "--reason", "stolen")["mode"] == "locked"
     assert "stolen" in shell.run("device", name)[0]
+    assert shell.json("rotate", name)["rotation_asked_at"] > 0
     assert shell.json("unlock", name)["locked_at"] is None
     shell.run("unlock", name, code=1)
     assert shell.json("retire", name, "--reason", "sold")["retired_at"] > 0
     assert name not in names(shell.json("devices"))
     assert names(shell.json("devices", "--retired")) == {name}
-    shell.run("rotate", name, code=1)
+    assert "readmit" in shell.run("rotate", name, code=1)[1]
     shell.run("readmit", name, "--reason", "it is back")
-    with shell.database.reading() as session:
+    with opened(shell) as database, database.reading() as session:
         records = session.query(AuditRecord).filter_by(device=name).all()
-    assert len(records) == 6
+    assert len(records) == 7
     assert all(row.actor.startswith("cli:") for row in records)
 
 
@@ -104,7 +96,7 @@ def test_the_first_api_token_is_made_on_the_machine(shell: Shell) -> None:
     arguments = ("api-token", "create", "--name", "ci", "--role", "operator", "--expires", "90d")
     out, err = shell.run(*arguments, "--group", "eu")
     token = out.strip()
-    with shell.database.reading() as session:
+    with opened(shell) as database, database.reading() as session:
         principal = authenticate(session, token, now=system_clock())
     assert (principal.name, principal.role) == ("token:ci", Role.OPERATOR)
     assert principal.groups == frozenset({"eu"})
@@ -163,3 +155,42 @@ def test_an_auditor_gets_files(shell: Shell) -> None:
     lines = shell.run("export", "devices", "--format", "jsonl")[0].splitlines()
     assert {json.loads(line)["device"] for line in lines} == {row[0] for row in rows}
     assert shell.run("export", "policies", "--format", "jsonl")[0].count("\n") == 1
+    assert shell.run("export", "roots")[0].startswith("device,epoch,state")
+    assert shell.run("export", "roots", "--format", "jsonl")[0] == ""
+
+
+def test_an_argument_that_is_no_text_is_wrong_usage(shell: Shell) -> None:
+    """No database keeps bytes that are no UTF-8; nothing is changed by them."""
+    bad = "caf\udce9"
+    for arguments in (
+        ("label", device_name(1), bad),
+        ("lock", device_name(1), "--reason", bad),
+        ("devices", "--search", bad),
+        ("ek", "allow", bad),
+        ("release", "accept", bad),
+        ("token", "create", "--group", bad),
+        (
+            *("api-token", "create", "--name", "x", "--role", "viewer"),
+            *("--expires", "1d", "--group", bad),
+        ),
+    ):
+        assert "no UTF-8" in shell.run(*arguments, code=2)[1]
+
+
+def test_a_text_that_a_terminal_would_obey_is_refused(shell: Shell) -> None:
+    """Control characters of either range, and line breaks: what is shown is one line."""
+    for text in ("a\nb", "a\x1b[31m", "a\x7f", "a\x9b31m", "a\x85b"):
+        assert "one line" in shell.run("label", device_name(1), text, code=1)[1]
+    assert shell.json("label", device_name(1), "Größe Ω")["label"] == "Größe Ω"
+
+
+def test_a_list_that_cannot_be_written_says_so(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that has no such letter ends in a message, in no traceback."""
+    shell.run("label", device_name(1), "Größe Ω")
+    with capsys.disabled(), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        with pytest.raises(SystemExit) as caught:
+            main(["--data", str(shell.data), "export", "devices"])
+    assert caught.value.code == 1

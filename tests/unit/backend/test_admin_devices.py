@@ -29,10 +29,8 @@ from hwtrust_backend.admin.report import device_report
 from hwtrust_backend.admin.search import DeviceFilter, device_page
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.enrolment import Device, lock_device
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.webhooks import Delivery, Topic, Webhook
-from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import DirectApi, enrolled_device
 from simulators.device_rows import add_device, add_groups, device_name
 
 if TYPE_CHECKING:
@@ -330,16 +328,6 @@ def test_a_retired_device_is_neither_waited_for_nor_rotated(fleet: Backend) -> N
             devices.readmit(session, device_name(0), reason="x", by=ROOT, now=LATER)
 
 
-def enrolled(backend: Backend) -> BackendDevice:
-    """A device that is enrolled, by its allow-listed EK."""
-    device = BackendDevice(backend)
-    device.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, device.name.hex(), label="", now=backend.clock())
-    device.enrol(DirectApi(backend))
-    return device
-
-
 def refusal(doing: Callable[[], object]) -> str:
     """The code that `doing` is refused with."""
     with pytest.raises(HwTrustError) as caught:
@@ -351,7 +339,7 @@ def test_a_retired_device_is_refused_until_it_was_readmitted_and_has_enrolled(
     backend: Backend,
 ) -> None:
     """Its certificate counts no more, nor does its EK; readmitted, only enrolling helps."""
-    device = enrolled(backend)
+    device = enrolled_device(backend)
     name = device.name.hex()
     with backend.database.transaction() as session:
         devices.retire(session, name, reason="sold", by=ROOT, now=backend.clock())
@@ -377,7 +365,7 @@ def test_a_retired_device_is_refused_until_it_was_readmitted_and_has_enrolled(
 
 def test_a_device_that_is_retired_while_it_enrols_is_refused(backend: Backend) -> None:
     """What counts is what is so when the enrolment is finished."""
-    device = enrolled(backend)
+    device = enrolled_device(backend)
     device.counter += 5
     last = device.enrolment(DirectApi(backend))
     with backend.database.transaction() as session:
@@ -386,14 +374,20 @@ def test_a_device_that_is_retired_while_it_enrols_is_refused(backend: Backend) -
 
 
 def test_receivers_hear_of_what_is_done_to_a_device(fleet: Backend) -> None:
-    """Locking, unlocking and retiring are announced in the same transaction."""
-    topics = (Topic.LOCKED, Topic.UNLOCKED, Topic.RETIRED)
+    """Each change is announced in its transaction, with who made it and the reason given."""
+    reason = {"reason": "as the caller said", "by": ROOT, "now": LATER}
+    done: dict[Topic, Callable[..., Device]] = {
+        Topic.LOCKED: devices.lock,
+        Topic.UNLOCKED: devices.unlock,
+        Topic.RETIRED: devices.retire,
+        Topic.READMITTED: devices.readmit,
+    }
     with fleet.database.transaction() as session:
         session.add(
             Webhook(
                 id="wh_1",
                 url="https://example.org",
-                topics=" ".join(topics),
+                topics=" ".join(done),
                 group="",
                 secret=b"",
                 old_secret=None,
@@ -407,11 +401,14 @@ def test_receivers_hear_of_what_is_done_to_a_device(fleet: Backend) -> None:
                 disabled_reason="",
             )
         )
-        for do in ("lock", "unlock", "retire"):
-            DOINGS[do][1](session, device_name(0), ROOT)
+        for do in done.values():
+            do(session, device_name(0), **reason)
     with fleet.database.reading() as session:
-        told = {row.topic: row.device for row in session.query(Delivery)}
-    assert told == {topic.value: device_name(0) for topic in topics}
+        told = {row.topic: msgspec.json.decode(row.body)["data"] for row in session.query(Delivery)}
+    assert set(told) == {topic.value for topic in done}
+    for data in told.values():
+        assert data["device"] == device_name(0)
+        assert (data["by"], data["reason"]) == (ROOT.name, reason["reason"])
 
 
 def test_a_report_says_what_a_device_is_held_to(fleet: Backend) -> None:
@@ -438,4 +435,6 @@ def test_an_export_holds_what_its_reader_sees(fleet: Backend) -> None:
     assert [json.loads(line)["name"] for line in lines] == ["1.0"]
     head, row = csv.reader(exported(ExportKind.POLICIES, ExportFormat.CSV, EU).splitlines())
     assert dict(zip(head, row, strict=True))["name"] == "default"
-    assert exported(ExportKind.ROOTS, ExportFormat.CSV, VIEWER) == ""
+    (head,) = csv.reader(exported(ExportKind.ROOTS, ExportFormat.CSV, VIEWER).splitlines())
+    assert head[:3] == ["device", "epoch", "state"]
+    assert exported(ExportKind.ROOTS, ExportFormat.JSON_LINES, VIEWER) == ""

@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from sqlalchemy import text
 
+from hwtrust_backend.app.fence import keep_head
 from hwtrust_backend.app.setup import AUDIT_KEY_NAME, install, open_backend
 from hwtrust_backend.audit import Event, decode_head, open_head, record
 from hwtrust_backend.cli import main
 from hwtrust_backend.config import Settings
 from hwtrust_backend.db import Database
 from hwtrust_backend.keys import KeyRole, Secret
+from hwtrust_backend.publishing import note_recovery
 from hwtrust_backend.testing import CHEAP, ManualClock
 
 if TYPE_CHECKING:
@@ -149,6 +151,39 @@ def test_verify_compares_the_heads_that_were_kept(shell: Shell) -> None:
     assert "signed" in shell.run("verify", "--head", kept, code=1)[1]
     kept.write_bytes(b"{}")
     assert "tree head" in shell.run("verify", "--head", kept, code=1)[1]
+
+
+def test_verify_compares_the_head_beside_the_database(shell: Shell) -> None:
+    """Whoever can write to the database alone cannot shorten the trail unseen."""
+    shell.write(9)
+    shell.head()
+    settings = Settings(data_dir=str(shell.data))
+    backend = open_backend(settings, passphrase=Secret(PASSPHRASE), clock=ManualClock())
+    keep_head(backend.database, settings, backend.vault, clock=backend.clock)
+    backend.database.close()
+    shell.run("verify")
+    shell.change("DELETE FROM audit_records")
+    shell.change("DELETE FROM audit_heads")
+    shell.change("UPDATE audit_head SET size = 0, frontier = x''")
+    assert "signed" in shell.run("verify", code=1)[1]
+
+
+def test_the_head_beside_the_database_does_not_outlive_a_recovery(shell: Shell) -> None:
+    """After an administrator's word it is said to be older, and blames no restored trail."""
+    shell.write(9)
+    settings = Settings(data_dir=str(shell.data))
+    backend = open_backend(settings, passphrase=Secret(PASSPHRASE), clock=ManualClock())
+    keep_head(backend.database, settings, backend.vault, clock=backend.clock)
+    shell.change("DELETE FROM audit_records")
+    shell.change("DELETE FROM audit_heads")
+    shell.change("DELETE FROM audit_tiles")
+    shell.change("UPDATE audit_head SET size = 0, frontier = x''")
+    with backend.database.transaction() as session:
+        note_recovery(session, by="test", note="", now=backend.clock())
+    backend.database.close()
+    said, warned = shell.run("verify")
+    assert "records  1" in said
+    assert "is not compared" in warned
 
 
 def test_an_export_is_checked_anywhere(shell: Shell, tmp_path: Path) -> None:

@@ -24,22 +24,12 @@ from hwtrust_backend.audit import (
 )
 from hwtrust_backend.audit.merkle import root_of
 from hwtrust_backend.audit.tiles import tree_of
-from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.enrolment import EnrolmentToken
 from hwtrust_backend.enrolment.tokens import create_token
 from simulators.audit_log import sign, statements, verify, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A database at this version's schema."""
-    made = Database(database_url)
-    migrate(made)
-    yield made
-    made.close()
+    from hwtrust_backend.db import Database
 
 
 def reasons(database: Database) -> list[str]:

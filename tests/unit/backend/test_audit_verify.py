@@ -40,6 +40,7 @@ from simulators.audit_log import KEY, ORIGIN, SIGNER, keep, sign, statements, ve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -210,6 +211,31 @@ def test_a_change_is_found_by_its_number(database: Database, case: str) -> None:
         statement = statement.replace("CAST('x' AS BLOB)", "'x'::bytea")
     change(database, statement)
     assert found(database) == wanted
+
+
+OF_ANOTHER_TYPE = {
+    "bytes where text belongs": ("reason = x'00'", "audit:record:changed"),
+    "a number where text belongs": ("actor = 5", "audit:record:changed"),
+    "text where bytes belong": ("evidence = 'x'", "audit:record:changed"),
+    "text where a number belongs": ("at = 'soon'", "audit:record:changed"),
+    "a fraction where a number belongs": ("at = at + 0.5", "audit:record:changed"),
+    "text for the size": ("size = 'x'", "audit:state:changed"),
+    "text for the frontier": (f"frontier = '{'x' * 128}'", "audit:state:changed"),
+}
+
+
+@pytest.mark.parametrize("case", OF_ANOTHER_TYPE)
+def test_a_value_of_another_type_is_a_change_too(tmp_path: Path, case: str) -> None:
+    """SQLite keeps whatever somebody writes by hand: that is found, and breaks nothing."""
+    database = Database(f"sqlite:///{tmp_path / 'trail.sqlite'}")
+    migrate(database)
+    write(database, 15)
+    assignment, code = OF_ANOTHER_TYPE[case]
+    table = "audit_records" if code.startswith("audit:record") else "audit_head"
+    key = "sequence = 7" if table == "audit_records" else "id = 1"
+    change(database, f"UPDATE {table} SET {assignment} WHERE {key}")  # noqa: S608 - the table above
+    assert found(database)[0] == code
+    database.close()
 
 
 @pytest.mark.parametrize("pair", [(1, 2), (256, 257), (598, 600)])

@@ -28,14 +28,13 @@ from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.envelope import unseal
-from hwtrust.wire.messages import AttestRequest, Standing, TlsKeyKind
+from hwtrust.wire.messages import AttestRequest, Standing
 from hwtrust.wire.root import RootMetadata, authorization, increment_ref, root_ref
 from hwtrust.wire.states import approved_states
 from hwtrust_backend.admin import ask_rotation, device_report, local_administrator
 from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.audit import AuditRecord, Event, verify_log
 from hwtrust_backend.enrolment import lock_states
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, read_policy
 from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
@@ -43,7 +42,7 @@ from hwtrust_backend.publishing.service import MOVE_WINDOW_MS
 from hwtrust_backend.references import accept_release, add_release
 from hwtrust_backend.testing import DAY, HOUR, MINUTE
 from simulators.attester import make_csr, make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 from simulators.software_tpm import SoftwareTpm
 
 if TYPE_CHECKING:
@@ -55,16 +54,6 @@ if TYPE_CHECKING:
     from hwtrust_backend.testing import ManualClock
 
 PASSPHRASE = Secret(b"protects nothing")
-
-
-def enrolled_device(backend: Backend, kind: TlsKeyKind = TlsKeyKind.TPM) -> BackendDevice:
-    """A device that runs release 1.0 and is enrolled."""
-    device = BackendDevice(backend, kind=kind)
-    device.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, device.name.hex(), label="", now=backend.clock())
-    device.enrol(DirectApi(backend))
-    return device
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from hwtrust.errors import ConfigError, ReadOnlyError
 from hwtrust_backend.admin.principals import local_administrator
 from hwtrust_backend.admin.switches import read_only_state, switch_read_only
 from hwtrust_backend.app.caller import trusted_peers
+from hwtrust_backend.app.server import check_settings, listening_socket
 from hwtrust_backend.app.serving import ReadOnly
 from hwtrust_backend.cli import main
 from hwtrust_backend.config import (
@@ -51,6 +52,18 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path) -> None:
     assert chosen.url == "https://b.example:1"
 
 
+def test_init_writes_down_which_database_it_has_made(tmp_path: Path) -> None:
+    """A later command without the variable would show an empty fleet; no password is copied."""
+    for url, is_written in (
+        ("postgresql://hwtrust@db.example/hwtrust?passfile=/etc/pgpass", True),
+        ("postgresql://hwtrust:s3cret@db.example/hwtrust", False),
+        ("postgresql://db.example/hwtrust?user=u&password=s3cret", False),
+    ):
+        text = settings_text(Settings(data_dir=str(tmp_path), database=url))
+        assert (url in text) is is_written
+        assert "s3cret" not in text
+
+
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     """Spans, lists, numbers and nested settings can come from variables."""
     (tmp_path / CONFIG_NAME).write_text('certificate_tpm = "10d"\n')
@@ -68,6 +81,13 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.body_limit == 5000
     assert settings.data_dir == str(tmp_path)
 
+
+OIDC = """
+[oidc]
+issuer = "https://id.example"
+client_id = "hwtrust"
+administrators = ["admins"]
+"""
 
 BAD = {
     "a misspelt name": 'lissen = "127.0.0.1:1"',
@@ -106,6 +126,46 @@ def test_a_wrong_variable_is_an_error(tmp_path: Path, name: str, value: str) -> 
     """The environment is held to the same rules."""
     with pytest.raises(ConfigError):
         load(tmp_path, "", **{name: value})
+
+
+NAMED = {
+    "a misspelt name": ("databse = 1", {}, "databse", CONFIG_NAME),
+    "a misspelt name in a table": ("[rates]\nadress = 1", {}, "rates.adress", CONFIG_NAME),
+    "a table that is none": ("rates = 1", {}, "rates", CONFIG_NAME),
+    "a span out of bounds": ('result_lifetime = "2d"', {}, "result_lifetime", CONFIG_NAME),
+    "a span without a unit": ('shutdown_timeout = "10"', {}, "shutdown_timeout", CONFIG_NAME),
+    "a bare number for a span": ("shutdown_timeout = 10", {}, "shutdown_timeout", CONFIG_NAME),
+    "a number in a table": ("[rates]\ntotal = -1", {}, "rates.total", CONFIG_NAME),
+    "a variable over a good file": (
+        "workers = 2",
+        {"HWTRUST_BACKEND_WORKERS": "many"},
+        "workers",
+        "HWTRUST_BACKEND_WORKERS",
+    ),
+    "a variable of a table": (
+        "[rates]\ntotal = 1",
+        {"HWTRUST_BACKEND_RATES_DEVICE": "-1"},
+        "rates.device",
+        "HWTRUST_BACKEND_RATES_DEVICE",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_a_wrong_setting_is_named_with_the_place_where_it_stands(tmp_path: Path, case: str) -> None:
+    """As it is written, and in the file or the variable: there it has to be put right."""
+    text, environ, setting, place = NAMED[case]
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, **environ)
+    assert caught.value.data["setting"] == setting
+    assert Path(str(caught.value.data["path"])).name == place
+    assert setting in caught.value.message
+
+
+def test_a_file_does_not_say_where_the_data_directory_is(tmp_path: Path) -> None:
+    """`--data` has said it already: half of the backend would be elsewhere."""
+    with pytest.raises(ConfigError):
+        load(tmp_path, 'data_dir = "/elsewhere"')
 
 
 def test_a_settings_file_that_is_named_must_be_there(tmp_path: Path) -> None:
@@ -312,6 +372,32 @@ def test_the_settings_are_shown_and_checked_on_the_command_line(
     assert err.startswith("hwtrust-backend: the server's certificate")
     (tmp_path / CONFIG_NAME).write_text('database = "mysql://x"\n')
     assert run([*data, "config", "check"], capsys)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'webhook_ca_file = "FILE"',
+        'policy_signers = {release = "FILE"}',
+        f'{OIDC}ca_file = "FILE"',
+        f'{OIDC}client_secret_file = "FILE.missing"',
+    ],
+)
+def test_the_files_that_settings_name_are_tried(tmp_path: Path, text: str) -> None:
+    """Before the first webhook, policy or sign-in finds out."""
+    file = tmp_path / "file.pem"
+    file.write_text("this is no PEM")
+    (tmp_path / CONFIG_NAME).write_text(text.replace("FILE", str(file)))
+    with pytest.raises(ConfigError):
+        check_settings(load_settings(tmp_path, file=None, environ={}))
+
+
+def test_a_socket_on_which_another_process_listens_is_not_taken_from_it(tmp_path: Path) -> None:
+    """One that is left over from a process that died is."""
+    settings = Settings(data_dir=str(tmp_path), listen=f"unix:{tmp_path / 'socket'}")
+    with listening_socket(settings), pytest.raises(ConfigError):
+        listening_socket(settings)
+    listening_socket(settings).close()
 
 
 def test_read_only_is_turned_and_shown_on_the_command_line(

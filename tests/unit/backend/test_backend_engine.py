@@ -18,6 +18,7 @@ from hwtrust.errors import DatabaseError, HwTrustError, TokenError
 from hwtrust_backend.config import Settings
 from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.db import schema as schema_module
+from hwtrust_backend.db.engine import ATTEMPTS
 from hwtrust_backend.enrolment import AllowedEk
 from simulators.postgres import NEEDS_PASSWORD
 
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
     from simulators.postgres import Postgres
 
 PASSWORD = "correct-horse"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A database at this version's schema."""
-    made = Database(database_url)
-    migrate(made)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -266,8 +258,8 @@ def test_what_was_refused_is_not_done_again(database: Database) -> None:
     assert (tries, count(database)) == (1, 0)
 
 
-def test_a_key_that_is_taken_is_not_done_again(database: Database) -> None:
-    """A conflict stays a conflict however often it is tried."""
+def test_a_key_that_is_taken_is_refused(database: Database) -> None:
+    """A conflict stays a conflict however often it is tried, and it is not tried for ever."""
     tries = 0
 
     def work(session: Session) -> None:
@@ -278,7 +270,32 @@ def test_a_key_that_is_taken_is_not_done_again(database: Database) -> None:
     database.run(work)
     with pytest.raises(DatabaseError):
         database.run(work)
-    assert tries == 2
+    assert tries == 1 + (ATTEMPTS if database.is_postgresql else 1)
+    assert count(database) == 1
+
+
+def test_who_was_slower_to_add_a_row_sees_the_others(database: Database) -> None:
+    """Two that find nothing and add the same key both get done: the later one finds it."""
+    both = threading.Barrier(2)
+    found: list[bool] = []
+    tries: list[str] = []
+
+    def work(session: Session) -> None:
+        there = session.get(AllowedEk, "x") is not None
+        tries.append("x")
+        if len(tries) <= 2 and database.is_postgresql:
+            both.wait()
+        if not there:
+            add(session, "x")
+        found.append(there)
+
+    threads = [threading.Thread(target=database.run, args=(work,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [False, True]
+    assert count(database) == 1
 
 
 def test_connections_that_broke_are_replaced(

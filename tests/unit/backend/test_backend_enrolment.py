@@ -31,7 +31,7 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.root import RootMetadata, authorization, root_ref
 from hwtrust_backend.app.setup import trust_anchor
-from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.audit import AuditRecord, Event, evidence_digest
 from hwtrust_backend.enrolment import Device, Enrolment, EnrolmentToken, forget_expired
 from hwtrust_backend.enrolment.authorities import AuthorityKind
 from hwtrust_backend.enrolment.tokens import create_token, revoke_token
@@ -106,6 +106,18 @@ def test_an_allow_listed_ek_enrols_without_a_token(backend: Backend) -> None:
     ]
 
 
+def test_an_enrolment_leaves_the_digest_of_its_evidence(backend: Backend) -> None:
+    """The trail names what was decided on."""
+    device = ready_device(backend)
+    allow(backend, device)
+    api = DirectApi(backend)
+    enrolment, last = device.enrolment(api)
+    api.finish(enrolment, last)
+    with backend.database.reading() as session:
+        query = session.query(AuditRecord).where(AuditRecord.event == Event.ENROLMENT_ACCEPTED)
+        assert query.one().evidence == evidence_digest(last.evidence)
+
+
 def test_a_root_is_not_in_the_database(backend: Backend) -> None:
     """Nothing that could open a key store is stored once the device has its first root."""
     device = ready_device(backend)
@@ -162,7 +174,8 @@ def test_an_ek_that_was_taken_off_the_list_is_refused(backend: Backend) -> None:
     allow(backend, device)
     with backend.database.transaction() as session:
         remove_ek(session, device.name.hex(), now=backend.clock())
-    assert refused_beginning(backend, device, b"", "").code == EkUnknownError.code
+    refused = refused_beginning(backend, device, b"", "")
+    assert (refused.code, refused.data["ek"]) == (EkUnknownError.code, device.name.hex())
 
 
 def test_a_key_that_is_no_ek_is_refused(backend: Backend) -> None:

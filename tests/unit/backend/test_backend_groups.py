@@ -28,10 +28,9 @@ from hwtrust_backend.app.committer import Committer
 from hwtrust_backend.appraisal import Asked, Groups
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.enrolment import Device, DeviceState
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, device_of_certificate
-from simulators.attester import Attester, make_csr, make_release
-from simulators.backend_clients import BackendDevice, DirectApi, leaf_der
+from simulators.attester import Attester, make_csr
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device, leaf_der
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,17 +48,7 @@ def groups(backend: Backend) -> Groups:
 @pytest.fixture
 def fleet(backend: Backend) -> list[BackendDevice]:
     """Three devices that have enrolled."""
-    return [enrolled(backend) for _ in range(3)]
-
-
-def enrolled(backend: Backend) -> BackendDevice:
-    """A device that runs release 1.0."""
-    made = BackendDevice(backend)
-    made.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, made.name.hex(), label="", now=backend.clock())
-    made.enrol(DirectApi(backend))
-    return made
+    return [enrolled_device(backend) for _ in range(3)]
 
 
 def asked(backend: Backend, device: BackendDevice, *, csr: bytes = b"") -> Asked:

@@ -20,7 +20,7 @@ from hwtrust_backend.keys import Secret
 from hwtrust_backend.publishing import note_recovery, recovered_at
 from hwtrust_backend.testing import MINUTE, BackendServer
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi
+from simulators.backend_clients import HttpApi, enrolled_device
 from simulators.backend_shell import Shell
 from simulators.postgres import program
 
@@ -48,15 +48,6 @@ def shell(server: BackendServer, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(server.directory, capsys)
 
 
-def enrolled(server: BackendServer) -> BackendDevice:
-    """A device that has enrolled."""
-    device = BackendDevice(server.backend)
-    device.load(make_release())
-    server.allow_ek(device.name)
-    device.enrol(HttpApi(server, device))
-    return device
-
-
 # --- backup and restore --------------------------------------------------------------------
 
 
@@ -64,12 +55,12 @@ def test_a_backup_of_a_running_backend_is_restored_as_a_whole(
     server: BackendServer, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Keys, settings, devices and trail are back, the recovery is noted, tokens are closed."""
-    device = enrolled(server)
+    device = enrolled_device(server)
     server.token()
     file = tmp_path / "backup.tar"
     assert shell.json("backup", str(file)) == {"file": str(file), "database": True}
     assert file.stat().st_mode & 0o777 == 0o600
-    later = enrolled(server)
+    later = enrolled_device(server)
     copy = Shell(tmp_path / "new", capsys)
     assert len(copy.json("restore", str(file), "--note", "a test")["tokens_revoked"]) == 1
     for name in ("keys.vault", "trust.json", "config.toml", "audit-key.pem"):
@@ -128,11 +119,14 @@ def junk(path: Path) -> Path:
     return path
 
 
+TWICE = ("keys.vault", "trust.json", "trust.json")
+
 BAD: dict[str, Callable[[Path], Path]] = {
     "a path out of the directory": lambda path: archive(path, tarfile.TarInfo("../keys.vault")),
     "an absolute path": lambda path: archive(path, tarfile.TarInfo("/etc/cron.d/x")),
     "a link": lambda path: archive(path, linked("keys.vault")),
     "another file": lambda path: archive(path, tarfile.TarInfo("notes.txt")),
+    "a file twice": lambda path: archive(path, *map(tarfile.TarInfo, TWICE)),
     "only a part": lambda path: archive(path, tarfile.TarInfo("trust.json")),
     "no archive": junk,
     "nothing": lambda path: path,
@@ -149,6 +143,37 @@ def test_what_is_no_backup_is_not_restored(
     _, err = copy.run("restore", str(file), code=1)
     assert err.startswith("hwtrust-backend: ")
     assert list(copy.data.iterdir()) == []
+
+
+def test_a_backup_that_was_cut_off_is_not_restored(
+    server: BackendServer, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever its end is missing: half of a database is none."""
+    assert server.directory.exists()
+    file = tmp_path / "backup.tar"
+    shell.run("backup", str(file))
+    whole = file.read_bytes()
+    for number, length in enumerate((100, 600, len(whole) // 2, whole.index(b"trust.json"))):
+        file.write_bytes(whole[:length])
+        copy = Shell(tmp_path / f"new{number}", capsys)
+        copy.run("restore", str(file), code=1)
+        assert list(copy.data.iterdir()) == []
+
+
+def test_a_backup_is_not_restored_beside_another_database(
+    shell: Shell,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its recovery would be noted in a database that the environment names."""
+    file = tmp_path / "backup.tar"
+    shell.run("backup", str(file))
+    monkeypatch.setenv("HWTRUST_BACKEND_DATABASE", f"sqlite:///{tmp_path / 'other.sqlite'}")
+    copy = Shell(tmp_path / "new", capsys)
+    copy.run("restore", str(file), code=1)
+    assert list(copy.data.iterdir()) == []
+    assert not (tmp_path / "other.sqlite").exists()
 
 
 def test_a_database_server_is_backed_up_by_its_own_tools(
@@ -187,9 +212,7 @@ def test_postgresql_is_backed_up_and_restored_by_its_own_tools(
     tools = {name: program(name) or name for name in ("pg_dump", "pg_restore")}
     with BackendServer(tmp_path / "data", database=url) as server:
         server.accept(make_release())
-        device = enrolled(server)
-        config = server.directory / "config.toml"
-        config.write_text(config.read_text() + f'\ndatabase = "{url}"\n')
+        device = enrolled_device(server)
         subprocess.run(
             [tools["pg_dump"], "--format=custom", f"--file={dump}", f"--dbname={url}"], check=True
         )

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hwtrust_backend.observe import metrics
-from hwtrust_backend.observe.metrics import METRICS, Fact, Kind
+from hwtrust_backend.observe.metrics import METRICS, Counter, Fact, Kind
 
 ROOT = Path(__file__).parents[3]
 UNITS = ("_total", "_seconds", "_bytes", "_size", "_info")
@@ -53,6 +53,29 @@ def test_what_is_counted_is_shown() -> None:
     )
     assert value(after, "hwtrust_devices_waiting", worker="0") == 7
     assert value(after, "hwtrust_devices", standing="failed") == 5
+
+
+FIRST = """
+import sys
+from hwtrust_backend.observe import metrics
+
+metrics.begin_at_zero()
+metrics.WEBHOOKS.inc(outcome="delivered")
+sys.stdout.buffer.write(metrics.exposition())
+"""
+
+
+def test_what_has_not_happened_yet_is_shown_as_nothing() -> None:
+    """Prometheus sees no rise in a series that begins with 1: an alert would miss the first."""
+    done = subprocess.run([sys.executable, "-c", FIRST], check=True, capture_output=True)
+    shown = samples(done.stdout)
+    for metric in METRICS:
+        if isinstance(metric, Counter):
+            for known in metric.known:
+                assert (metric.name, frozenset({(metric.labels[0], known)})) in shown
+    assert shown["hwtrust_worker_restarts_total", frozenset()] == 0
+    assert shown["hwtrust_webhook_deliveries_total", frozenset({("outcome", "given_up")})] == 0
+    assert shown["hwtrust_webhook_deliveries_total", frozenset({("outcome", "delivered")})] == 1
 
 
 def test_a_process_says_what_it_uses() -> None:

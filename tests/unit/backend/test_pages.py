@@ -10,13 +10,15 @@ import jinja2
 import msgspec
 import pytest
 
-from hwtrust.errors import FormForgedError, LoginThrottledError
+from hwtrust.errors import FormForgedError, LoginThrottledError, TlsKeyRefusedError
 from hwtrust.verify.appraise import FINDINGS
 from hwtrust.verify.policy import POLICY_FINDINGS, PcrRules
 from hwtrust.wire.cel import RELOAD, Event, EventKind
+from hwtrust.wire.messages import Finding, Severity
 from hwtrust_backend import pages
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.monitor.fleet import Counts, Distributions, Fleet
+from hwtrust_backend.monitor.service import advice_on
 from hwtrust_backend.pages import rendering
 from hwtrust_backend.pages.assets import asset_path, assets, find_asset
 from hwtrust_backend.pages.attempts import Attempts
@@ -181,6 +183,20 @@ def test_templates_escape_whatever_they_show() -> None:
     assert page.count("&lt;script&gt;") == 5
 
 
+def test_one_template_makes_the_head_of_every_page() -> None:
+    """What a browser is told first stands in one place."""
+    heads = [path.name for path in TEMPLATES.glob("*.html") if "<head>" in path.read_text()]
+    assert heads == ["frame.html"]
+
+
+def test_a_list_shows_of_a_digest_its_beginning() -> None:
+    """Two digests in a message do not fill a row; words and numbers stay whole."""
+    message = f"digest {'5' * 64}; expected is {'ab' * 32}, version 20260401"
+    assert rendering.brief(message) == (
+        "digest 555555555555…; expected is abababababab…, version 20260401"
+    )
+
+
 def test_a_template_that_lacks_a_value_fails() -> None:
     """A misspelt name is no empty place in a page."""
     with pytest.raises(jinja2.UndefinedError):
@@ -242,9 +258,27 @@ def test_every_finding_is_explained() -> None:
         assert words.advice.endswith("."), code
 
 
+def test_every_failure_has_a_next_step() -> None:
+    """What a list of devices says to do is about the finding, whatever has failed."""
+    failing = [
+        Finding(code=code, severity=severity, message="")
+        for code, (severity, _) in {**FINDINGS, **POLICY_FINDINGS}.items()
+        # A device that is locked by hand has its next step whatever is found.
+        if severity is Severity.FAIL and code != "admin:locked"
+    ]
+    none = advice_on(())
+    assert len(failing) > 15
+    assert [finding.code for finding in failing if advice_on((finding,)) == none] == []
+
+
 def test_a_finding_of_a_newer_version_has_words_too() -> None:
     """A code that this version does not know is shown, not an error."""
     assert explain("future:code").meaning
+
+
+def test_a_refusal_that_a_dry_run_foretells_has_words() -> None:
+    """A TLS key of a kind that the policy does not take is no finding, and is explained too."""
+    assert explain(TlsKeyRefusedError.code) != explain("future:code")
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,11 @@ def signed_by(
     return lambda claims: jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid})
 
 
+def with_header(token: str, header: dict[str, Any]) -> str:
+    """The token with another header, which its signature does not cover."""
+    return ".".join([base64url(msgspec.json.encode(header)), *token.split(".")[1:]])
+
+
 def damaged(token: str) -> str:
     """The token with another signature."""
     head, body, signature = token.split(".")
@@ -241,6 +246,8 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "that never expires": {"exp": None},
     "whose end is no time": {"exp": "tomorrow"},
     "whose end is a boolean": {"exp": True},
+    "whose end is infinite": {"exp": float("inf")},
+    "whose begin is no number": {"nbf": float("nan")},
     "of the future": {"iat": SECONDS + 61},
     "not in force yet": {"nbf": SECONDS + 61},
     "of nobody": {"sub": None},
@@ -261,6 +268,9 @@ SIGNATURES: dict[str, Callable[[OidcProvider], None]] = {
     "a shared secret made of the public key": lambda p: p.header.update(alg="HS256"),
     "an algorithm that is none of ours": lambda p: setattr(
         p, "sign", signed_by(p.rsa_key, "PS256")
+    ),
+    "an algorithm that is no text": lambda p: setattr(
+        p, "sign", lambda claims: with_header(p.signed(claims), {"alg": ["RS256"]})
     ),
     "another key under the same name": lambda p: setattr(
         p, "sign", signed_by(rsa.generate_private_key(65537, 2048), "RS256")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from hwtrust.errors import (
     PolicyDocumentError,
     PolicySignatureError,
     PolicyUnknownError,
+    TlsKeyRefusedError,
 )
 from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
@@ -22,7 +24,6 @@ from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.appraisal.dry_run import EXAMPLES, dry_run
 from hwtrust_backend.audit import AuditRecord
 from hwtrust_backend.enrolment import Device
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.policies import (
     DEFAULT_DOCUMENT,
     NOTHING,
@@ -42,7 +43,7 @@ from hwtrust_backend.policies import (
 from hwtrust_backend.references import accept_release, add_release, retire_release
 from hwtrust_backend.testing import DAY, HOUR, policy_document
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,19 +54,9 @@ if TYPE_CHECKING:
 STRICT: Final = policy_document(root_lifetime="10d")
 
 
-def enrolled(backend: Backend) -> BackendDevice:
-    """A device that has enrolled with release 1.0 loaded."""
-    device = BackendDevice(backend)
-    device.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, device.name.hex(), label="", now=backend.clock())
-    device.enrol(DirectApi(backend))
-    return device
-
-
 def attested(backend: Backend) -> BackendDevice:
     """A device that has enrolled and attested once."""
-    device = enrolled(backend)
+    device = enrolled_device(backend)
     assert device.attest(DirectApi(backend, device)).standing is Standing.TRUSTED
     return device
 
@@ -92,6 +83,20 @@ def test_the_same_document_is_the_same_version(backend: Backend) -> None:
     with backend.database.transaction() as session:
         versions = {add_policy(session, "p", STRICT, by="test", now=1).version for _ in range(3)}
         assert versions == {1}
+
+
+def test_versions_that_are_added_at_once_get_numbers_of_their_own(backend: Backend) -> None:
+    """Whoever is second waits for the first, and is not refused; so with what comes into force."""
+
+    def add(minutes: int) -> int:
+        document = policy_document(heartbeat=f"{minutes}m")
+        with backend.database.transaction() as session:
+            version = add_policy(session, "new", document, by="test", now=minutes).version
+            activate_policy(session, "new", version, signers={}, by="test", now=minutes)
+            return version
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(add, range(1, 5))) == [1, 2, 3, 4]
 
 
 def test_what_is_no_policy_is_not_stored(backend: Backend) -> None:
@@ -372,11 +377,64 @@ def test_a_dry_run_of_an_incomplete_policy_fails_everybody(backend: Backend) -> 
     assert [(item.code, item.devices) for item in result.reasons] == [("policy:absent", 1)]
 
 
+def test_a_dry_run_counts_a_key_that_would_be_refused(
+    backend: Backend, hold_to: Callable[..., None]
+) -> None:
+    """A device that would be turned away before it is judged fails as well; and was so before."""
+    device = attested(backend)
+    strict = policy_document(tls_keys=["attested"])
+    with backend.database.transaction() as session:
+        result = dry_run(session, read_policy(strict), group="default")
+    assert (result.failing, result.newly_failing) == (1, 1)
+    assert [(item.code, item.devices) for item in result.reasons] == [(TlsKeyRefusedError.code, 1)]
+    hold_to(tls_keys=["attested"])
+    with pytest.raises(TlsKeyRefusedError):
+        device.attest(DirectApi(backend, device))
+    with backend.database.transaction() as session:
+        again = dry_run(session, read_policy(strict), group="default")
+        better = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+    assert (again.failing, again.newly_failing, better.recovering) == (1, 0, 1)
+
+
+SUMMARIES: Final[dict[str, tuple[str, str]]] = {
+    "a release that nobody runs": (
+        policy_document(releases=["2.0"]),
+        "the device runs a release that is not accepted (2)",
+    ),
+    "a field that is absent": (
+        policy_document(watchdog=None, heartbeat=None),
+        "it says nothing of heartbeat, watchdog (2)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUMMARIES)
+def test_a_dry_run_says_it_in_one_sentence(backend: Backend, case: str) -> None:
+    """How many devices a policy would fail, and because of what."""
+    document, because = SUMMARIES[case]
+    for _ in range(2):
+        attested(backend)
+    with backend.database.transaction() as session:
+        result = dry_run(session, read_policy(document), group="default")
+        harmless = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+    said = "this policy would fail 2 devices of 2 (2 of them do not fail now), because "
+    assert result.summary == said + because
+    assert harmless.summary == "this policy would fail none of 2 devices"
+
+
+def test_a_dry_run_without_evidence_says_so(backend: Backend) -> None:
+    """Nothing was tried; that is not the same as nobody failing."""
+    enrolled_device(backend)
+    with backend.database.transaction() as session:
+        result = dry_run(session, read_policy(""), group="default")
+    assert result.summary.startswith("there is no evidence")
+
+
 def test_a_dry_run_counts_what_it_cannot_judge(backend: Backend) -> None:
     """Devices without evidence, of other groups, retired, and evidence that was changed."""
     attested(backend)
     changed, elsewhere, retired = attested(backend), attested(backend), attested(backend)
-    enrolled(backend)
+    enrolled_device(backend)
     with backend.database.transaction() as session:
         stored = session.get_one(StoredEvidence, changed.name.hex())
         stored.content = stored.content.replace(b'"epoch":7', b'"epoch":8')

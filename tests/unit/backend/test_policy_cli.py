@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hwtrust_backend.audit import Event, record
 from hwtrust_backend.policies import DEFAULT_DOCUMENT
 from hwtrust_backend.testing import BackendServer, policy_document
 from simulators.attester import make_release
@@ -68,6 +69,7 @@ def test_a_policy_is_tried_and_then_put_into_force(shell: Shell, tmp_path: Path)
     assert (tried["examined"], tried["failing"], tried["newly_failing"]) == (1, 1, 1)
     text, _ = shell.run("policy", "dry-run", strict)
     assert "release:refused" in text
+    assert text.splitlines()[0] == tried["summary"]
     assert shell.json("policy", "add", "default", strict, "--note", "no old ones")["version"] == 2
     rows = shell.json("policy", "list")
     assert [(row["version"], row["active"]) for row in rows] == [(2, False), (1, True)]
@@ -81,7 +83,22 @@ def test_a_policy_is_tried_and_then_put_into_force(shell: Shell, tmp_path: Path)
     shell.run("policy", "activate", "default", "1")
     assert shell.run("policy", "show", "default")[0] == DEFAULT_DOCUMENT
     shell.run("policy", "activate", "default", "7", code=1)
+    for impossible in ("0", "2147483648", str(10**20)):
+        for command in ("activate", "show"):
+            shell.run("policy", command, "default", impossible, code=2)
     shell.run("policy", "dry-run", strict, "--group", "none", code=1)
+
+
+def test_a_dry_run_keeps_nobody_waiting(
+    shell: Shell, server: BackendServer, tmp_path: Path
+) -> None:
+    """It takes long in a large fleet: it neither waits for who writes, nor has them wait."""
+    strict = written(tmp_path / "strict.toml", policy_document(releases=["9.9"]))
+    with server.backend.database.transaction() as session:
+        record(session, Event.RELEASE_ADDED, now=server.clock())
+        assert shell.json("policy", "dry-run", strict)["failing"] == 1
+        for command in (("policy", "list"), ("policy", "show", "default"), ("group", "list")):
+            shell.run(*command)
 
 
 def test_groups_are_held_to_policies(shell: Shell, tmp_path: Path) -> None:
@@ -94,6 +111,10 @@ def test_groups_are_held_to_policies(shell: Shell, tmp_path: Path) -> None:
     assert rows["line-3"]["policy_version"] == 1
     assert set(rows) == {"default", "line-3"}
     assert "line-3" in shell.run("group", "list")[0]
+    shell.run("group", "set", "line-3", "--policy", "strict", "--label", "third line")
+    assert shell.json("group", "set", "line-3", "--policy", "default")["label"] == "third line"
+    shell.run("policy", "add", "later", strict)
+    assert "every device fails" in shell.run("group", "set", "line-3", "--policy", "later")[0]
 
 
 def test_a_signed_policy_comes_into_force_where_signers_are_named(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import jsonschema_rs
@@ -18,6 +20,7 @@ from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, next_open, policy_schema, read_policy
 from hwtrust_backend.policies.document import DOCUMENT_LIMIT
 from hwtrust_backend.policies.windows import parse_window
+from hwtrust_backend.publishing.schedule import Reason
 from hwtrust_backend.testing import DAY, HOUR, MINUTE, policy_document
 
 FULL: Final = policy_document(
@@ -83,23 +86,37 @@ def test_an_empty_document_leaves_everything_unsaid() -> None:
     assert sorted(read_policy("").absent) == sorted(FIELDS)
 
 
-WRONG: Final = {
-    "no TOML": ("a = 1\nroot_lifetime = ", None),
+WRONG: Final[dict[str, tuple[str, int]]] = {
+    "no TOML": ("a = 1\nroot_lifetime = 30d\n", 2),
+    "a document that breaks off": ("a = 1\nroot_lifetime = [\n\n", 2),
+    "the same field twice": ("watchdog = '1m'\n\nwatchdog = '2m'", 3),
     "a misspelt field": ("\nrot_lifetime = '1d'", 2),
     "a misspelt field of a table": ("[clock]\n\nmax_lagg = '1m'", 3),
     "a misspelt table": ("\n[clocks]\nmax_lag = '1m'", 2),
     "a number for a span": ("a = 1", 1),
     "a span without a unit": ("[clock]\nmax_lag = '10'", 2),
+    "a span of nothing": ("\nwatchdog = ''", 2),
     "a drift beyond the whole": ("[clock]\nmax_drift = 2.0", 2),
     "a PCR that does not exist": ("[pcrs]\nrequired = [\n  24,\n]", 2),
     "a value of another size": ("[pcrs.values]\n7 = ['00']", 2),
     "a value that is no number": ("[pcrs]\nvalues = { 7 = ['zz'] }", 2),
-    "an effect that does not exist": ("[on_failure]\ndefault = 'ignore'", 1),
+    "a value of another size in a long list": (
+        f"[pcrs.values]\n7 = [\n  '{'00' * 32}',\n  'beef',\n]",
+        4,
+    ),
+    "a PCR in two spellings": (f"[pcrs.values]\n7 = ['{'00' * 32}']\n07 = []", 3),
+    "an effect that does not exist": ("[on_failure]\ndefault = 'ignore'", 2),
+    "a code that is empty": ("[on_failure]\ndefault = 'locked'\n'' = 'alert'", 3),
+    "evidence of an unknown kind": ("\nevidence = [\n'TPM']", 3),
     "a code that no finding has": ("[on_failure]\ndefault = 'locked'\n'lag:' = 'alert'", 3),
     "less for a revoked epoch": ("[on_failure]\n'epoch:revoked' = 'alert'", 2),
     "less for an administrator's lock": ("[on_failure]\n'admin:' = 'limited'", 2),
     "a trigger that does not exist": ("[rotation]\ntriggers = ['moon']", 2),
     "a window that is none": ("[rotation]\nwindows = ['night']", 2),
+    "a window among others that is none": (
+        "[rotation]\nwindows = [\n '01:00-02:00',\n '25:00-26:00',\n]\njitter = '25:00-26:00'",
+        4,
+    ),
     "a rate of nothing": ("[rotation]\nper_minute = 0", 2),
     "a kind of key that does not exist": ("\n\ntls_keys = ['software']", 3),
     "a watchdog before the heartbeat": ("watchdog = '1m'\nheartbeat = '2m'", 2),
@@ -115,8 +132,8 @@ def test_a_wrong_document_is_refused_with_its_line(case: str) -> None:
     with pytest.raises(PolicyDocumentError) as caught:
         read_policy(text)
     assert caught.value.code == "policy:document"
-    if line is not None:
-        assert caught.value.data["line"] == line
+    assert caught.value.data["line"] == line
+    assert caught.value.message.startswith(f"line {line}")
 
 
 def test_the_schema_takes_what_is_a_policy_and_refuses_what_is_none() -> None:
@@ -126,6 +143,16 @@ def test_the_schema_takes_what_is_a_policy_and_refuses_what_is_none() -> None:
     assert schema.is_valid(tomllib.loads(FULL))
     for wrong in ("rot_lifetime = '1d'", "tls_keys = ['software']", "[pcrs]\nrequired = [24]"):
         assert not schema.is_valid(tomllib.loads(wrong))
+
+
+def test_the_documentation_tells_every_field_and_its_example_is_complete() -> None:
+    """What an administrator copies says everything, and no field is without words."""
+    text = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert read_policy(example).absent == ()
+    rows = "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    assert {*FIELDS, "pcrs.unsafe_any"} <= set(re.findall(r"`([a-z_.]+)`", rows))
+    assert {reason.value for reason in Reason} <= set(re.findall(r"`([a-z_.]+)`", rows))
 
 
 def test_a_document_has_a_size_limit() -> None:

@@ -13,10 +13,8 @@ from hwtrust.errors import TokenError, WaitersFullError
 from hwtrust_backend import push
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import lock_device
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.push import Waiters, pending, wake
-from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 from simulators.fleet_rows import add_rows
 
 if TYPE_CHECKING:
@@ -31,12 +29,7 @@ LONG = 50.0
 @pytest.fixture
 def device(backend: Backend) -> BackendDevice:
     """An enrolled device."""
-    made = BackendDevice(backend)
-    made.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, made.name.hex(), label="", now=backend.clock())
-    made.enrol(DirectApi(backend))
-    return made
+    return enrolled_device(backend)
 
 
 @pytest.fixture

@@ -14,11 +14,9 @@ from hwtrust.wire.root import RootMetadata
 from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.app.setup import open_backend
 from hwtrust_backend.audit import AuditRecord, Event
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.publishing import RootState, note_recovery, roots_of
-from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,12 +31,7 @@ PASSPHRASE = Secret(b"protects nothing")
 @pytest.fixture
 def device(backend: Backend) -> BackendDevice:
     """A device that has enrolled at epoch 7."""
-    device = BackendDevice(backend)
-    device.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, device.name.hex(), label="", now=backend.clock())
-    device.enrol(DirectApi(backend))
-    return device
+    return enrolled_device(backend)
 
 
 def rotate(backend: Backend, device: BackendDevice) -> None:

@@ -13,7 +13,7 @@ from hwtrust_backend.cli import main
 from hwtrust_backend.keys import Secret
 from hwtrust_backend.testing import BackendServer
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, HttpApi
+from simulators.backend_clients import BackendDevice, HttpApi, enrolled_device
 from simulators.tls_server import Pki
 from simulators.webhook_receiver import WebhookReceiver
 
@@ -43,11 +43,7 @@ def server(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def device(server: BackendServer) -> BackendDevice:
     """An enrolled device."""
-    made = BackendDevice(server.backend)
-    made.load(make_release())
-    server.allow_ek(made.name)
-    made.enrol(HttpApi(server))
-    return made
+    return enrolled_device(server)
 
 
 @pytest.fixture
@@ -202,14 +198,16 @@ def test_a_webhook_that_would_be_wrong_is_refused(run: Callable[..., tuple[str, 
     run("webhook", "add", "https://x.example/", "--topic", "everything", code=2)
     _, err = run("webhook", "add", "http://x.example/", "--topic", "all", code=1, key=True)
     assert "https" in err
+    known = ("webhook", "add", "https://x.example/", "--topic", "all", "--group")
+    assert "no group" in run(*known, "lba", code=1, key=True)[1]
 
 
 def test_all_topics_are_spelled_out_when_a_webhook_is_added(
     run: Callable[..., tuple[str, str]],
 ) -> None:
     """A topic that comes later is not sent to who never saw it; a test needs no topic."""
-    run("webhook", "add", "https://x.example/", "--topic", "all", "--group", "lab", key=True)
+    run("webhook", "add", "https://x.example/", "--topic", "all", "--group", "default", key=True)
     (listed,) = decoded(run("webhook", "list", "--json"))
     assert "device.standing.changed" in listed["topics"]
     assert "webhook.test" not in listed["topics"]
-    assert listed["group"] == "lab"
+    assert listed["group"] == "default"

@@ -6,14 +6,16 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import select
 
 from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Standing
+from hwtrust_backend import references
+from hwtrust_backend.admin import local_administrator, rules
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.enrolment import Device, lock_device
-from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.monitor.due import grant_due, note_missing
 from hwtrust_backend.policies import policy_of, read_policy
 from hwtrust_backend.publishing import RootState, StoredRoot, release_accepted, roots_of, schedule
@@ -21,7 +23,7 @@ from hwtrust_backend.publishing.campaigns import Campaign, expand
 from hwtrust_backend.publishing.schedule import MISSING_MS, Reason, RotationBudget
 from hwtrust_backend.testing import DAY, HOUR, SECOND, policy_document
 from simulators.attester import make_release
-from simulators.backend_clients import BackendDevice, DirectApi
+from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 from simulators.fleet_rows import add_rows, name_of
 
 if TYPE_CHECKING:
@@ -33,16 +35,6 @@ if TYPE_CHECKING:
 
 MIDNIGHT = 20_000 * DAY
 NIGHTLY = {"windows": ["01:00-05:00"], "jitter": "1h"}
-
-
-def enrolled_device(backend: Backend) -> BackendDevice:
-    """A device that runs release 1.0 and is enrolled."""
-    device = BackendDevice(backend)
-    device.load(make_release())
-    with backend.database.transaction() as session:
-        allow_ek(session, device.name.hex(), label="", now=backend.clock())
-    device.enrol(DirectApi(backend))
-    return device
 
 
 @pytest.fixture
@@ -468,6 +460,64 @@ def test_a_release_that_does_not_concern_a_group_starts_nothing(
     hold_to(**changes)
     with backend.database.transaction() as session:
         assert release_accepted(session, "2.0", by="cli:root", now=1) == []
+
+
+def test_a_policy_that_accepts_another_release_starts_a_campaign(backend: Backend) -> None:
+    """Where a policy names its releases, it is the policy by which a new one comes; once."""
+    by = local_administrator()
+
+    def hold(*releases: str) -> None:
+        with backend.database.transaction() as session:
+            added = rules.add_policy(
+                session,
+                "default",
+                policy_document(releases=list(releases)),
+                settings=backend.settings,
+                by=by,
+                now=1,
+            )
+            rules.activate_policy(
+                session, "default", added.version, settings=backend.settings, by=by, now=1
+            )
+
+    def campaigns() -> list[str]:
+        with backend.database.reading() as session:
+            return list(session.scalars(select(Campaign.detail).order_by(Campaign.id)))
+
+    hold("1.0")
+    with backend.database.transaction() as session:
+        references.add_release(session, make_release("2.0"), now=1)
+        references.accept_release(session, "2.0", now=1)
+        assert release_accepted(session, "2.0", by=by.name, now=1) == []
+    hold("1.0")
+    assert campaigns() == []
+    hold("1.0", "2.0")
+    assert campaigns() == ["2.0"]
+    hold("1.0")
+    hold("2.0", "1.0", "3.0")
+    assert campaigns() == ["2.0"]
+
+
+def test_a_group_that_gets_another_policy_starts_a_campaign_as_well(backend: Backend) -> None:
+    """For the release that its devices may run by it; not where releases are no trigger."""
+    by = local_administrator()
+    documents = {
+        "none": policy_document(releases=[]),
+        "silent": policy_document(rotation={"triggers": []}),
+        "all": policy_document(),
+    }
+    with backend.database.transaction() as session:
+        for name, document in documents.items():
+            rules.add_policy(session, name, document, settings=backend.settings, by=by, now=1)
+            rules.activate_policy(session, name, 1, settings=backend.settings, by=by, now=1)
+        for name in ("none", "silent", "none"):
+            rules.set_group(session, "line", policy=name, by=by, now=1)
+        rules.set_group(session, "new", policy="all", by=by, now=1)
+    with backend.database.transaction() as session:
+        assert session.query(Campaign).count() == 0
+        rules.set_group(session, "line", policy="all", by=by, now=1)
+    with backend.database.reading() as session:
+        assert [(row.group, row.detail) for row in session.query(Campaign)] == [("line", "1.0")]
 
 
 def test_a_newer_release_ends_the_campaign_for_the_older_one(backend: Backend) -> None:

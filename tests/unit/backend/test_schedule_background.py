@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from hwtrust.errors import ClockSkewError, DatabaseError
 from hwtrust.wire.messages import EnrolBegin
 from hwtrust_backend.app.background import TASKS, Background, Task, run_once, run_task
+from hwtrust_backend.app.serving import ReadOnly
 from hwtrust_backend.enrolment import Enrolment
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.testing import HOUR
@@ -48,8 +51,29 @@ def test_a_task_that_fails_is_counted_and_ends_nothing(backend: Backend) -> None
     for _ in range(3):
         assert ran.acquire(timeout=PATIENCE)
     background.stop()
-    assert not run_task(tasks[0], backend)
-    assert run_task(tasks[1], backend)
+    assert not run_task(tasks[0], backend, failing=set())
+    assert run_task(tasks[1], backend, failing=set())
+
+
+def test_a_task_that_goes_on_failing_is_one_line(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that is away for an hour fills no disk; that it works again is a line too."""
+    works = False
+
+    def sometimes(backend: Backend) -> None:
+        if not works:
+            fails(backend)
+
+    task, failing = Task("some", 1, sometimes), set[str]()
+    assert not any(run_task(task, backend, failing=failing) for _ in range(5))
+    assert [record.exc_info for record in caplog.records] == [None]
+    works = True
+    assert all(run_task(task, backend, failing=failing) for _ in range(5))
+    assert len(caplog.records) == 2
+    works = False
+    assert not run_task(task, backend, failing=failing)
+    assert len(caplog.records) == 3
 
 
 def test_a_task_s_first_time_may_be_later(backend: Backend) -> None:
@@ -70,6 +94,27 @@ def test_a_task_s_first_time_may_be_later(backend: Backend) -> None:
     assert watchdog.first_ms > 0
 
 
+def test_a_process_that_begins_changes_nothing_before_it_looks_at_the_switch(
+    backend: Backend,
+) -> None:
+    """The clocks are compared at once; a database that cannot be written is not written."""
+    ran: list[str] = []
+    tasks = (
+        Task("compares", HOUR, lambda _: ran.append("compares"), by_the_clock=False, changes=False),
+        Task("writes", HOUR, lambda _: ran.append("writes"), by_the_clock=False),
+    )
+    background = Background(backend, tasks)
+    background._read_only = ReadOnly(
+        dataclasses.replace(
+            backend, settings=msgspec.structs.replace(backend.settings, read_only=True)
+        )
+    )
+    background.start()
+    background.stop()
+    assert ran[:1] == ["compares"]
+    assert "writes" not in ran
+
+
 @pytest.mark.parametrize("by_the_clock", [True, False])
 def test_while_the_clock_is_off_nothing_runs_that_decides_by_it(
     backend: Backend, *, by_the_clock: bool
@@ -78,7 +123,7 @@ def test_while_the_clock_is_off_nothing_runs_that_decides_by_it(
     ran: list[int] = []
     task = Task("some", 1, lambda _: ran.append(1), by_the_clock=by_the_clock)
     backend.clock_watch.skew_ms = -HOUR
-    assert run_task(task, backend)
+    assert run_task(task, backend, failing=set())
     run_once(backend, (task,))
     assert len(ran) == (0 if by_the_clock else 2)
 

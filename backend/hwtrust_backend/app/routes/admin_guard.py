@@ -7,11 +7,13 @@ Rules:
    everybody: what was forgotten is closed.
 2. The guard runs before anything of the body is read, and the service that does
    the work asks the principal once more.
+3. What somebody who is known may not do leaves a record. Who is not known leaves
+   none: anybody could fill the trail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 from litestar.concurrency import sync_to_thread
@@ -20,7 +22,7 @@ from litestar.handlers.base import BaseRouteHandler
 from litestar.params import QueryParameter
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import CredentialsError, DatabaseError, ForbiddenError
+from hwtrust.errors import CredentialsError, DatabaseError, ForbiddenError, RequestError
 from hwtrust_backend.admin.paging import LONGEST_CURSOR, LONGEST_PAGE
 from hwtrust_backend.admin.principals import (
     Principal,
@@ -30,7 +32,7 @@ from hwtrust_backend.admin.principals import (
     was_used_lately,
 )
 from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.routes.request import HttpRequest, backend_of
+from hwtrust_backend.app.routes.request import HttpRequest, backend_of, note_refusal
 from hwtrust_backend.app.serving import SERVING, Serving
 
 BODY_LIMIT: Final = 1024 * 1024
@@ -71,15 +73,16 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     Raises:
         CredentialsError: no token, or none that counts.
         ForbiddenError: a lesser role, or a limit to groups.
+        RequestError: the query names what the route does not know. A filter that is
+            misspelt would otherwise let through every device.
     """
     principal = await sync_to_thread(_identify, connection)
-    role = handler.opt.get(_ROLE)
-    if not isinstance(role, Role):
-        raise ForbiddenError("this route names no role")
-    if handler.opt[_ALL_GROUPS]:
-        principal.require_all_groups(role)
-    else:
-        principal.require(role)
+    try:
+        _require(principal, handler)
+    except ForbiddenError as error:
+        await sync_to_thread(note_refusal, connection, principal, error)
+        raise
+    _require_known(connection.query_params.keys(), handler)
     connection.scope["state"][_PRINCIPAL] = principal
 
 
@@ -101,7 +104,32 @@ def read(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]
 def change(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
     """What `work` changes, for who calls, in one transaction."""
     backend, by = backend_of(request), by_of(request)
-    return backend.database.run(lambda session: work(session, by, backend.clock()))
+    try:
+        return backend.database.run(lambda session: work(session, by, backend.clock()))
+    except ForbiddenError as error:
+        note_refusal(request, by, error)
+        raise
+
+
+def _require(principal: Principal, handler: BaseRouteHandler) -> None:
+    role = handler.opt.get(_ROLE)
+    if not isinstance(role, Role):
+        raise ForbiddenError("this route names no role")
+    if handler.opt[_ALL_GROUPS]:
+        principal.require_all_groups(role)
+    else:
+        principal.require(role)
+
+
+def _require_known(given: Iterable[str], handler: BaseRouteHandler) -> None:
+    known = {
+        field.kwarg_definition.name or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.kwarg_definition, QueryParameter)
+    }
+    for name in given:
+        if name not in known:
+            raise RequestError(f"there is no query parameter {name[:40]!r} here", field=name[:40])
 
 
 def _identify(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:

@@ -33,8 +33,7 @@ from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.routes.direct import AttestHttpRequest, DirectResponse
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of, identity_of
 from hwtrust_backend.appraisal import Asked
-from hwtrust_backend.appraisal.service import evidence_digest
-from hwtrust_backend.audit import Event
+from hwtrust_backend.audit import Event, evidence_digest
 from hwtrust_backend.enrolment import Enrolment
 from hwtrust_backend.observe import traces
 

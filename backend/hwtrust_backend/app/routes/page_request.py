@@ -28,7 +28,7 @@ from hwtrust import errors
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.problems import problem_of, status_of
-from hwtrust_backend.app.routes.request import HttpRequest, backend_of
+from hwtrust_backend.app.routes.request import HttpRequest, backend_of, note_refusal
 from hwtrust_backend.app.serving import SERVING, ReadOnly, Serving
 from hwtrust_backend.pages import sessions
 from hwtrust_backend.pages.protection import HEADERS, check_form, check_origin, local_path
@@ -130,10 +130,16 @@ def acted(
     now = backend.clock()
     cookie = request.cookies.get(sessions.COOKIE)
     begun_here(request, backend)
-    with backend.database.transaction() as session:
-        signed = sessions.signed_in(session, cookie, now=now)
-        check_form(cookie=cookie or "", token=form.get(TOKEN_FIELD, ""))
-        answer = work(session, Visit(backend, site_of(request), signed, now))
+    signed: SignedIn | None = None
+    try:
+        with backend.database.transaction() as session:
+            signed = sessions.signed_in(session, cookie, now=now)
+            check_form(cookie=cookie or "", token=form.get(TOKEN_FIELD, ""))
+            answer = work(session, Visit(backend, site_of(request), signed, now))
+    except errors.ForbiddenError as error:
+        if signed is not None:
+            note_refusal(request, signed.principal, error)
+        raise
     site_of(request).fleet.forget()
     return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from litestar import Request
@@ -9,9 +10,12 @@ from litestar.connection import ASGIConnection
 from litestar.enums import MediaType, RequestEncodingType
 from litestar.params import Body
 
-from hwtrust.errors import RequestError, RequestTypeError
+from hwtrust.errors import ForbiddenError, RequestError, RequestTypeError
+from hwtrust_backend.admin.principals import Principal
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.caller import caller, trusted_peers
+from hwtrust_backend.app.serving import SERVING, Serving
+from hwtrust_backend.audit import Event, record
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, device_of_certificate
 
 JSON_BODY: Final = Body(media_type=RequestEncodingType.JSON)
@@ -60,3 +64,17 @@ def identity_of(request: HttpRequest, backend: Backend, now: int) -> DeviceIdent
         return device_of_certificate(der, authority=authority, now=now)
 
     return caller(request, trusted_proxies=trusted_peers(backend.settings), recognise=recognise)
+
+
+def note_refusal(
+    request: ASGIConnection[Any, Any, Any, Any], by: Principal, error: ForbiddenError
+) -> None:
+    """Leave a record of what somebody who is known has asked for and may not do."""
+    serving: Serving = request.app.state[SERVING]
+    if serving.read_only.is_on():
+        return
+    backend = backend_of(request)
+    scope: Mapping[str, object] = request.scope
+    reason = f"{scope['method']} {request.url.path}: {error.message}"
+    with backend.database.transaction() as session:
+        record(session, Event.REQUEST_REFUSED, now=backend.clock(), reason=reason, actor=by.name)

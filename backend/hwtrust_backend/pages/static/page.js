@@ -7,7 +7,14 @@
 
   // --- keys --------------------------------------------------------------------
 
-  const places = { f: "/ui/", d: "/ui/devices", p: "/ui/policies", a: "/ui/audit" };
+  const places = {
+    f: "/ui/",
+    d: "/ui/devices",
+    p: "/ui/policies",
+    r: "/ui/releases",
+    e: "/ui/enrolment",
+    a: "/ui/audit",
+  };
   const keys = document.getElementById("keys");
   let going = 0;
   let row = null;
