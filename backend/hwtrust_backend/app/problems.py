@@ -81,6 +81,9 @@ _STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
     errors.WebhookUnknownError: HTTPStatus.NOT_FOUND,
 }
 
+_LATER_SECONDS: Final = 5
+"""When to come again where nothing better is known."""
+
 _INSIDE: Final = (errors.DatabaseError, errors.VaultError, errors.AuditError)
 """Errors whose message is for the administrator alone."""
 
@@ -132,7 +135,8 @@ def on_error(_: Request[Any, Any, Any], error: errors.HwTrustError) -> Response[
     problem = problem_of(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s: %s", error.code, error.message)
-    answered = answer(problem, seconds=error.data.get("seconds"))
+    later = _LATER_SECONDS if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    answered = answer(problem, seconds=error.data.get("seconds", later))
     if isinstance(error, errors.CredentialsError):
         answered.headers["www-authenticate"] = "Bearer"
     return answered

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hwtrust.errors import DatabaseError
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
     AttestRequest,
@@ -293,6 +294,27 @@ def test_a_full_queue_of_attestations_is_a_503_that_says_when_to_come_again(
     assert headers["retry-after"] == str(BUSY_SECONDS)
     monkeypatch.undo()
     assert device.attest(HttpApi(server, device)).standing is Standing.TRUSTED
+
+
+def test_a_database_that_is_away_is_a_503_that_says_when_to_come_again(
+    server: BackendServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer says no more about it: what is wrong inside is in the log alone (94)."""
+
+    def away() -> object:
+        raise DatabaseError("connection to server at 192.0.2.1 failed")
+
+    monkeypatch.setattr(server.backend.database, "reading", away)
+    connection = http.client.HTTPSConnection(
+        "localhost", port_of(server), context=client_context(server), timeout=30
+    )
+    with contextlib.closing(connection):
+        body = msgspec.json.encode(ChallengeRequest(device=bytes(34), purpose=Purpose.ATTEST))
+        connection.request("POST", "/v1/challenges", body, {"content-type": "application/json"})
+        with connection.getresponse() as response:
+            problem = msgspec.json.decode(response.read(), type=Problem)
+            assert (response.status, problem.code) == (503, DatabaseError.code)
+            assert (problem.detail, int(response.headers["retry-after"]) > 0) == ("", True)
 
 
 def test_sql_in_a_name_is_a_name(server: BackendServer) -> None:
