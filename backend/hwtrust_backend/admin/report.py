@@ -11,7 +11,7 @@ from hwtrust_backend.admin.devices import device_named
 from hwtrust_backend.admin.principals import Principal
 from hwtrust_backend.audit import Entry, entry_of, trail
 from hwtrust_backend.monitor import DeviceSummary, RootSummary, root_summary, summary_of
-from hwtrust_backend.policies import active_versions, list_groups
+from hwtrust_backend.policies import list_groups, versions_in_force
 from hwtrust_backend.publishing import roots_of
 
 TRAIL_LENGTH: Final = 50
@@ -44,6 +44,7 @@ def device_report(session: Session, prefix: str, *, by: Principal, now: int) -> 
     device = device_named(session, prefix, by=by)
     policies = {group.name: group.policy for group in list_groups(session)}
     policy = policies.get(device.group, "")
+    in_force = versions_in_force(session).get(policy)
     return DeviceReport(
         summary=summary_of(session, device, now=now),
         ek_source=device.ek_source,
@@ -51,7 +52,7 @@ def device_report(session: Session, prefix: str, *, by: Principal, now: int) -> 
         application_pcr=device.pcr,
         base_epoch=device.base_epoch,
         policy=policy,
-        policy_version=active_versions(session).get(policy),
+        policy_version=None if in_force is None else in_force.version,
         watchdog_at=device.watchdog_at,
         roots=tuple(root_summary(root) for root in roots_of(session, device.id)),
         trail=tuple(entry_of(row) for row in trail(session, device.id, limit=TRAIL_LENGTH)),

@@ -6,6 +6,8 @@ held to; only an administrator of all devices changes any.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from sqlalchemy.orm import Session
 
@@ -17,7 +19,7 @@ from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
 from hwtrust_backend.config import Settings
 from hwtrust_backend.enrolment import rules_of
-from hwtrust_backend.policies import Group, StoredPolicy
+from hwtrust_backend.policies import ActivePolicy, Group, StoredPolicy
 from hwtrust_backend.publishing import policy_changed
 
 
@@ -44,6 +46,9 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     added_at: int
     signer: str
     """Who has signed it; empty: nobody."""
+    activated_at: int | None
+    """Since when it is in force; None: it is not."""
+    activated_by: str
 
 
 class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +62,9 @@ class PolicyDocument(msgspec.Struct, frozen=True, kw_only=True):
 def groups(session: Session, *, by: Principal) -> tuple[GroupReport, ...]:
     """Every group that `by` sees, by name."""
     by.require(Role.VIEWER)
-    active = policies.active_versions(session)
+    in_force = policies.versions_in_force(session)
     rows = policies.list_groups(session)
-    return tuple(_group(row, active) for row in rows if by.sees(row.name))
+    return tuple(_group(row, in_force) for row in rows if by.sees(row.name))
 
 
 def group(session: Session, name: str, *, by: Principal) -> GroupReport:
@@ -70,7 +75,7 @@ def group(session: Session, name: str, *, by: Principal) -> GroupReport:
     """
     by.require(Role.VIEWER)
     found = policies.group_of(session, name if by.sees(name) else "")
-    return _group(found, policies.active_versions(session))
+    return _group(found, policies.versions_in_force(session))
 
 
 def set_group(
@@ -97,7 +102,7 @@ def set_group(
     session.flush()
     if known:
         policy_changed(session, name, before=before, by=by.name, now=now)
-    return _group(made, policies.active_versions(session))
+    return _group(made, policies.versions_in_force(session))
 
 
 def policy_versions(
@@ -109,13 +114,13 @@ def policy_versions(
         PolicyUnknownError: there is no policy of that name.
     """
     by.require(Role.VIEWER)
-    seen, active = _seen(session, by), policies.active_versions(session)
+    seen, in_force = _seen(session, by), policies.versions_in_force(session)
     rows = [
         row for row in policies.list_policies(session, name) if seen is None or row.name in seen
     ]
     if name is not None and not rows:
         raise PolicyUnknownError(f"there is no policy {name[:100]!r}")
-    return tuple(_policy(row, active) for row in rows)
+    return tuple(_policy(row, in_force) for row in rows)
 
 
 def policy(session: Session, name: str, version: int | None, *, by: Principal) -> PolicyDocument:
@@ -129,7 +134,7 @@ def policy(session: Session, name: str, version: int | None, *, by: Principal) -
     if seen is not None and name not in seen:
         raise PolicyUnknownError(f"there is no policy {name[:100]!r}")
     stored = policies.policy_version(session, name, version)
-    report = _policy(stored, policies.active_versions(session))
+    report = _policy(stored, policies.versions_in_force(session))
     return PolicyDocument(report=report, document=stored.document)
 
 
@@ -164,7 +169,7 @@ def add_policy(
             by=by.name,
             now=now,
         )
-    return _policy(stored, policies.active_versions(session))
+    return _policy(stored, policies.versions_in_force(session))
 
 
 def activate_policy(
@@ -187,7 +192,7 @@ def activate_policy(
     for group, releases in before.items():
         policy_changed(session, group, before=releases, by=by.name, now=now)
     stored = policies.policy_version(session, name, version)
-    return _policy(stored, policies.active_versions(session))
+    return _policy(stored, policies.versions_in_force(session))
 
 
 def try_policy(
@@ -218,24 +223,30 @@ def _seen(session: Session, by: Principal) -> frozenset[str] | None:
     return frozenset(row.policy for row in policies.list_groups(session) if by.sees(row.name))
 
 
-def _group(row: Group, active: dict[str, int]) -> GroupReport:
+def _group(row: Group, in_force: Mapping[str, ActivePolicy]) -> GroupReport:
+    active = in_force.get(row.policy)
     return GroupReport(
         name=row.name,
         label=row.label,
         policy=row.policy,
-        policy_version=active.get(row.policy),
+        policy_version=None if active is None else active.version,
         created_at=row.created_at,
     )
 
 
-def _policy(row: StoredPolicy, active: dict[str, int]) -> PolicyReport:
+def _policy(row: StoredPolicy, in_force: Mapping[str, ActivePolicy]) -> PolicyReport:
+    active = in_force.get(row.name)
+    if active is not None and active.version != row.version:
+        active = None
     return PolicyReport(
         name=row.name,
         version=row.version,
-        active=active.get(row.name) == row.version,
+        active=active is not None,
         sha256=row.digest.hex(),
         author=row.author,
         note=row.note,
         added_at=row.added_at,
         signer=row.signer,
+        activated_at=None if active is None else active.activated_at,
+        activated_by="" if active is None else active.activated_by,
     )

@@ -138,12 +138,13 @@ def policy_list(place: Place, *, as_json: bool) -> None:
         say_json(rows)
         return
     say_table(
-        ("POLICY", "VERSION", "IN FORCE", "ADDED", "BY", "SIGNED BY", "NOTE"),
+        ("POLICY", "VERSION", "IN FORCE SINCE", "BY", "ADDED", "AUTHOR", "SIGNED BY", "NOTE"),
         [
             (
                 row.name,
                 str(row.version),
-                "yes" if row.active else "",
+                "" if row.activated_at is None else utc_text(row.activated_at),
+                row.activated_by,
                 utc_text(row.added_at),
                 row.author,
                 row.signer or "-",

@@ -19,7 +19,6 @@ from hwtrust_backend.policies.models import (
 from hwtrust_backend.policies.service import (
     NOTHING,
     activate_policy,
-    active_versions,
     add_group,
     add_policy,
     add_signature,
@@ -29,6 +28,7 @@ from hwtrust_backend.policies.service import (
     list_policies,
     policy_of,
     policy_version,
+    versions_in_force,
 )
 from hwtrust_backend.policies.signing import Signers, load_signers, sign_policy
 from hwtrust_backend.policies.windows import Window, next_open
@@ -46,7 +46,6 @@ __all__ = [
     "StoredPolicy",
     "Window",
     "activate_policy",
-    "active_versions",
     "add_group",
     "add_policy",
     "add_signature",
@@ -61,4 +60,5 @@ __all__ = [
     "policy_version",
     "read_policy",
     "sign_policy",
+    "versions_in_force",
 ]

@@ -177,9 +177,9 @@ def list_policies(session: Session, name: str | None = None) -> list[StoredPolic
     return list(session.scalars(query))
 
 
-def active_versions(session: Session) -> dict[str, int]:
-    """Which version of each policy is in force."""
-    return {row.name: row.version for row in session.scalars(select(ActivePolicy))}
+def versions_in_force(session: Session) -> dict[str, ActivePolicy]:
+    """Which version of each policy is in force, since when and by whom, by its name."""
+    return {row.name: row for row in session.scalars(select(ActivePolicy))}
 
 
 def policy_of(session: Session, group: str) -> Policy:

@@ -14,7 +14,7 @@ from hwtrust_backend.admin.principals import Role, local_administrator
 from hwtrust_backend.audit import Event, sign_head
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.pages.sessions import COOKIE
-from hwtrust_backend.policies import DEFAULT_DOCUMENT, active_versions
+from hwtrust_backend.policies import DEFAULT_DOCUMENT, versions_in_force
 from simulators.browser import Visitor, chromium
 from simulators.fleet import EVIL, Fleet, every_page, fleet_at
 
@@ -484,7 +484,7 @@ def test_a_dry_run_says_who_would_fail_and_why(fleet: Fleet, visit: Callable[...
     page.get_by_role("button", name="Try").click()
     page.get_by_role("alert").wait_for()
     with fleet.server.session() as session:
-        assert active_versions(session) == {"default": 1}
+        assert versions_in_force(session)["default"].version == 1
 
 
 def test_a_token_is_shown_once(fleet: Fleet, visit: Callable[..., Visitor]) -> None:

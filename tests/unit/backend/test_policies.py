@@ -29,7 +29,6 @@ from hwtrust_backend.policies import (
     NOTHING,
     StoredEvidence,
     activate_policy,
-    active_versions,
     add_group,
     add_policy,
     add_signature,
@@ -39,6 +38,7 @@ from hwtrust_backend.policies import (
     policy_version,
     read_policy,
     sign_policy,
+    versions_in_force,
 )
 from hwtrust_backend.references import accept_release, add_release, retire_release
 from hwtrust_backend.testing import DAY, HOUR, policy_document
@@ -202,14 +202,14 @@ def test_where_there_are_signers_an_unsigned_policy_does_not_come_into_force(
         with pytest.raises(PolicySignatureError) as caught:
             activate_policy(session, "default", 2, signers=signers, by="test", now=1)
         assert caught.value.code == "policy:signature"
-        assert active_versions(session)["default"] == 1
+        assert versions_in_force(session)["default"].version == 1
         envelope = sign_policy("default", stored.digest, key=alice)
         assert (
             add_signature(session, "default", 2, envelope, signers=signers, by="test", now=1)
             == "alice"
         )
         activate_policy(session, "default", 2, signers=signers, by="test", now=1)
-        assert active_versions(session)["default"] == 2
+        assert versions_in_force(session)["default"].version == 2
         stored.signature = msgspec.json.encode(sign_policy("default", bytes(32), key=alice))
         with pytest.raises(PolicySignatureError):
             activate_policy(session, "default", 2, signers=signers, by="test", now=1)

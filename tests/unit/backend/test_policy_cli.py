@@ -73,8 +73,13 @@ def test_a_policy_is_tried_and_then_put_into_force(shell: Shell, tmp_path: Path)
     assert shell.json("policy", "add", "default", strict, "--note", "no old ones")["version"] == 2
     rows = shell.json("policy", "list")
     assert [(row["version"], row["active"]) for row in rows] == [(2, False), (1, True)]
+    assert [row["activated_by"] for row in rows] == ["", "init"]
     shell.run("policy", "activate", "default", "2")
     assert "no old ones" in shell.run("policy", "list")[0]
+    newest, first = shell.json("policy", "list")
+    assert newest["activated_by"].startswith("cli:")
+    assert newest["activated_at"] >= newest["added_at"]
+    assert (first["activated_by"], first["activated_at"]) == ("", None)
     shown, _ = shell.run("policy", "show", "default")
     assert shown == policy_document(releases=["9.9"])
     diff, _ = shell.run("policy", "diff", "default", "1", "2")
