@@ -141,7 +141,23 @@ class Channel:
             RefusedError: the backend answered with a problem; its code is in `data`.
             ChannelResponseError: the answer is not one.
         """
-        status, kind, body = self._exchange(path, msgspec.json.encode(request))
+        answer = self._exchange("POST", path, msgspec.json.encode(request), patience=0.0)
+        return self._decoded(path, *answer, reply)
+
+    def get(self, path: str, reply: type[R], *, patience: float = 0.0) -> R | None:
+        """Ask for `path`, and decode the answer as `reply`; None: there is nothing (204).
+
+        The backend may take `patience` seconds longer than for anything else.
+
+        Raises:
+            ChannelError: as `post`.
+        """
+        status, kind, body = self._exchange("GET", path, None, patience=patience)
+        if status == http.client.NO_CONTENT:
+            return None
+        return self._decoded(path, status, kind, body, reply)
+
+    def _decoded(self, path: str, status: int, kind: str, body: bytes, reply: type[R]) -> R:
         if status >= http.client.BAD_REQUEST:
             raise _refusal(status, kind, body)
         if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
@@ -153,16 +169,21 @@ class Channel:
             message = f"{self.url}{path} answered something else than {reply.__name__}: {error}"
             raise ChannelResponseError(message, status=status) from error
 
-    def _exchange(self, path: str, body: bytes) -> tuple[int, str, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, *, patience: float
+    ) -> tuple[int, str, bytes]:
+        timeout = self._timeout + patience
         connection = http.client.HTTPSConnection(
-            self._host, self._port, timeout=self._timeout, context=self._context
+            self._host, self._port, timeout=timeout, context=self._context
         )
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"accept": "application/json"}
+        if body is not None:
+            headers["content-type"] = "application/json"
         try:
             connection.connect()
             assert isinstance(connection.sock, _Socket)  # noqa: S101 - the context makes them
-            connection.sock.deadline = time.monotonic() + self._timeout
-            connection.request("POST", path, body=body, headers=headers)
+            connection.sock.deadline = time.monotonic() + timeout
+            connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(REPLY_LIMIT + 1)
         except ssl.SSLError as error:

@@ -105,6 +105,34 @@ class Device:
         with self._watched(on_step):
             return attest(self._context)
 
+    def report(self, kind: str, *, detail: str = "") -> bool:
+        """Report an event of the application, such as `transaction`; gives whether to attest now.
+
+        `kind` is at most 60 of a-z, 0-9, `.`, `_` and `-`, `detail` at most 200 characters.
+        The policy of the device's group says for which kinds the root is replaced.
+
+        Raises:
+            ChannelAnonymousError: the device has not attested since it was opened.
+            ChannelError: the backend is away, or refuses.
+        """
+        from hwtrust.device.push import report
+
+        return report(self._context, kind, detail=detail)
+
+    def wait(self, seconds: int = 55) -> str:
+        """Wait until the backend has something for the device; gives what, or nothing.
+
+        Attest when told, then wait again. `seconds` is 0 to 55; what happened while
+        nobody waited is told at once.
+
+        Raises:
+            ChannelAnonymousError: the device has not attested since it was opened.
+            ChannelError: the backend is away, or refuses.
+        """
+        from hwtrust.device.push import wait
+
+        return wait(self._context, seconds=seconds)
+
     def check(self, *, on_step: Callable[[Step], None] = silent) -> None:
         """Measure every layer again; lock and raise at the first that has changed."""
         from hwtrust.device.boot import check_layers

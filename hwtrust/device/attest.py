@@ -122,6 +122,18 @@ def renew_approval(device: DeviceContext, root: StoredRoot) -> StoredRoot:
     return renewed
 
 
+def present_certificate(device: DeviceContext) -> ClientKey:
+    """Have the channel present the certificate that the device holds, if any; gives its key."""
+    key = device.client_key
+    if key is None:
+        key = device.client_key = _client_key(device)
+    if not device.channel.authenticated and isinstance(key, TpmTlsKey):
+        kept = device.state.certificate()
+        if kept:
+            device.channel.authenticate(key, kept)
+    return key
+
+
 def bound_evidence(
     device: DeviceContext, *, purpose: Purpose, nonce: bytes, key: ClientKey
 ) -> Evidence:
@@ -161,15 +173,9 @@ def _ask(device: DeviceContext) -> Answered:
     A device that has failed gets no certificate; then the answer to its session
     is the answer.
     """
-    key = device.client_key
-    if key is None:
-        key = device.client_key = _client_key(device)
+    key = present_certificate(device)
     if not device.channel.authenticated:
-        kept = device.state.certificate() if isinstance(key, TpmTlsKey) else ""
-        if kept:
-            device.channel.authenticate(key, kept)
-        else:
-            return _session_first(device, key)
+        return _session_first(device, key)
     try:
         return _exchange(device, Purpose.ATTEST, key)
     except (ChannelTlsError, RefusedError) as error:

@@ -69,6 +69,7 @@ from hwtrust.errors.backend import (
 from hwtrust.errors.base import HwTrustError, all_errors
 from hwtrust.errors.device import (
     AlreadyEnrolledError,
+    ChannelAnonymousError,
     ChannelError,
     ChannelResponseError,
     ChannelTlsError,
@@ -247,6 +248,7 @@ __all__ = [
     "ChallengeForgedError",
     "ChallengePurposeError",
     "ChallengeUsedError",
+    "ChannelAnonymousError",
     "ChannelBindingError",
     "ChannelError",
     "ChannelResponseError",

@@ -119,6 +119,13 @@ class ChannelResponseError(ChannelError):
     code = "channel:response"
 
 
+class ChannelAnonymousError(ChannelError):
+    """The call needs the device's certificate, and there is none yet."""
+
+    code = "channel:anonymous"
+    hint = "attest first: the answer brings the certificate"
+
+
 class RefusedError(ChannelError):
     """The backend refused; `data["problem"]` holds its code."""
 

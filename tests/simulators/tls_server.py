@@ -198,12 +198,12 @@ def _read_request(connection: socket.socket) -> bytes:
     while b"\r\n\r\n" not in request:
         request += _piece(connection)
     head, _, body = request.partition(b"\r\n\r\n")
-    (length,) = [
+    lengths = [
         int(line.partition(b":")[2])
         for line in head.lower().split(b"\r\n")
         if line.startswith(b"content-length:")
     ]
-    while len(body) < length:
+    while len(body) < sum(lengths):
         body += _piece(connection)
     return head + b"\r\n\r\n" + body
 

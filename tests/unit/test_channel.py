@@ -27,7 +27,7 @@ from hwtrust.errors import (
     TlsKeyError,
 )
 from hwtrust.wire.challenge import Purpose
-from hwtrust.wire.messages import ChallengeReply, ChallengeRequest, Problem
+from hwtrust.wire.messages import ChallengeReply, ChallengeRequest, Problem, WaitReply
 from simulators.tls_server import DAY, Pki, TlsServer, respond
 
 if TYPE_CHECKING:
@@ -361,6 +361,22 @@ def test_a_refusal_that_says_nothing_is_one_all_the_same(pki: Pki, case: str, st
         ask(server, pki)
     assert caught.value.data["problem"] == ""
     assert caught.value.data["status"] == int(status[:3])
+
+
+def test_where_there_is_nothing_there_is_no_answer(pki: Pki) -> None:
+    """What is asked for and not there is None; what is there is decoded as anywhere."""
+    told = WaitReply(attest=True, reason="rotation")
+    for answer, expected in (
+        (respond(b"", status="204 No Content"), None),
+        (respond(msgspec.json.encode(told)), told),
+    ):
+        with TlsServer(pki.server(), answer) as server:
+            channel = Channel(server.url, tls_ca=pki.ca_pem, timeout=10.0)
+            assert channel.get("/v1/wait?seconds=0", WaitReply) == expected
+    with TlsServer(pki.server(), respond(b"[]")) as server:
+        channel = Channel(server.url, tls_ca=pki.ca_pem, timeout=10.0)
+        with pytest.raises(ChannelResponseError):
+            channel.get("/v1/wait?seconds=0", WaitReply)
 
 
 # --- the client's key ------------------------------------------------------------
