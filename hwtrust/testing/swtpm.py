@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "swtpm"
 
+_PREFIX: Final = "hwtrust-tpm-"
 _SOCKET: Final = "tpm.sock"
 _STATE: Final = "tpm2-00.permall"
 _LOG: Final = "swtpm.log"
@@ -127,11 +128,20 @@ def _spawn(arguments: list[str], *, directory: Path) -> tuple[subprocess.Popen[b
     return process, writer
 
 
-def _socket_directory(state: Path) -> Path | None:
-    """`state` if sockets can be there, else None."""
-    path = str(state / _SOCKET)
+def _takes_sockets(directory: Path) -> bool:
+    """Whether a socket's path there is short enough, and one that can be an option."""
+    path = str(directory / _SOCKET)
     fits = len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH
-    return state if fits and not _UNUSABLE.intersection(path) else None
+    return fits and not _UNUSABLE.intersection(path)
+
+
+def _socket_directory() -> Path:
+    """A new directory for sockets; in /tmp where the usual place is named too long."""
+    usual = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    if _takes_sockets(usual):
+        return usual
+    usual.rmdir()
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
 
 
 class Swtpm:
@@ -163,12 +173,12 @@ class Swtpm:
         """
         belongings = _Belongings()
         if state_dir is None:
-            state_dir = Path(tempfile.mkdtemp(prefix="hwtrust-tpm-"))
+            state_dir = Path(tempfile.mkdtemp(prefix=_PREFIX))
             belongings.temporary.append(state_dir)
         state_dir = state_dir.resolve()
-        socket_dir = _socket_directory(state_dir)
-        if socket_dir is None:
-            socket_dir = Path(tempfile.mkdtemp(prefix="hwtrust-tpm-"))
+        socket_dir = state_dir
+        if not _takes_sockets(state_dir):
+            socket_dir = _socket_directory()
             belongings.temporary.append(socket_dir)
         new = not (state_dir / _STATE).exists()
         tpm = cls(state_dir, socket_dir, belongings)

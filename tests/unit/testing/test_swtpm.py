@@ -151,6 +151,21 @@ def test_a_tpm_without_a_directory_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tpm_starts_where_the_names_of_temporary_files_are_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No socket's path is longer than the kernel takes, and none is left anywhere."""
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with Swtpm.start() as tpm:
+        assert tpm.state_dir.parent == deep
+        socket = Path(tpm.tcti.removeprefix("swtpm:path="))
+        assert socket.is_socket()
+    assert list(deep.iterdir()) == []
+    assert not socket.parent.exists()
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """Start, reboot and stop give back every descriptor that they open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
