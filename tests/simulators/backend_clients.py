@@ -327,6 +327,13 @@ def client_context(
     return context
 
 
+def malformed(certificate: bytes) -> tuple[bytes, bytes]:
+    """A device's certificate, DER, with one extension twice, and of a version that is none."""
+    usage, name = bytes.fromhex("0603551d25"), bytes.fromhex("0603551d11")
+    third, fifth = bytes.fromhex("a003020102"), bytes.fromhex("a003020104")
+    return certificate.replace(usage, name, 1), certificate.replace(third, fifth, 1)
+
+
 def leaf_der(chain: str) -> bytes:
     """The first certificate of a PEM chain."""
     return x509.load_pem_x509_certificates(chain.encode())[0].public_bytes(Encoding.DER)

@@ -18,6 +18,7 @@ from hwtrust_backend.admin.fields import label_of, name_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
 from hwtrust_backend.config import Settings
+from hwtrust_backend.db import RULES, count_up
 from hwtrust_backend.enrolment import rules_of
 from hwtrust_backend.policies import ActivePolicy, Group, StoredPolicy
 from hwtrust_backend.publishing import policy_changed
@@ -89,6 +90,7 @@ def set_group(
     by.require_all_groups(Role.ADMINISTRATOR)
     if not policies.list_policies(session, policy):
         raise PolicyUnknownError(f"there is no policy {policy[:100]!r}")
+    count_up(session, RULES)
     known = session.get(Group, name) is not None
     before = _accepted(session, name)
     made = policies.add_group(
@@ -185,6 +187,8 @@ def activate_policy(
     """
     by.require_all_groups(Role.ADMINISTRATOR)
     signers = policies.load_signers(settings.policy_signers)
+    # In line with whoever moves a group: what is read from here on stays true.
+    count_up(session, RULES)
     held = [row.name for row in policies.list_groups(session) if row.policy == name]
     before = {group: _accepted(session, group) for group in held}
     policies.activate_policy(session, name, version, signers=signers, by=by.name, now=now)

@@ -11,6 +11,10 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -39,11 +43,25 @@ def keep_head(database: Database, settings: Settings, vault: KeyVault, *, clock:
         DatabaseOlderError: the trail lacks what was signed before.
         AuditError: it does not continue what was signed before.
     """
-    require_newest(database, settings, vault)
-    now, signer = clock(), vault.signer(KeyRole.AUDIT)
-    head = database.run(lambda session: sign_head(session, signer, origin=settings.url, now=now))
-    if head is not None:
-        write_file(settings.directory / HEAD_NAME, head.envelope, mode=0o600, replace=True)
+    # In line with the other workers here: a head never makes place for an older one.
+    with _alone_in(settings.directory):
+        require_newest(database, settings, vault)
+        now, signer = clock(), vault.signer(KeyRole.AUDIT)
+        head = database.run(
+            lambda session: sign_head(session, signer, origin=settings.url, now=now)
+        )
+        if head is not None:
+            write_file(settings.directory / HEAD_NAME, head.envelope, mode=0o600, replace=True)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def require_newest(database: Database, settings: Settings, vault: KeyVault) -> None:

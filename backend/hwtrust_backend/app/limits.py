@@ -51,6 +51,14 @@ _FREE_ROUTES: Final = frozenset({"/healthz", "/readyz"})
 _UPLOADS: Final = "/v1/admin/"
 _FORMS: Final = "/ui/"
 _IPV6_PREFIX: Final = 64
+_NO_NAME: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What a certificate that tells no device's name raises; the last four are no ValueError."""
 
 SecondsClock = Callable[[], float]
 """Gives seconds that never go back."""
@@ -187,7 +195,7 @@ def device_of(certificate: bytes) -> str:
         parsed = x509.load_der_x509_certificate(certificate)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return "|".join(names.get_values_for_type(x509.UniformResourceIdentifier))
-    except (ValueError, x509.ExtensionNotFound):
+    except _NO_NAME:
         return certificate[:512].hex()
 
 

@@ -376,9 +376,11 @@ def _tcp_socket(address: tuple[str, int]) -> socket.socket:
 def _unix_socket(path: Path) -> socket.socket:
     if path.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            if not other.connect_ex(str(path)):
+            # One that is too busy to accept would let this wait for ever.
+            other.settimeout(0)
+            if other.connect_ex(str(path)) not in {errno.ECONNREFUSED, errno.ENOENT}:
                 raise OSError(errno.EADDRINUSE, "")
-        path.unlink()
+        path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o660)

@@ -112,11 +112,12 @@ class Groups:
         times = [self.clock() for _ in group]
         places = [asked.trace for asked in group]
         with traces.joint_span("verify", places, hwtrust_group_size=len(group)):
+            by_keys = {name: self._keys.get(name) for name in names}
             verified = self._verified(group, times)
 
         def work(session: Session) -> list[Outcome]:
             devices = lock_states(session, names)
-            changed = self._note_keys(devices)
+            changed = self._note_keys(devices, by_keys)
             self.attestations.rotation.prepare(session, list(devices))
             outcomes: list[Outcome] = []
             for asked, result, now in zip(group, verified, times, strict=True):
@@ -143,10 +144,15 @@ class Groups:
         with self.database.reading() as session:
             self._keys.update(keys_of(session, missing))
 
-    def _note_keys(self, devices: Mapping[str, DeviceState]) -> set[str]:
-        """Remember the keys of locked rows; gives the devices that were verified by others."""
+    def _note_keys(
+        self, devices: Mapping[str, DeviceState], by_keys: Mapping[str, DeviceKeys | None]
+    ) -> set[str]:
+        """Remember the keys of locked rows; gives the devices that were verified by others.
+
+        `by_keys` are those: what is remembered is newer where a transaction is done again.
+        """
         found = {name: DeviceKeys.of(device) for name, device in devices.items()}
-        changed = {name for name, keys in found.items() if self._keys.get(name) != keys}
+        changed = {name for name, keys in found.items() if by_keys.get(name) != keys}
         self._keys.update(found)
         return changed
 

@@ -120,7 +120,7 @@ def decode_head(content: bytes) -> Envelope:
     """
     try:
         return msgspec.json.decode(content, type=Envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise AuditHeadForgedError("a tree head is no signed envelope") from error
 
 

@@ -104,8 +104,10 @@ class Frontier:
         return root
 
 
-def split(content: bytes) -> list[bytes]:
-    """Hashes in a row, one by one."""
+def split(content: object) -> list[bytes]:
+    """Hashes in a row, one by one; none where this is no row of bytes, as SQLite may keep it."""
+    if not isinstance(content, bytes):
+        return []
     return [content[at : at + HASH_SIZE] for at in range(0, len(content), HASH_SIZE)]
 
 

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Final
 
 from sqlalchemy import Connection, insert, select
@@ -41,7 +42,8 @@ def tree_of(session: Session | Connection, *, lock: bool = False) -> Frontier:
     if state is None:
         raise AuditStateError("the audit trail has no head")
     try:
-        return Frontier.decode(state.size, bytes(state.frontier))
+        # SQLite keeps a value of any type in any column, where somebody has put one.
+        return Frontier.decode(index(state.size), bytes(memoryview(state.frontier)))
     except (AuditProofError, TypeError) as error:
         raise AuditStateError("the head of the audit trail is damaged") from error
 

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
+from sqlalchemy.orm import Session
 
 from hwtrust.errors import BackupError, ConfigError
 from hwtrust_backend.admin import local_administrator
@@ -31,10 +32,13 @@ from hwtrust_backend.config import (
     system_clock,
     written_file,
 )
+from hwtrust_backend.db import Database, migrate
 
 DATABASE_NAME = "backend.sqlite"
-_FILES = (CONFIG_NAME, VAULT_NAME, AUDIT_KEY_NAME, TRUST_NAME)
-"""Beside the database; the trust file comes last: it says that the rest is there."""
+_KEYS = (VAULT_NAME, AUDIT_KEY_NAME, TRUST_NAME)
+"""The trust file comes last: it says that the rest is there."""
+_FILES = (CONFIG_NAME, *_KEYS)
+"""Beside the database."""
 _PUBLIC = {AUDIT_KEY_NAME, TRUST_NAME}
 _FILE_LIMIT = 16 * 1024 * 1024
 
@@ -97,20 +101,18 @@ def restore(place: Place, *, file: Path, note: str, as_json: bool) -> None:
         entries = _checked(archive, file)
         if DATABASE_NAME in entries and place.settings().database:
             raise BackupError("the setting database names another one than would be restored")
-        for name in (DATABASE_NAME, *_FILES):
-            content = archive.extractfile(entries[name]) if name in entries else None
-            if content is not None:
-                mode = 0o644 if name in _PUBLIC else 0o600
-                with written_file(directory / name, mode=mode, replace=False) as written:
-                    shutil.copyfileobj(content, written)
-    if DATABASE_NAME not in entries:
+        _put(archive, entries, directory, (CONFIG_NAME, DATABASE_NAME))
+        # Before the keys: without them nothing serves what has not been noted as restored.
+        noted = _noted_in(place.settings(), note) if DATABASE_NAME in entries else None
+        _put(archive, entries, directory, _KEYS)
+    if noted is None:
         if as_json:
             say_json({"data": str(directory), "database": False})
             return
         click.echo(f"{directory}: keys and settings are back")
         click.echo("next: restore the database, then hwtrust-backend recovered", err=True)
         return
-    _say(_note(place, note), as_json=as_json)
+    _say(noted, as_json=as_json)
 
 
 @click.command(epilog='Example: hwtrust-backend recovered --note "disk failure on 3 May"')
@@ -122,12 +124,37 @@ def recovered(place: Place, *, note: str, as_json: bool) -> None:
 
     Say so once, before the backend serves again.
     """
-    _say(_note(place, note), as_json=as_json)
-
-
-def _note(place: Place, note: str) -> Recovered:
     with place.session() as (session, _):
-        return note_recovered(session, by=local_administrator(), note=note, now=system_clock())
+        noted = _noted(session, note)
+    _say(noted, as_json=as_json)
+
+
+def _put(
+    archive: tarfile.TarFile,
+    entries: dict[str, tarfile.TarInfo],
+    directory: Path,
+    names: tuple[str, ...],
+) -> None:
+    for name in names:
+        content = archive.extractfile(entries[name]) if name in entries else None
+        if content is not None:
+            mode = 0o644 if name in _PUBLIC else 0o600
+            with written_file(directory / name, mode=mode, replace=False) as written:
+                shutil.copyfileobj(content, written)
+
+
+def _noted_in(settings: Settings, note: str) -> Recovered:
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+        with database.transaction() as session:
+            return _noted(session, note)
+    finally:
+        database.close()
+
+
+def _noted(session: Session, note: str) -> Recovered:
+    return note_recovered(session, by=local_administrator(), note=note, now=system_clock())
 
 
 def _say(result: Recovered, *, as_json: bool) -> None:
@@ -163,7 +190,9 @@ def _database_copy(settings: Settings, *, beside: Path) -> Iterator[Path]:
         copy = Path(directory) / DATABASE_NAME
         try:
             with (
-                closing(sqlite3.connect(f"file:{source_file}?mode=ro", uri=True)) as source,
+                closing(
+                    sqlite3.connect(f"{source_file.absolute().as_uri()}?mode=ro", uri=True)
+                ) as source,
                 closing(sqlite3.connect(copy)) as target,
             ):
                 target.execute("PRAGMA synchronous = OFF")

@@ -39,7 +39,10 @@ class OidcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if not self.issuer:
             return
-        parts = urlsplit(self.issuer)
+        try:
+            parts = urlsplit(self.issuer)
+        except ValueError as error:
+            raise ConfigError(f"oidc.issuer is no URL: {self.issuer!r}") from error
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
             raise ConfigError(f"oidc.issuer must be an https URL: {self.issuer!r}")
         if not self.client_id:

@@ -9,9 +9,10 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from hwtrust_backend.config.kinds import kind_of, quoted, spelt
 from hwtrust_backend.config.reading import read_toml
@@ -98,18 +99,15 @@ def _leaves(
 
 def _without_password(url: str) -> str:
     try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
+        # As the driver is given it: a `#`, `/` or `?` ends no password there.
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
         return quoted(_MASKED)
-    hidden = parts.query
-    if "password" in hidden:
-        hidden = _MASKED
-    if password is None:
-        return quoted(urlunsplit(parts._replace(query=hidden)) if hidden != parts.query else url)
-    user, _, host = parts.netloc.rpartition("@")
-    shown = f"{user.partition(':')[0]}:{_MASKED}@{host}"
-    return quoted(urlunsplit(parts._replace(netloc=shown, query=hidden)))
+    in_query = any("password" in name for name in parsed.query)
+    if parsed.password is None and not in_query:
+        return quoted(url)
+    shown = parsed.set(query={}) if in_query else parsed
+    return quoted(shown.render_as_string(hide_password=True) + f"?{_MASKED}" * in_query)
 
 
 def _is_written(written: Mapping[str, Any], name: str) -> bool:

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from hwtrust.errors import ConfigError
 from hwtrust.wire.messages import TlsKeyKind
@@ -112,7 +114,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         if bool(self.server_certificate) != bool(self.server_key):
             raise ConfigError("server_certificate and server_key are set together or not at all")
-        if urlsplit(self.url).scheme != "https" or not urlsplit(self.url).hostname:
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:
+            raise ConfigError(f"the url is none: {self.url!r}") from error
+        if parts.scheme != "https" or not parts.hostname:
             raise ConfigError(f"the url must begin with https:// and name a host: {self.url!r}")
         for proxy in self.trusted_proxies:
             _check_proxy(proxy)
@@ -132,7 +138,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def database_url(self) -> str:
         """Where the database is."""
-        return self.database or f"sqlite:///{self.directory / 'backend.sqlite'}"
+        if self.database:
+            return self.database
+        # A path may hold what would end it in a URL.
+        file = URL.create("sqlite", database=str(self.directory / "backend.sqlite"))
+        return file.render_as_string(hide_password=False)
 
     @property
     def ek_authorities(self) -> Path:
@@ -199,8 +209,12 @@ listen = {_quoted(settings.listen)}
 
 
 def _has_password(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.password is not None or "password=" in parts.query
+    try:
+        # As the driver is given it: a `#`, `/` or `?` ends no password there.
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return True
+    return parsed.password is not None or any("password" in name for name in parsed.query)
 
 
 def _quoted(text: str) -> str:

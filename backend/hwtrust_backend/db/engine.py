@@ -60,6 +60,8 @@ _DRIVERS: Final = {
 }
 _GIVEN_UP: Final = frozenset({"40001", "40P01", "23505"})
 """serialization_failure, deadlock_detected, unique_violation (PostgreSQL, appendix A)."""
+_OF_ONE: Final = _GIVEN_UP | {"55P03", "57014"}
+"""Also lock_not_available and query_canceled: what one statement waited for, and no more."""
 
 _DURABLE: Final = """
     SELECT set_config('synchronous_commit', 'on', false)
@@ -144,7 +146,10 @@ class Database:
 
     def is_down(self, error: DatabaseError) -> bool:
         """Whether an error of this database concerns all of it, and not one statement's data."""
-        return isinstance(error.__cause__, OperationalError | PoolTimeoutError)
+        cause = error.__cause__
+        if isinstance(cause, OperationalError):
+            return getattr(cause.orig, "sqlstate", None) not in _OF_ONE
+        return isinstance(cause, PoolTimeoutError)
 
     def close(self) -> None:
         """Give every connection back."""

@@ -186,7 +186,15 @@ def _recognised(der: bytes, authority: x509.Certificate) -> _Recognised:
     except InvalidSignature as error:
         message = "the client certificate was not issued by this backend"
         raise IdentityCertificateError(message) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         message = "the client certificate is not one that this backend issues to devices"
         raise IdentityCertificateError(message) from error
     named = len(uris) == 1 and uris[0].startswith(URN)

@@ -66,6 +66,8 @@ Trigger = Literal["release", "mismatch", "watchdog", "event"]
 EvidenceKind = Literal["tpm"]
 
 DOCUMENT_LIMIT: Final = 256 * 1024
+_MOST_DOTS: Final = 500
+"""In one line: for a key of many parts the parser takes the square of their number."""
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PATH: Final = re.compile(r"at `\$([^`]*)`")
 _CODES: Final = frozenset(FINDINGS) | frozenset(POLICY_FINDINGS)
@@ -176,9 +178,14 @@ def read_policy(text: str) -> Policy:
     """
     if len(text) > DOCUMENT_LIMIT:
         raise PolicyDocumentError("a policy is no longer than 256 KiB")
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > _MOST_DOTS:
+            message = f"line {number}: at most {_MOST_DOTS} dots stand in one line"
+            raise PolicyDocumentError(message, line=number)
     try:
         found: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # An integer of thousands of digits is no TOMLDecodeError.
         raise _no_toml(text, str(error)) from error
     except RecursionError as error:
         raise PolicyDocumentError("a policy is not nested so deeply") from error

@@ -10,10 +10,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_TABLE: Final = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]+")
+# No two parts of these can take the same character: a line takes no longer than it is long.
+_TABLE: Final = re.compile(r"\s*\[+([^\[\]]+)\]")
 _KEY: Final = re.compile(
     r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*="""
 )
+
+
+_DEEPEST: Final = 8
+"""Parts of a field that are looked for."""
 
 
 def line_of(text: str, field: str, *, value: str = "") -> int | None:
@@ -22,7 +27,7 @@ def line_of(text: str, field: str, *, value: str = "") -> int | None:
     Where a field, or a table, has several lines, it is the one with `value` in
     quotes, if there is one. None where neither field nor table is there.
     """
-    wanted = field.split(".") if field else []
+    wanted = field.split(".")[:_DEEPEST] if field else []
     names = _names(text)
     for length in range(len(wanted), 0, -1):
         part = wanted[:length]
@@ -52,7 +57,7 @@ def _names(text: str) -> list[tuple[int, list[str]]]:
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if heading := _TABLE.match(line):
-            table = _parts(heading[1])
+            table = _parts(heading[1].strip())
             found.append((number, table))
         elif key := _KEY.match(line):
             found.append((number, [*table, *_parts(key[1])]))

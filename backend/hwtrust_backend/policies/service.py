@@ -100,7 +100,7 @@ def activate_policy(
     stored = policy_version(session, name, version)
     require_signed(stored, signers=signers)
     count_up(session, RULES)
-    active = session.get(ActivePolicy, name, with_for_update=True)
+    active = session.get(ActivePolicy, name, with_for_update=True, populate_existing=True)
     before = 0 if active is None else active.version
     if active is None:
         active = ActivePolicy(name=name, version=version, activated_at=now, activated_by=by)
@@ -154,12 +154,13 @@ def add_group(
     session: Session, name: str, *, policy: str, label: str | None, by: str, now: int
 ) -> Group:
     """Make a group, or change its policy and label; without a label it keeps the one it has."""
-    group = session.get(Group, name)
+    # Who sets it at the same time waits here, and what that one has set is seen.
+    count_up(session, RULES)
+    group = session.get(Group, name, populate_existing=True)
     if group is None:
         group = Group(name=name, label="", policy=policy, created_at=now)
         session.add(group)
     group.policy, group.label = policy, group.label if label is None else label
-    count_up(session, RULES)
     record(session, Event.GROUP_SET, now=now, reason=f"{name}: policy {policy}", actor=by)
     return group
 

@@ -65,11 +65,11 @@ def accept_release(session: Session, name: str, *, now: int, by: str = "") -> St
     Raises:
         ReleaseUnknownError: it was never added.
     """
+    count_up(session, RULES)
     stored = _stored(session, name)
     newest = max((row.accepted_at or 0 for row in list_releases(session)), default=0)
     # Two within a millisecond: the later one is still the current one.
     stored.accepted_at, stored.retired_at = max(now, newest + 1), None
-    count_up(session, RULES)
     record(session, Event.RELEASE_ACCEPTED, now=now, reason=name, actor=by)
     return stored
 
@@ -80,9 +80,9 @@ def retire_release(session: Session, name: str, *, now: int, by: str = "") -> St
     Raises:
         ReleaseUnknownError: it was never added.
     """
+    count_up(session, RULES)
     stored = _stored(session, name)
     stored.retired_at = now
-    count_up(session, RULES)
     record(session, Event.RELEASE_RETIRED, now=now, reason=name, actor=by)
     return stored
 
@@ -112,7 +112,7 @@ def references(session: Session) -> References:
 
 
 def _stored(session: Session, name: str) -> StoredRelease:
-    stored = session.get(StoredRelease, name)
+    stored = session.get(StoredRelease, name, populate_existing=True)
     if stored is None:
         raise ReleaseUnknownError(f"there is no release {name!r}", release=name[:200])
     return stored

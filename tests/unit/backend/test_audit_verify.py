@@ -220,6 +220,8 @@ OF_ANOTHER_TYPE = {
     "text where a number belongs": ("at = 'soon'", "audit:record:changed"),
     "a fraction where a number belongs": ("at = at + 0.5", "audit:record:changed"),
     "text for the size": ("size = 'x'", "audit:state:changed"),
+    "a fraction for the size": ("size = size + 0.5", "audit:state:changed"),
+    "a number for the frontier": (f"frontier = {2**40}", "audit:state:changed"),
     "text for the frontier": (f"frontier = '{'x' * 128}'", "audit:state:changed"),
 }
 
@@ -234,6 +236,27 @@ def test_a_value_of_another_type_is_a_change_too(tmp_path: Path, case: str) -> N
     table = "audit_records" if code.startswith("audit:record") else "audit_head"
     key = "sequence = 7" if table == "audit_records" else "id = 1"
     change(database, f"UPDATE {table} SET {assignment} WHERE {key}")  # noqa: S608 - the table above
+    assert found(database)[0] == code
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "table", "code"),
+    [
+        ("hashes = 5", "audit_tiles", "audit:tile:changed"),
+        ("hashes = 'text'", "audit_tiles", "audit:tile:changed"),
+        ("envelope = 5", "audit_heads", "audit:head:forged"),
+    ],
+)
+def test_a_tile_or_a_head_of_another_type_is_a_change_too(
+    tmp_path: Path, assignment: str, table: str, code: str
+) -> None:
+    """What nobody here has written is told from what was."""
+    database = Database(f"sqlite:///{tmp_path / 'trail.sqlite'}")
+    migrate(database)
+    write(database, 300)
+    sign(database)
+    change(database, f"UPDATE {table} SET {assignment}")  # noqa: S608 - the cases above
     assert found(database)[0] == code
     database.close()
 

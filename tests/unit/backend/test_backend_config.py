@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +105,9 @@ BAD = {
     "a certificate without a key": 'server_certificate = "cert.pem"',
     "a proxy by name": 'trusted_proxies = ["proxy.example"]',
     "a body limit of nothing": "body_limit = 0",
+    "a number of many digits": "body_limit = " + "9" * 5_000,
+    "an address that is cut short": 'url = "https://[::1"',
+    "an issuer that is cut short": '[oidc]\nissuer = "https://[::1"\nclient_id = "x"',
 }
 
 
@@ -311,6 +316,9 @@ def test_each_setting_is_shown_with_its_source(tmp_path: Path) -> None:
         "postgresql://hwtrust:s3cret@/hwtrust?host=/run/pg",
         "postgresql://db.example/hwtrust?user=hwtrust&password=s3cret",
         "postgresql://hwtrust:s3cret@[db.example/hwtrust",
+        "postgresql://hwtrust:1#s3cret@db.example/hwtrust",
+        "postgresql://hwtrust:1/s3cret@db.example/hwtrust",
+        "postgresql://hwtrust:1?s3cret@db.example/hwtrust",
     ],
 )
 def test_the_password_of_the_database_is_not_shown(tmp_path: Path, url: str) -> None:
@@ -318,6 +326,7 @@ def test_the_password_of_the_database_is_not_shown(tmp_path: Path, url: str) -> 
     found = in_force(tmp_path, f'database = "{url}"\n')
     assert "s3cret" not in repr(found)
     assert "***" in found["database"][0]
+    assert "s3cret" not in settings_text(Settings(data_dir=str(tmp_path), database=url))
 
 
 def test_the_database_without_a_password_is_shown_as_it_is(tmp_path: Path) -> None:
@@ -398,6 +407,22 @@ def test_a_socket_on_which_another_process_listens_is_not_taken_from_it(tmp_path
     with listening_socket(settings), pytest.raises(ConfigError):
         listening_socket(settings)
     listening_socket(settings).close()
+
+
+def test_a_socket_whose_server_is_busy_is_not_waited_for(tmp_path: Path) -> None:
+    """It is somebody's all the same."""
+    path = tmp_path / "socket"
+    with contextlib.ExitStack() as open_:
+        busy = open_.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(3):
+            caller = open_.enter_context(socket.socket(socket.AF_UNIX))
+            caller.settimeout(0)
+            caller.connect_ex(str(path))
+        with pytest.raises(ConfigError):
+            listening_socket(Settings(data_dir=str(tmp_path), listen=f"unix:{path}"))
+    assert path.exists()
 
 
 def test_read_only_is_turned_and_shown_on_the_command_line(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from sqlalchemy import event, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from hwtrust.errors import (
     BackendBusyError,
@@ -29,14 +30,23 @@ from hwtrust_backend.appraisal import Asked, Groups
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.enrolment import Device, DeviceState
 from hwtrust_backend.keys import KeyRole, device_of_certificate
+from hwtrust_backend.publishing import Publisher
 from simulators.attester import Attester, make_csr
 from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device, leaf_der
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sqlalchemy.orm import Session
+
     from hwtrust_backend.app.backend import Backend
     from hwtrust_backend.appraisal import Outcome
+
+
+class DeadlockDetected(Exception):  # noqa: N818 - as the driver calls it
+    """What PostgreSQL says (appendix A)."""
+
+    sqlstate = "40P01"
 
 
 @pytest.fixture
@@ -104,6 +114,73 @@ def test_a_group_is_one_transaction_for_all(
         device.next_nonce = reply.challenge
     again = groups.answer([asked(backend, device) for device in fleet])
     assert [told(outcome).standing for outcome in again] == [Standing.TRUSTED] * 3
+
+
+def given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first transaction be given up, as PostgreSQL does at a deadlock."""
+    prepare, left = Publisher.prepare, [DeadlockDetected()]
+
+    def once(self: Publisher, session: Session, devices: Sequence[str]) -> None:
+        if left:
+            raise OperationalError("", {}, left.pop())
+        prepare(self, session, devices)
+
+    monkeypatch.setattr(Publisher, "prepare", once)
+
+
+def test_evidence_by_a_replaced_key_is_refused_when_it_is_done_again_too(
+    backend: Backend, groups: Groups, fleet: list[BackendDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another replica has enrolled the device anew: its old key convinces at no attempt."""
+    device = fleet[0]
+    (outcome,) = groups.answer([asked(backend, device)])
+    device.next_nonce = told(outcome).challenge
+    with backend.database.transaction() as session:
+        row = session.get_one(Device, device.name.hex())
+        row.ak_public = fleet[1].tpm.ak.encode_sized()
+    given_up_once(monkeypatch)
+    (refused,) = groups.answer([asked(backend, device)])
+    assert isinstance(refused, SignatureError)
+
+
+def test_evidence_by_a_new_key_is_accepted_when_it_is_done_again_too(
+    backend: Backend, groups: Groups, fleet: list[BackendDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was remembered of the device before does not count at any attempt."""
+    device = fleet[0]
+    (outcome,) = groups.answer([asked(backend, device)])
+    device.next_nonce = told(outcome).challenge
+    with backend.database.transaction() as session:
+        row = session.get_one(Device, device.name.hex())
+        mine, row.ak_public = row.ak_public, fleet[1].tpm.ak.encode_sized()
+    groups.answer([asked(backend, device)])
+    with backend.database.transaction() as session:
+        session.get_one(Device, device.name.hex()).ak_public = mine
+    given_up_once(monkeypatch)
+    (accepted,) = groups.answer([asked(backend, device)])
+    assert told(accepted).standing is Standing.TRUSTED
+
+
+def test_a_row_that_is_locked_for_long_holds_up_nobody_else(
+    backend: Backend, groups: Groups, fleet: list[BackendDevice]
+) -> None:
+    """Who waits for a lock in vain fails alone."""
+    if not backend.database.is_postgresql:
+        pytest.skip("SQLite locks no rows")
+    backend.database.close()
+
+    @event.listens_for(backend.database.engine, "connect")
+    def soon(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's
+        connection.execute("SET lock_timeout = '200ms'")
+        connection.commit()
+
+    group = [asked(backend, device) for device in fleet]
+    with backend.database.transaction() as session:
+        row = select(Device.id).where(Device.id == fleet[0].name.hex())
+        session.execute(row.with_for_update())
+        outcomes = groups.answer(group)
+    assert isinstance(outcomes[0], DatabaseError)
+    assert [told(outcome).standing for outcome in outcomes[1:]] == [Standing.TRUSTED] * 2
 
 
 def test_what_has_not_changed_is_not_written(

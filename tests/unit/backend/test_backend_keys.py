@@ -40,7 +40,7 @@ from hwtrust_backend.keys import vault as vault_module
 from hwtrust_backend.keys.signing import IssuingKey, SoftwareSigner
 from hwtrust_backend.testing import CHEAP, DAY, HOUR, MINUTE
 from simulators.attester import make_csr, spki
-from simulators.backend_clients import leaf_der
+from simulators.backend_clients import leaf_der, malformed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -288,6 +288,7 @@ def test_what_is_no_device_s_certificate_in_force_is_refused() -> None:
         "garbage": (b"0\x00", NOW),
         "nothing": (b"", NOW),
         "cut short": (good[:-1], NOW),
+        **{f"malformed {number}": (der, NOW) for number, der in enumerate(malformed(good))},
     }
     for case, (der, now) in cases.items():
         with pytest.raises(IdentityCertificateError) as caught:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hwtrust.errors import DatabaseOlderError
+from hwtrust.errors import DatabaseError, DatabaseOlderError, VaultMissingError
 from hwtrust.wire.messages import Standing
-from hwtrust_backend.app.fence import HEAD_NAME, keep_head, require_newest
+from hwtrust_backend.app import fence
+from hwtrust_backend.app.fence import HEAD_NAME, keep_head, kept_head, require_newest
 from hwtrust_backend.app.setup import open_backend
-from hwtrust_backend.audit import Event, record
-from hwtrust_backend.config import load_settings
-from hwtrust_backend.keys import Secret
+from hwtrust_backend.audit import Event, open_head, record, tree_of
+from hwtrust_backend.cli import backup as cli_backup
+from hwtrust_backend.config import load_settings, write_file
+from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.publishing import note_recovery, recovered_at
 from hwtrust_backend.testing import MINUTE, BackendServer
 from simulators.attester import make_release
@@ -240,6 +243,43 @@ def test_postgresql_is_backed_up_and_restored_by_its_own_tools(
         assert [item.epoch for item in reply.root.increments] == [8, 9]
 
 
+def test_a_restore_that_is_cut_short_serves_nothing(
+    server: BackendServer,
+    shell: Shell,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An old database whose recovery is not noted would give epochs away twice (68)."""
+    file, new = tmp_path / "backup.tar", Shell(tmp_path / "new", capsys)
+    shell.run("backup", str(file))
+
+    def full(*_: object, **__: object) -> object:
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(cli_backup, "note_recovered", full)
+    new.run("restore", str(file), code=1)
+    settings = load_settings(new.data, file=None, environ={})
+    with pytest.raises(VaultMissingError):
+        open_backend(settings, passphrase=PASSPHRASE, clock=server.clock)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "50%25", "a b"])
+def test_a_data_directory_may_have_any_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """What means something in a URL means nothing in a path: the database is where it belongs."""
+    with BackendServer(tmp_path / name) as server:
+        server.accept(make_release())
+        device = enrolled_device(server)
+        file = tmp_path / "backup.tar"
+        Shell(server.directory, capsys).run("backup", str(file))
+        assert (server.directory / "backend.sqlite").is_file()
+    copy = Shell(tmp_path / f"{name}-new", capsys)
+    copy.run("restore", str(file))
+    assert [row["device"] for row in copy.json("devices")] == [device.name.hex()]
+
+
 # --- an older database is noticed ------------------------------------------------------------
 
 
@@ -286,6 +326,36 @@ def test_a_database_of_the_same_length_with_other_records_stops_the_backend(
     grow(backend)
     with pytest.raises(DatabaseOlderError):
         require_newest(backend.database, settings, vault)
+
+
+def test_a_kept_head_makes_no_place_for_an_older_one(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is slow to write does not undo what another one kept meanwhile."""
+    settings, vault = backend.settings, backend.vault
+    key = vault.signer(KeyRole.AUDIT).public_key
+    others: list[threading.Thread] = []
+
+    def keep() -> None:
+        keep_head(backend.database, settings, vault, clock=backend.clock)
+
+    def late(path: Path, content: bytes, *, mode: int, replace: bool) -> None:
+        monkeypatch.setattr(fence, "write_file", write_file)
+        grow(backend)
+        other = threading.Thread(target=keep)
+        others.append(other)
+        other.start()
+        other.join(0.3)
+        write_file(path, content, mode=mode, replace=replace)
+
+    grow(backend)
+    monkeypatch.setattr(fence, "write_file", late)
+    keep()
+    others[0].join()
+    kept = kept_head(settings.directory)
+    assert kept is not None
+    with backend.database.reading() as session:
+        assert open_head(kept, key=key).size == tree_of(session).size
 
 
 def test_a_kept_head_that_is_not_ours_stops_the_backend(backend: Backend) -> None:

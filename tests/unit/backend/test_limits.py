@@ -25,7 +25,7 @@ from hwtrust_backend.config import ForwardedHeader, RateSettings, Settings
 from hwtrust_backend.keys import issue_device_certificate, make_authority
 from hwtrust_backend.keys.signing import SoftwareSigner
 from simulators.attester import make_csr, spki
-from simulators.backend_clients import leaf_der
+from simulators.backend_clients import leaf_der, malformed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -219,6 +219,9 @@ def test_a_device_behind_a_proxy_has_its_rate_by_the_header(clock: Seconds) -> N
 def test_a_certificate_that_is_none_is_counted_as_it_is() -> None:
     """Nothing that a caller shows ends in an exception."""
     assert device_of(b"\x30\x03nonsense")
+    good = device_certificate(ec.generate_private_key(ec.SECP256R1()), bytes(34))
+    for changed in malformed(good):
+        assert device_of(changed)
 
 
 def test_refused_credentials_make_their_address_wait(clock: Seconds) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from hwtrust.errors import (
     ConfigError,
@@ -21,8 +22,11 @@ from hwtrust.errors import (
 from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Mode, Standing
+from hwtrust_backend import policies
+from hwtrust_backend.admin import local_administrator, rules
 from hwtrust_backend.appraisal.dry_run import EXAMPLES, dry_run
-from hwtrust_backend.audit import AuditRecord
+from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.db import count_up
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.policies import (
     DEFAULT_DOCUMENT,
@@ -37,9 +41,11 @@ from hwtrust_backend.policies import (
     policy_of,
     policy_version,
     read_policy,
+    service,
     sign_policy,
     versions_in_force,
 )
+from hwtrust_backend.publishing.campaigns import unfinished
 from hwtrust_backend.references import accept_release, add_release, retire_release
 from hwtrust_backend.testing import DAY, HOUR, policy_document
 from simulators.attester import make_release
@@ -48,6 +54,8 @@ from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from sqlalchemy.orm import Session
 
     from hwtrust_backend.app.backend import Backend
 
@@ -97,6 +105,96 @@ def test_versions_that_are_added_at_once_get_numbers_of_their_own(backend: Backe
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(add, range(1, 5))) == [1, 2, 3, 4]
+
+
+def test_of_two_who_set_a_group_at_once_the_second_counts(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored is what the trail says last, whoever waited for whom."""
+    if not backend.database.is_postgresql:
+        pytest.skip("SQLite has one writer at a time")
+    by, now = local_administrator(), backend.clock()
+    with backend.database.transaction() as session:
+        for name, beat in (("a", "2m"), ("b", "3m")):
+            add_policy(session, name, policy_document(heartbeat=beat), by="test", now=now)
+
+    def set_to(policy: str) -> None:
+        backend.database.run(lambda s: rules.set_group(s, "g", policy=policy, by=by, now=now))
+
+    set_to("a")
+    first = paused_before_counting(monkeypatch, lambda: set_to("a"))
+    set_to("b")
+    first()
+    with backend.database.reading() as session:
+        stored = policies.group_of(session, "g").policy
+        said = session.scalars(
+            select(AuditRecord.reason)
+            .where(AuditRecord.event == Event.GROUP_SET)
+            .order_by(AuditRecord.sequence)
+        ).all()
+    assert said[-1] == f"g: policy {stored}"
+
+
+def test_a_group_that_is_moved_during_an_activation_gets_its_campaign(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of the two overlooks what the other does."""
+    if not backend.database.is_postgresql:
+        pytest.skip("SQLite has one writer at a time")
+    by, now = local_administrator(), backend.clock()
+    with backend.database.transaction() as session:
+        add_release(session, make_release("2.0", "x"), now=now)
+        accept_release(session, "2.0", now=now)
+        for name, beat, releases in (
+            ("a", "2m", ["1.0"]),
+            ("b", "3m", ["1.0"]),
+            ("a", "2m", ["1.0", "2.0"]),
+        ):
+            document = policy_document(heartbeat=beat, releases=releases)
+            add_policy(session, name, document, by="test", now=now)
+
+    def activate(name: str, version: int) -> None:
+        backend.database.run(
+            lambda s: rules.activate_policy(
+                s, name, version, settings=backend.settings, by=by, now=now
+            )
+        )
+
+    def move(policy: str) -> None:
+        backend.database.run(lambda s: rules.set_group(s, "g", policy=policy, by=by, now=now))
+
+    activate("a", 1)
+    activate("b", 1)
+    move("b")
+    activation = paused_before_counting(monkeypatch, lambda: activate("a", 2))
+    move("a")
+    activation()
+    with backend.database.reading() as session:
+        assert ("g", "2.0") in {(found.group, found.detail) for found in unfinished(session)}
+
+
+def paused_before_counting(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
+) -> Callable[[], None]:
+    """Begin `work`, as far as the service's own lock; gives what lets it go on, and waits."""
+    reached, go = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+
+    def pause(session: Session, name: str) -> None:
+        if threading.current_thread() is thread:
+            reached.set()
+            go.wait(10)
+        count_up(session, name)
+
+    def finish() -> None:
+        go.set()
+        thread.join()
+
+    monkeypatch.setattr(service, "count_up", pause)
+    thread.start()
+    # Where it waits at a lock before that, it is far enough too.
+    reached.wait(1)
+    return finish
 
 
 def test_what_is_no_policy_is_not_stored(backend: Backend) -> None:

@@ -167,6 +167,23 @@ def test_a_deeply_nested_document_is_refused() -> None:
         read_policy("a = " + "[" * 20_000)
 
 
+SLOW: Final = {
+    "an unclosed table of blanks in a value": 'evidence = """\n[' + " " * 30_000,
+    "an unclosed table of brackets": 'evidence = """\n' + "[" * 30_000,
+    "a key of many parts": "a" + ".a" * 30_000 + " = 1",
+    "a table of many parts": "[a" + ".a" * 30_000 + "]",
+    "a number of many digits": "a = " + "1" * 30_000,
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_no_text_takes_longer_than_it_is_long(case: str) -> None:
+    """What would keep a parser busy for minutes, and with it every caller, is refused at once."""
+    with pytest.raises(PolicyDocumentError) as caught:
+        read_policy(SLOW[case])
+    assert caught.value.code == "policy:document"
+
+
 @given(st.text(max_size=200))
 def test_no_text_ends_outside_the_error_tree(text: str) -> None:
     """Whatever is given is a policy, or a typed error."""

@@ -96,9 +96,13 @@ def by_of(request: HttpRequest) -> Principal:
 
 def read(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
     """What `work` reads, for who calls."""
-    backend = backend_of(request)
-    with backend.database.reading() as session:
-        return work(session, by_of(request), backend.clock())
+    backend, by = backend_of(request), by_of(request)
+    try:
+        with backend.database.reading() as session:
+            return work(session, by, backend.clock())
+    except ForbiddenError as error:
+        note_refusal(request, by, error)
+        raise
 
 
 def change(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:

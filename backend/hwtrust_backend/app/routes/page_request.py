@@ -131,11 +131,15 @@ def acted(
     cookie = request.cookies.get(sessions.COOKIE)
     begun_here(request, backend)
     signed: SignedIn | None = None
+
+    def attempt(session: Session) -> str:
+        nonlocal signed
+        signed = sessions.signed_in(session, cookie, now=now)
+        check_form(cookie=cookie or "", token=form.get(TOKEN_FIELD, ""))
+        return work(session, Visit(backend, site_of(request), signed, now))
+
     try:
-        with backend.database.transaction() as session:
-            signed = sessions.signed_in(session, cookie, now=now)
-            check_form(cookie=cookie or "", token=form.get(TOKEN_FIELD, ""))
-            answer = work(session, Visit(backend, site_of(request), signed, now))
+        answer = backend.database.run(attempt)
     except errors.ForbiddenError as error:
         if signed is not None:
             note_refusal(request, signed.principal, error)
