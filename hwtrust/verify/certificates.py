@@ -41,7 +41,7 @@ Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SignatureParameters = padding.PSS | padding.PKCS1v15 | ec.ECDSA
 E_ = TypeVar("E_", bound=x509.ExtensionType)
 
-_PARSER_ERRORS: Final = (
+PARSER_ERRORS: Final = (
     ValueError,
     TypeError,
     OverflowError,
@@ -50,6 +50,7 @@ _PARSER_ERRORS: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+"""What `cryptography` raises while it reads a certificate that is none."""
 _USAGES: Final = (
     "digital_signature",
     "content_commitment",
@@ -139,7 +140,7 @@ class Crl:
         try:
             with _quiet():
                 return self.source.is_signature_valid(issuer.key)
-        except _PARSER_ERRORS:
+        except PARSER_ERRORS:
             return False
 
 
@@ -179,12 +180,12 @@ def read_certificate(data: bytes) -> Certificate:
     with _quiet():
         try:
             return _read(strict, received=data, signed=signed, signature=signature)
-        except _PARSER_ERRORS as error:
+        except PARSER_ERRORS as error:
             reason = error
         if canonical != strict:
             try:
                 return _read(canonical, received=data, signed=signed, signature=signature)
-            except _PARSER_ERRORS as error:
+            except PARSER_ERRORS as error:
                 reason = error
     raise MalformedError(f"a certificate cannot be read: {reason}") from reason
 
@@ -200,7 +201,7 @@ def read_crl(data: bytes) -> Crl:
             source = x509.load_der_x509_crl(data)
             serials = frozenset(entry.serial_number for entry in source)
             return Crl(source.issuer, serials, source)
-        except _PARSER_ERRORS as error:
+        except PARSER_ERRORS as error:
             raise MalformedError(f"a revocation list cannot be read: {error}") from error
 
 
@@ -280,7 +281,7 @@ def _verifies(key: Key, certificate: Certificate) -> bool:
             key.verify(signature, signed, parameters, algorithm)
         else:
             return False
-    except (InvalidSignature, *_PARSER_ERRORS):
+    except (InvalidSignature, *PARSER_ERRORS):
         return False
     return True
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from litestar import Request
+from litestar.types import Scope
 
 from hwtrust.errors import IdentityCertificateError
 from hwtrust_backend.config import Settings
@@ -28,6 +29,11 @@ UNIX: Final = "unix"
 _HEADER_LIMIT: Final = 16384
 
 Recognise = Callable[[bytes], DeviceIdentity]
+
+
+def header_values(scope: Scope, wanted: bytes) -> list[bytes]:
+    """What each header of that name says, in their order; `wanted` is in lower case."""
+    return [value for name, value in scope["headers"] if name.lower() == wanted]
 
 
 def trusted_peers(settings: Settings) -> frozenset[str]:
@@ -52,7 +58,7 @@ def caller(
     client = scope.get("client")
     peer = client[0] if client else UNIX
     if peer in trusted_proxies:
-        values = [value for name, value in scope["headers"] if name.lower() == HEADER]
+        values = header_values(scope, HEADER)
         if not values:
             return None
         if len(values) != 1:

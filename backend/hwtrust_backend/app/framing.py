@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 from litestar.types import HTTPScope
 
 from hwtrust.errors import RequestError, RequestTypeError
+from hwtrust_backend.app.caller import header_values
 
 _API: Final = "/v1/"
 _OLD: Final = "1.0"
@@ -37,12 +38,13 @@ def check_framing(scope: HTTPScope) -> None:
     version = scope["http_version"]
     if version not in _VERSIONS:
         raise RequestError(f"HTTP/{version} is not spoken here")
-    hosts = len(_values(scope, b"host"))
+    hosts = len(header_values(scope, b"host"))
     if hosts > 1 or (hosts == 0 and version != _OLD):
         raise RequestError("a request has one Host header")
-    if version == _OLD and _values(scope, b"transfer-encoding"):
+    if version == _OLD and header_values(scope, b"transfer-encoding"):
         raise RequestError("HTTP/1.0 has no Transfer-Encoding")
-    if any(value.strip().lower() != b"identity" for value in _values(scope, b"content-encoding")):
+    codings = header_values(scope, b"content-encoding")
+    if any(coding.strip().lower() != b"identity" for coding in codings):
         raise RequestTypeError("a body is sent without a Content-Encoding")
     if "//" in scope["path"] or b"%2f" in scope["raw_path"].lower():
         raise RequestError("a path has no empty part, and no encoded slash")
@@ -54,7 +56,3 @@ def _check_query(query: bytes) -> None:
     names = [name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True)]
     if len(set(names)) != len(names):
         raise RequestError("a query parameter stands twice")
-
-
-def _values(scope: HTTPScope, wanted: bytes) -> list[bytes]:
-    return [value for name, value in scope["headers"] if name.lower() == wanted]

@@ -36,7 +36,8 @@ from litestar.types import Scope
 from litestar.utils.path import normalize_path
 
 from hwtrust.errors import RateError, RequestTooLargeError
-from hwtrust_backend.app.caller import HEADER, UNIX, trusted_peers
+from hwtrust.verify.certificates import PARSER_ERRORS
+from hwtrust_backend.app.caller import HEADER, UNIX, header_values, trusted_peers
 from hwtrust_backend.config import ForwardedHeader, Settings
 from hwtrust_backend.observe import metrics
 
@@ -51,14 +52,6 @@ _FREE_ROUTES: Final = frozenset({"/healthz", "/readyz"})
 _UPLOADS: Final = "/v1/admin/"
 _FORMS: Final = "/ui/"
 _IPV6_PREFIX: Final = 64
-_NO_NAME: Final = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What a certificate that tells no device's name raises; the last four are no ValueError."""
 
 SecondsClock = Callable[[], float]
 """Gives seconds that never go back."""
@@ -163,7 +156,7 @@ class RateLimits:
         client = scope.get("client")
         if (client[0] if client else UNIX) in self._proxies:
             # RFC 9440: base64 between colons. What is none is counted as it is.
-            value = _header(scope, HEADER)
+            value = _last(scope, HEADER)
             with contextlib.suppress(binascii.Error):
                 return base64.b64decode(value.strip(b" :"), validate=True)
             return value
@@ -195,7 +188,7 @@ def device_of(certificate: bytes) -> str:
         parsed = x509.load_der_x509_certificate(certificate)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return "|".join(names.get_values_for_type(x509.UniformResourceIdentifier))
-    except _NO_NAME:
+    except (*PARSER_ERRORS, x509.ExtensionNotFound):
         return certificate[:512].hex()
 
 
@@ -215,7 +208,7 @@ def check_length(scope: Scope, limit: int) -> None:
     Raises:
         RequestTooLargeError: by its Content-Length.
     """
-    length = _header(scope, b"content-length")
+    length = _last(scope, b"content-length")
     if length.isdigit() and int(length[:20]) > limit:
         raise too_large(limit)
 
@@ -261,7 +254,7 @@ class AddressConnections:
 
 def has_credentials(scope: Scope) -> bool:
     """Whether a request shows a token, good or bad. A cookie is no credential: its page asks on."""
-    return bool(_header(scope, b"authorization"))
+    return bool(_last(scope, b"authorization"))
 
 
 def _refuse(limit: str, seconds: float) -> None:
@@ -275,7 +268,7 @@ def _forwarded(scope: Scope, header: ForwardedHeader) -> str:
     if header is ForwardedHeader.NONE:
         return ""
     # Every proxy appends: what the trusted one has added stands last.
-    last = _header(scope, header.value.encode()).decode("latin-1").rpartition(",")[2].strip()
+    last = _last(scope, header.value.encode()).decode("latin-1").rpartition(",")[2].strip()
     if header is ForwardedHeader.FORWARDED:
         pairs = (pair.strip().partition("=") for pair in last.split(";"))
         named = [value for name, _, value in pairs if name.lower() == "for"]
@@ -292,6 +285,6 @@ def _path(scope: Scope) -> str:
     return normalize_path(scope["path"])
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    values = [value for name, value in scope["headers"] if name.lower() == wanted]
+def _last(scope: Scope, wanted: bytes) -> bytes:
+    values = header_values(scope, wanted)
     return values[-1] if values else b""

@@ -27,7 +27,7 @@ import msgspec
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from hwtrust.errors import HwTrustError
-from hwtrust_backend.app.caller import UNIX, trusted_peers
+from hwtrust_backend.app.caller import UNIX, header_values, trusted_peers
 from hwtrust_backend.app.framing import check_framing
 from hwtrust_backend.app.limits import RateLimits, body_limit, check_length, device_of, too_large
 from hwtrust_backend.app.problems import PROBLEM_TYPE, count_refusal, problem_of
@@ -217,5 +217,5 @@ def _device(scope: Scope) -> str:
 
 
 def _header(scope: Scope, wanted: bytes) -> str:
-    values = [value for name, value in scope["headers"] if name.lower() == wanted]
+    values = header_values(scope, wanted)
     return values[0].decode("latin-1") if len(values) == 1 else ""

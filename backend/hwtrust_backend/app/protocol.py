@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from http import HTTPStatus
 from typing import ClassVar, Final
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hwtrust.errors import RequestError
-from hwtrust.wire.messages import Problem
 from hwtrust_backend.app.limits import AddressConnections
-from hwtrust_backend.app.problems import PROBLEM_TYPE
+from hwtrust_backend.app.problems import PROBLEM_TYPE, problem_of
 from hwtrust_backend.app.serving import Stopping
 
 HEADER_LIMIT: Final = 32 * 1024
@@ -116,13 +114,10 @@ class TlsHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP with a problem, as everything else; and close."""
-        status = HTTPStatus.BAD_REQUEST
-        problem = Problem(
-            title=status.phrase, status=status.value, code=RequestError.code, detail=msg
-        )
+        problem = problem_of(RequestError(msg))
         body = msgspec.json.encode(problem)
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {PROBLEM_TYPE}\r\n"
+            f"HTTP/1.1 {problem.status} {problem.title}\r\ncontent-type: {PROBLEM_TYPE}\r\n"
             f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

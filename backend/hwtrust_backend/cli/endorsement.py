@@ -10,7 +10,7 @@ import msgspec
 
 from hwtrust_backend.admin import authorities, eks, local_administrator
 from hwtrust_backend.admin.paging import LONGEST_PAGE
-from hwtrust_backend.cli.output import say_fields, say_json, say_table
+from hwtrust_backend.cli.output import say_fields, say_json, say_state, say_table
 from hwtrust_backend.cli.shared import (
     Place,
     as_json,
@@ -49,7 +49,7 @@ def ek_allow(place: Place, *, name: str, label: str, group: str, as_json: bool) 
     by, now = local_administrator(), system_clock()
     with place.session() as (session, _):
         eks.allow_ek(session, name, label=label, group=group, by=by, now=now)
-    _say_ek(name, "allowed", as_json=as_json)
+    say_state("name", name.lower(), "allowed", as_json=as_json)
 
 
 @ek.command("remove", epilog="Example: hwtrust-backend ek remove 000b4ff1…")
@@ -60,7 +60,7 @@ def ek_remove(place: Place, *, name: str, as_json: bool) -> None:
     """Take an EK off the list; a device that is enrolled stays enrolled."""
     with place.session() as (session, _):
         eks.remove_ek(session, name, by=local_administrator(), now=system_clock())
-    _say_ek(name, "removed", as_json=as_json)
+    say_state("name", name.lower(), "removed", as_json=as_json)
 
 
 @ek.command("list", epilog="Example: hwtrust-backend ek list")
@@ -205,14 +205,4 @@ def ek_ca_remove(place: Place, *, identifier: str, as_json: bool) -> None:
         authorities.drop_authority(
             session, identifier, by=local_administrator(), now=system_clock()
         )
-    if as_json:
-        say_json({"id": identifier, "state": "removed"})
-        return
-    click.echo(f"{identifier}: removed")
-
-
-def _say_ek(name: str, state: str, *, as_json: bool) -> None:
-    if as_json:
-        say_json({"name": name.lower(), "state": state})
-        return
-    click.echo(f"{name.lower()}: {state}")
+    say_state("id", identifier, "removed", as_json=as_json)

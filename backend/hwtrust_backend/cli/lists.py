@@ -13,7 +13,7 @@ from hwtrust_backend.admin import local_administrator, releases, tokens
 from hwtrust_backend.admin.export import ExportFormat, ExportKind
 from hwtrust_backend.admin.export import export as lines_of
 from hwtrust_backend.admin.paging import LONGEST_PAGE
-from hwtrust_backend.cli.output import say_json, say_table
+from hwtrust_backend.cli.output import say_json, say_state, say_table
 from hwtrust_backend.cli.shared import (
     Place,
     as_json,
@@ -51,7 +51,7 @@ def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> Non
         stored = releases.add_release(session, content, by=by, now=now)
         if accept:
             stored = releases.accept_release(session, stored.name, by=by, now=now)
-    _say_release(stored.name, stored.state, as_json=as_json)
+    say_state("release", stored.name, stored.state, as_json=as_json)
 
 
 @release.command("accept", epilog="Example: hwtrust-backend release accept 1.0")
@@ -64,7 +64,7 @@ def release_accept(place: Place, *, name: str, as_json: bool) -> None:
         stored = releases.accept_release(
             session, name, by=local_administrator(), now=system_clock()
         )
-    _say_release(name, stored.state, as_json=as_json)
+    say_state("release", name, stored.state, as_json=as_json)
 
 
 @release.command("retire", epilog="Example: hwtrust-backend release retire 0.9")
@@ -77,7 +77,7 @@ def release_retire(place: Place, *, name: str, as_json: bool) -> None:
         stored = releases.retire_release(
             session, name, by=local_administrator(), now=system_clock()
         )
-    _say_release(name, stored.state, as_json=as_json)
+    say_state("release", name, stored.state, as_json=as_json)
 
 
 @release.command("list", epilog="Example: hwtrust-backend release list")
@@ -195,10 +195,7 @@ def token_revoke(place: Place, *, token_id: str, as_json: bool) -> None:
         revoked = tokens.revoke_token(
             session, token_id, by=local_administrator(), now=system_clock()
         )
-    if as_json:
-        say_json({"id": revoked.id, "state": revoked.state})
-        return
-    click.echo(f"{revoked.id}: {revoked.state}")
+    say_state("id", revoked.id, revoked.state, as_json=as_json)
 
 
 # --- for auditors ------------------------------------------------------------------
@@ -221,10 +218,3 @@ def export(place: Place, *, kind: str, form: str) -> None:
     with place.reading() as (session, _):
         lines = lines_of(session, ExportKind(kind), ExportFormat(form), by=by, now=now)
         sys.stdout.writelines(lines)
-
-
-def _say_release(name: str, state: str, *, as_json: bool) -> None:
-    if as_json:
-        say_json({"release": name, "state": state})
-        return
-    click.echo(f"{name}: {state}")

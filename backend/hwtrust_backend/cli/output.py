@@ -27,6 +27,14 @@ def say_json(value: Any) -> None:  # noqa: ANN401 - anything that msgspec encode
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def say_state(kind: str, name: str, state: str, *, as_json: bool) -> None:
+    """What has become of one thing; `kind` is what programs read its name under."""
+    if as_json:
+        say_json({kind: name, "state": state})
+    else:
+        click.echo(f"{name}: {state}")
+
+
 def say_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A result for people: columns as wide as they need to be."""
     table = [list(heads), *(list(row) for row in rows)]

@@ -9,7 +9,7 @@ import click
 from hwtrust.errors import WebhookDeliveryError
 from hwtrust_backend.admin.hooks import add_webhook
 from hwtrust_backend.admin.principals import local_administrator
-from hwtrust_backend.cli.output import say_json, say_table
+from hwtrust_backend.cli.output import say_json, say_state, say_table
 from hwtrust_backend.cli.shared import Place, as_json, passphrase_file, placed
 from hwtrust_backend.config import system_clock, utc_text
 from hwtrust_backend.webhooks import (
@@ -111,7 +111,7 @@ def remove_command(place: Place, *, identifier: str, as_json: bool) -> None:
     """Remove a receiver, and what was still to be sent to it."""
     with place.session() as (session, _):
         remove_webhook(session, identifier, by=_by(), now=system_clock())
-    _say(identifier, "removed", as_json=as_json)
+    say_state("id", identifier, "removed", as_json=as_json)
 
 
 @webhook.command("enable", epilog="Example: hwtrust-backend webhook enable wh_0123456789abcdef")
@@ -122,7 +122,7 @@ def enable_command(place: Place, *, identifier: str, as_json: bool) -> None:
     """Send to a receiver again that was disabled because it failed for days."""
     with place.session() as (session, _):
         enable_webhook(session, identifier, by=_by(), now=system_clock())
-    _say(identifier, "enabled", as_json=as_json)
+    say_state("id", identifier, "enabled", as_json=as_json)
 
 
 @webhook.command(
@@ -205,13 +205,6 @@ def _state(disabled_at: int | None, failing_since: int | None) -> str:
 
 def _by() -> str:
     return local_administrator().name
-
-
-def _say(identifier: str, state: str, *, as_json: bool) -> None:
-    if as_json:
-        say_json({"id": identifier, "state": state})
-    else:
-        click.echo(f"{identifier}: {state}")
 
 
 def _say_secret(identifier: str, secret: str, *, as_json: bool) -> None:

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Meta
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
 
+MASKED: Final = "***"
 LISTS: Final = (tuple, frozenset, list)
 
 _UNITS: Final = ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s"))
@@ -70,3 +73,17 @@ def quoted(value: object) -> str:
     """A text as it is written."""
     text = str(value.value) if isinstance(value, Enum) else str(value)
     return msgspec.json.encode(text).decode()
+
+
+def without_password(url: str) -> str:
+    """A database's URL for people: itself where it holds no password."""
+    try:
+        # As the driver is given it: a `#`, `/` or `?` ends no password there.
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return MASKED
+    in_query = any("password" in name for name in parsed.query)
+    if parsed.password is None and not in_query:
+        return url
+    shown = parsed.set(query={}) if in_query else parsed
+    return shown.render_as_string(hide_password=True) + f"?{MASKED}" * in_query

@@ -8,17 +8,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from hwtrust_backend.config.kinds import kind_of, quoted, spelt
+from hwtrust_backend.config.kinds import kind_of, quoted, spelt, without_password
 from hwtrust_backend.config.reading import read_toml
 from hwtrust_backend.config.settings import CONFIG_NAME, PREFIX, Settings, load_settings
-
-_MASKED: Final = "***"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +70,7 @@ def settings_in_force(
             source = variable
         else:
             source = str(path) if _is_written(written, name) else "default"
-        text = _without_password(value) if name == "database" else spelt(value, span=span)
+        text = quoted(without_password(value)) if name == "database" else spelt(value, span=span)
         found.append(SettingInForce(name=name, value=text, source=source))
     return tuple(found)
 
@@ -95,19 +91,6 @@ def _leaves(
         else:
             span = field.endswith("_ms")
             yield f"{prefix}{field.removesuffix('_ms')}", annotation, value, span
-
-
-def _without_password(url: str) -> str:
-    try:
-        # As the driver is given it: a `#`, `/` or `?` ends no password there.
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return quoted(_MASKED)
-    in_query = any("password" in name for name in parsed.query)
-    if parsed.password is None and not in_query:
-        return quoted(url)
-    shown = parsed.set(query={}) if in_query else parsed
-    return quoted(shown.render_as_string(hide_password=True) + f"?{_MASKED}" * in_query)
 
 
 def _is_written(written: Mapping[str, Any], name: str) -> bool:

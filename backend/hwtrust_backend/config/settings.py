@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
 from hwtrust.errors import ConfigError
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.config.kinds import without_password
 from hwtrust_backend.config.oidc import OidcSettings
 from hwtrust_backend.config.reading import convert, read_toml, set_from_environment
 from hwtrust_backend.config.serving import (
@@ -199,22 +199,13 @@ def settings_text(settings: Settings) -> str:
     The database too: without it every later command would begin an empty one. A URL with
     a password is left to wherever it came from.
     """
-    known = settings.database and not _has_password(settings.database)
+    known = settings.database and without_password(settings.database) == settings.database
     database = f"database = {_quoted(settings.database)}\n" if known else ""
     return f"""\
 # hwtrust-backend; see hwtrust-backend serve --help.
 url = {_quoted(settings.url)}
 listen = {_quoted(settings.listen)}
 {database}"""
-
-
-def _has_password(url: str) -> bool:
-    try:
-        # As the driver is given it: a `#`, `/` or `?` ends no password there.
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return True
-    return parsed.password is not None or any("password" in name for name in parsed.query)
 
 
 def _quoted(text: str) -> str:

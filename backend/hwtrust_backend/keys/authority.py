@@ -32,6 +32,7 @@ from hwtrust.errors import (
     IdentityKeyError,
     WeakKeyError,
 )
+from hwtrust.verify.certificates import PARSER_ERRORS
 from hwtrust.wire.structures import require_strong
 from hwtrust_backend.config.clock import DAY, MINUTE, utc_datetime
 from hwtrust_backend.keys.signing import IssuingKey, Signer
@@ -186,15 +187,7 @@ def _recognised(der: bytes, authority: x509.Certificate) -> _Recognised:
     except InvalidSignature as error:
         message = "the client certificate was not issued by this backend"
         raise IdentityCertificateError(message) from error
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.ExtensionNotFound,
-        x509.InvalidVersion,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
+    except (*PARSER_ERRORS, x509.ExtensionNotFound) as error:
         message = "the client certificate is not one that this backend issues to devices"
         raise IdentityCertificateError(message) from error
     named = len(uris) == 1 and uris[0].startswith(URN)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+_DEEPEST: Final = 8
+"""Parts of a field that are looked for."""
 # No two parts of these can take the same character: a line takes no longer than it is long.
 _TABLE: Final = re.compile(r"\s*\[+([^\[\]]+)\]")
 _KEY: Final = re.compile(
     r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*="""
 )
-
-
-_DEEPEST: Final = 8
-"""Parts of a field that are looked for."""
 
 
 def line_of(text: str, field: str, *, value: str = "") -> int | None:

@@ -116,6 +116,13 @@ def test_a_group_is_one_transaction_for_all(
     assert [told(outcome).standing for outcome in again] == [Standing.TRUSTED] * 3
 
 
+def remembered(backend: Backend, groups: Groups, device: BackendDevice) -> BackendDevice:
+    """The device, once its keys are known from an attestation."""
+    (outcome,) = groups.answer([asked(backend, device)])
+    device.next_nonce = told(outcome).challenge
+    return device
+
+
 def given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first transaction be given up, as PostgreSQL does at a deadlock."""
     prepare, left = Publisher.prepare, [DeadlockDetected()]
@@ -132,9 +139,7 @@ def test_evidence_by_a_replaced_key_is_refused_when_it_is_done_again_too(
     backend: Backend, groups: Groups, fleet: list[BackendDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another replica has enrolled the device anew: its old key convinces at no attempt."""
-    device = fleet[0]
-    (outcome,) = groups.answer([asked(backend, device)])
-    device.next_nonce = told(outcome).challenge
+    device = remembered(backend, groups, fleet[0])
     with backend.database.transaction() as session:
         row = session.get_one(Device, device.name.hex())
         row.ak_public = fleet[1].tpm.ak.encode_sized()
@@ -147,9 +152,7 @@ def test_evidence_by_a_new_key_is_accepted_when_it_is_done_again_too(
     backend: Backend, groups: Groups, fleet: list[BackendDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was remembered of the device before does not count at any attempt."""
-    device = fleet[0]
-    (outcome,) = groups.answer([asked(backend, device)])
-    device.next_nonce = told(outcome).challenge
+    device = remembered(backend, groups, fleet[0])
     with backend.database.transaction() as session:
         row = session.get_one(Device, device.name.hex())
         mine, row.ak_public = row.ak_public, fleet[1].tpm.ak.encode_sized()

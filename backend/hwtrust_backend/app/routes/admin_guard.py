@@ -32,7 +32,12 @@ from hwtrust_backend.admin.principals import (
     was_used_lately,
 )
 from hwtrust_backend.app.backend import Backend
-from hwtrust_backend.app.routes.request import HttpRequest, backend_of, note_refusal
+from hwtrust_backend.app.routes.request import (
+    HttpRequest,
+    backend_of,
+    note_refusal,
+    noting_refusals,
+)
 from hwtrust_backend.app.serving import SERVING, Serving
 
 BODY_LIMIT: Final = 1024 * 1024
@@ -97,22 +102,15 @@ def by_of(request: HttpRequest) -> Principal:
 def read(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
     """What `work` reads, for who calls."""
     backend, by = backend_of(request), by_of(request)
-    try:
-        with backend.database.reading() as session:
-            return work(session, by, backend.clock())
-    except ForbiddenError as error:
-        note_refusal(request, by, error)
-        raise
+    with noting_refusals(request, by), backend.database.reading() as session:
+        return work(session, by, backend.clock())
 
 
 def change(request: HttpRequest, work: Callable[[Session, Principal, int], Answer]) -> Answer:
     """What `work` changes, for who calls, in one transaction."""
     backend, by = backend_of(request), by_of(request)
-    try:
+    with noting_refusals(request, by):
         return backend.database.run(lambda session: work(session, by, backend.clock()))
-    except ForbiddenError as error:
-        note_refusal(request, by, error)
-        raise
 
 
 def _require(principal: Principal, handler: BaseRouteHandler) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from litestar import Request
@@ -64,6 +65,16 @@ def identity_of(request: HttpRequest, backend: Backend, now: int) -> DeviceIdent
         return device_of_certificate(der, authority=authority, now=now)
 
     return caller(request, trusted_proxies=trusted_peers(backend.settings), recognise=recognise)
+
+
+@contextmanager
+def noting_refusals(request: HttpRequest, by: Principal) -> Iterator[None]:
+    """Leave a record where the block asks for what `by` may not do."""
+    try:
+        yield
+    except ForbiddenError as error:
+        note_refusal(request, by, error)
+        raise
 
 
 def note_refusal(
