@@ -110,7 +110,7 @@ class Channel:
         self._host, self._port = _address(url)
         self._timeout = timeout
         self._tls_ca = tls_ca
-        self._context = self._new_context()
+        self._context = pinned_context(self._tls_ca)
         self._authenticated = False
 
     @property
@@ -124,13 +124,13 @@ class Channel:
         Raises:
             TlsKeyError: OpenSSL cannot use the key on this machine.
         """
-        context = self._new_context()
+        context = pinned_context(self._tls_ca)
         load_client_key(context, key, certificate)
         self._context, self._authenticated = context, True
 
     def anonymous(self) -> None:
         """Present no client certificate from now on."""
-        self._context, self._authenticated = self._new_context(), False
+        self._context, self._authenticated = pinned_context(self._tls_ca), False
 
     def post(self, path: str, request: Request, reply: type[R]) -> R:
         """Send `request` to `path` and decode the answer as `reply`.
@@ -181,8 +181,8 @@ class Channel:
             headers["content-type"] = "application/json"
         try:
             connection.connect()
-            assert isinstance(connection.sock, _Socket)  # noqa: S101 - the context makes them
-            connection.sock.deadline = time.monotonic() + timeout
+            assert isinstance(connection.sock, TimedSocket)  # noqa: S101 - the context makes them
+            connection.sock.within(timeout)
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read(REPLY_LIMIT + 1)
@@ -201,22 +201,33 @@ class Channel:
             raise ChannelResponseError(f"{self.url}{path} answered more than 1 MiB")
         return response.status, response.headers.get_content_type(), answer
 
-    def _new_context(self) -> ssl.SSLContext:
-        # Not ssl.create_default_context: given no CA it would take the system's.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.sslsocket_class = _Socket
-        try:
-            context.load_verify_locations(cadata=self._tls_ca)
-        except (ssl.SSLError, ValueError, TypeError) as error:
-            raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
-        return context
+
+def pinned_context(tls_ca: str) -> ssl.SSLContext:
+    """TLS 1.3 with servers under `tls_ca` (PEM), over sockets that can be given a time limit.
+
+    Raises:
+        ConfigError: no CA.
+    """
+    # Not ssl.create_default_context: given no CA it would take the system's.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.sslsocket_class = TimedSocket
+    try:
+        context.load_verify_locations(cadata=tls_ca)
+    except (ssl.SSLError, ValueError, TypeError) as error:
+        raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
+    return context
 
 
-class _Socket(ssl.SSLSocket):
-    """A TLS socket whose reads and writes all end before `deadline`, in monotonic seconds."""
+class TimedSocket(ssl.SSLSocket):
+    """A TLS socket whose reads and writes all end in time, once `within` says when that is."""
 
-    deadline = float("inf")
+    _deadline: float | None = None
+    _each: float | None = None
+
+    def within(self, total: float, *, each: float | None = None) -> None:
+        """End all reads and writes `total` seconds from now, and none takes longer than `each`."""
+        self._deadline, self._each = time.monotonic() + total, each
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
         """As in `ssl.SSLSocket`, in the time that is left."""
@@ -229,10 +240,12 @@ class _Socket(ssl.SSLSocket):
         return super().send(data, flags)
 
     def _hurry(self) -> None:
-        left = self.deadline - time.monotonic()
+        if self._deadline is None:
+            return
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the answer took too long")
-        self.settimeout(left)
+        self.settimeout(left if self._each is None else min(left, self._each))
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -63,6 +63,7 @@ _COMMANDS = {
     "init": "hwtrust.cli.init:init",
     "keystore": "hwtrust.cli.keystore:keystore",
     "measure": "hwtrust.cli.measure:measure",
+    "release": "hwtrust.cli.release:release",
     "completion": "hwtrust.cli.completion:completion",
     "status": "hwtrust.cli.device:status",
     "tpm": "hwtrust.cli.tpm:tpm",

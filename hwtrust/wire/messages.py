@@ -327,13 +327,15 @@ class WaitReply(Reply, frozen=True, kw_only=True):
 class TrustAnchor(msgspec.Struct, frozen=True, kw_only=True):
     """What a device is given of its backend before it ever connects. It ships with the device.
 
-    `tls_ca` is PEM; the keys are SubjectPublicKeyInfo, PEM, P-256.
+    `tls_ca` is PEM; the keys are SubjectPublicKeyInfo, PEM, P-256. `releases` is the
+    TUF root.json by which devices believe releases; empty where none are published.
     """
 
     url: str
     tls_ca: str
     policy_key: str
     metadata_key: str
+    releases: bytes = b""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

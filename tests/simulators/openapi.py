@@ -37,6 +37,7 @@ from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi, ek_of
 from simulators.device_rows import add_device, device_name
 from simulators.ek_authority import EkAuthority
+from simulators.release_bundle import begin_repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ WHO: Final = (NOBODY, "viewer", "operator", DEVICE, ADMINISTRATOR)
 """Who may do least comes first: what it is refused is still there for the next one."""
 
 _WAIT: Final = "/v1/wait"
-_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Callers:
@@ -122,6 +123,7 @@ class Callers:
     def _make(self, device: BackendDevice) -> dict[str, object]:
         server, by = self.server, local_administrator()
         server.run_due()
+        begin_repository(server)
         begun = HttpApi(server).begin(EnrolBegin(ek_public=ek_of(device)))
         with server.session() as session:
             now = server.clock()
@@ -170,9 +172,11 @@ class Callers:
             "enrolments": begun.enrolment,
             "export": "devices",
             "groups": "default",
+            "metadata": "1.root.json",
             "policies": "default",
             "releases": "1.0",
             "results": device.name.hex(),
+            "targets": "releases",
             "versions": 1,
             "webhooks": webhook.id,
         }

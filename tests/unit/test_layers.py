@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -325,6 +328,110 @@ def test_a_wide_tree_is_measured(tmp_path: Path) -> None:
     before = measure(top)
     (top / "1999").write_bytes(b"x")
     assert measure(top) != before
+
+
+# --- many threads ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_the_number_of_cores_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """Files of all sizes, around every bound at which they are read otherwise."""
+    monkeypatch.setattr("hwtrust.layers.os.sched_getaffinity", lambda _: set(range(cores)))
+    top = tmp_path / "layer"
+    contents = {
+        b"%d/%d" % (copy, size): b"%d" % (copy % 10) * size
+        for copy in range(40)
+        for size in (0, 1, 8192, 8193, 200_000, *([262_144, 5_000_000] if copy < 3 else []))
+    }
+    entries = []
+    for name, content in contents.items():
+        path = top / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o640)
+        path.parent.chmod(0o750)
+        head = len(name).to_bytes(2, "big") + name + b"\1" + (0o640).to_bytes(4, "big")
+        digest = hashlib.sha256(content).digest()
+        entries.append((name, head + len(content).to_bytes(8, "big") + digest))
+    for copy in range(40):
+        name = b"%d" % copy
+        head = len(name).to_bytes(2, "big") + name + b"\2" + (0o750).to_bytes(4, "big")
+        entries.append((name, head + bytes(8) + bytes(32)))
+    whole = b"hwtrust tree v1\0" + b"".join(entry for _, entry in sorted(entries))
+    assert measure(top) == hashlib.sha256(whole).digest()
+
+
+def medium_files(top: Path, count: int) -> Path:
+    """A tree of files that are read by other threads."""
+    top.mkdir()
+    for number in range(count):
+        (top / str(number)).write_bytes(b"%d" % (number % 10) * 10_000)
+    return top
+
+
+def descriptors() -> int:
+    """How many are open in this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_open_files_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may have few files open measures a layer of many."""
+    monkeypatch.setattr("hwtrust.layers.os.sched_getaffinity", lambda _: set(range(64)))
+    top = medium_files(tmp_path / "layer", 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 500, hard))
+    try:
+        assert len(measure(top)) == 32
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("broken", ["0", "500", "999"])
+def test_a_file_that_cannot_be_read_is_refused_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The disk fails in one of the threads."""
+    top = medium_files(tmp_path / "layer", 1000)
+    number = (top / broken).stat().st_ino
+    real = os.readv
+
+    def failing(descriptor: int, buffers: list[memoryview]) -> int:
+        if os.fstat(descriptor).st_ino == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, buffers)
+
+    before = descriptors()
+    monkeypatch.setattr("hwtrust.digests.os.readv", failing)
+    refused(top)
+    assert descriptors() == before
+
+
+def test_a_tree_that_is_refused_leaves_nothing_open(tmp_path: Path) -> None:
+    """Something in it is no file; others have been opened by then."""
+    top = medium_files(tmp_path / "layer", 100)
+    (top / "below").mkdir()
+    os.mkfifo(top / "below" / "fifo")
+    before = descriptors()
+    refused(top)
+    assert descriptors() == before
+
+
+def test_a_process_that_may_start_no_thread_refuses_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on tasks is an error of the tree."""
+
+    def refusing(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    top = medium_files(tmp_path / "layer", 100)
+    before = descriptors()
+    monkeypatch.setattr("hwtrust.layers.os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    refused(top)
+    assert descriptors() == before
 
 
 # --- what is no layer ------------------------------------------------------------

@@ -109,6 +109,28 @@ def test_the_log_explains_the_pcr(anchored: AnchoredTpm, path: Path) -> None:
     agree(anchored, path, *LAYERS, CAP, RELOAD)
 
 
+def test_an_extend_writes_its_own_record_and_no_other(
+    anchored: AnchoredTpm, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the log is, one more event costs one record."""
+    log = started(anchored, path)
+    extend(anchored, log, *LAYERS)
+    before, inode = path.read_bytes(), path.stat().st_ino
+    real = os.write
+    written: list[bytes] = []
+
+    def counted(descriptor: int, data: bytes) -> int:
+        if os.fstat(descriptor).st_ino == inode:
+            written.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr("hwtrust.measure.os.write", counted)
+    extend(anchored, log, RELOAD, CAP)
+    assert path.stat().st_ino == inode
+    assert written == [record.encode() for record in log.log.records[-2:]]
+    assert path.read_bytes() == before + b"".join(written)
+
+
 def test_an_extend_is_one_command(anchored: AnchoredTpm, path: Path) -> None:
     """Nothing is read back: the session's HMAC says that the TPM has done it."""
     log = started(anchored, path)

@@ -11,6 +11,7 @@ from hwtrust_backend import references
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.publishing import release_accepted
 from hwtrust_backend.references import StoredRelease
+from hwtrust_backend.repository import published_releases
 
 
 class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +20,8 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     state: str
     """`added`, `accepted` or `retired`."""
+    published: bool
+    """Whether devices find it in the repository."""
     current: bool
     """Whether it is the one accepted last: devices that say nothing better get roots for it."""
     added_at: int
@@ -35,7 +38,7 @@ def add_release(session: Session, release: Release, *, by: Principal, now: int) 
     """
     by.require_all_groups(Role.ADMINISTRATOR)
     stored = references.add_release(session, release, by=by.name, now=now)
-    return _report(stored, _current(session))
+    return _report(session, stored)
 
 
 def accept_release(session: Session, name: str, *, by: Principal, now: int) -> ReleaseReport:
@@ -50,7 +53,7 @@ def accept_release(session: Session, name: str, *, by: Principal, now: int) -> R
     _stored(session, name)
     stored = references.accept_release(session, name, by=by.name, now=now)
     release_accepted(session, name, by=by.name, now=now)
-    return _report(stored, _current(session))
+    return _report(session, stored)
 
 
 def retire_release(session: Session, name: str, *, by: Principal, now: int) -> ReleaseReport:
@@ -62,14 +65,25 @@ def retire_release(session: Session, name: str, *, by: Principal, now: int) -> R
     by.require_all_groups(Role.ADMINISTRATOR)
     _stored(session, name)
     stored = references.retire_release(session, name, by=by.name, now=now)
-    return _report(stored, _current(session))
+    return _report(session, stored)
 
 
 def releases(session: Session, *, by: Principal) -> tuple[ReleaseReport, ...]:
     """Every release, in the order in which they were added."""
     by.require(Role.VIEWER)
-    current = _current(session)
-    return tuple(_report(row, current) for row in references.list_releases(session))
+    current, published = _current(session), _published(session)
+    rows = references.list_releases(session)
+    return tuple(_described(row, current, published) for row in rows)
+
+
+def release_report(session: Session, name: str, *, by: Principal) -> ReleaseReport:
+    """One release.
+
+    Raises:
+        ReleaseMissingError: it was never added.
+    """
+    by.require(Role.VIEWER)
+    return _report(session, _stored(session, name))
 
 
 def release(session: Session, name: str, *, by: Principal) -> Release:
@@ -94,10 +108,20 @@ def _current(session: Session) -> str:
     return "" if found is None else found.name
 
 
-def _report(row: StoredRelease, current: str) -> ReleaseReport:
+def _published(session: Session) -> frozenset[str]:
+    rows = published_releases(session)
+    return frozenset(row.name for row in rows if row.revoked_at is None)
+
+
+def _report(session: Session, row: StoredRelease) -> ReleaseReport:
+    return _described(row, _current(session), _published(session))
+
+
+def _described(row: StoredRelease, current: str, published: frozenset[str]) -> ReleaseReport:
     return ReleaseReport(
         name=row.name,
         state=row.state,
+        published=row.name in published,
         current=row.name == current,
         added_at=row.added_at,
         accepted_at=row.accepted_at,

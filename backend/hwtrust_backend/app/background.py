@@ -32,6 +32,7 @@ from hwtrust_backend.monitor.due import BATCH, grant_due, note_missing
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.pages.sessions import sweep
 from hwtrust_backend.publishing import campaigns
+from hwtrust_backend.repository import due_roles
 
 PASSES: Final = 50
 """Transactions of one run; what is left waits for the next run."""
@@ -99,6 +100,18 @@ def _keep_result_keys(backend: Backend) -> None:
             keys.keep(session, now=now)
 
 
+def _keep_timestamp(backend: Backend) -> None:
+    now = backend.clock()
+    with backend.database.reading() as session:
+        due = due_roles(session, now=now)
+    if due:
+        # The TUF library takes longer to load than all else here, and signs twice a day.
+        from hwtrust_backend.repository.online import Online  # noqa: PLC0415
+
+        online = Online(backend.settings, backend.vault)
+        backend.database.run(lambda session: online.keep(session, now=now))
+
+
 def _write_activity(backend: Backend) -> None:
     counts, now = backend.activity.take(), backend.clock()
     try:
@@ -124,6 +137,7 @@ TASKS: Final = (
     Task("webhooks", SECOND, _start_deliveries),
     Task("outbox", HOUR, _prune_outbox),
     Task("result-keys", MINUTE, _keep_result_keys),
+    Task("timestamp", MINUTE, _keep_timestamp),
     Task("activity", MINUTE // 2, _write_activity, by_the_clock=False),
     Task("sessions", HOUR, _sweep_sessions),
 )

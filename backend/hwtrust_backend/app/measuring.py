@@ -25,6 +25,7 @@ from hwtrust_backend.app.serving import Serving
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.observe.metrics import Fact
+from hwtrust_backend.repository import role_reports
 
 FRESH_SECONDS: Final = 15.0
 
@@ -83,7 +84,11 @@ class Measuring:
             if self._counted is None or self._clock() - self._counted >= FRESH_SECONDS:
                 try:
                     with self._backend.database.reading() as session:
-                        self._fleet = fleet_facts(session, now=self._backend.clock())
+                        now = self._backend.clock()
+                        self._fleet = [
+                            *fleet_facts(session, now=now),
+                            *repository_facts(session, now=now),
+                        ]
                 except DatabaseError:
                     self._fleet = []
                 self._counted = self._clock()
@@ -111,4 +116,12 @@ def fleet_facts(session: Session, *, now: int) -> list[Fact]:
         ),
         Fact(metrics.DEVICES_SILENT, session.scalar(silent) or 0),
         Fact(metrics.ROTATIONS_DUE, session.scalar(due) or 0),
+    ]
+
+
+def repository_facts(session: Session, *, now: int) -> list[Fact]:
+    """How long the metadata of each role is good."""
+    return [
+        Fact(metrics.REPOSITORY_EXPIRES, (one.expires_at - now) / 1000, {"role": one.role})
+        for one in role_reports(session)
     ]

@@ -73,6 +73,8 @@ _OF_BODIES: Final = frozenset(
 _OF_CALLERS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _OF_WORK: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
+_READING: Final = frozenset({"get", "head"})
+
 
 @dataclass(frozen=True, slots=True)
 class Area:
@@ -97,6 +99,7 @@ AREAS: Final[Mapping[str, Area]] = {
     "/v1/wait": Area("events", (CERTIFICATE,)),
     "/v1/results": Area("results", (CERTIFICATE,)),
     "/v1/results/{device}": Area("results", (TOKEN,)),
+    "/v1/releases": Area("releases"),
     "/.well-known/jwks.json": Area("results"),
     "/v1/admin": Area(None, (TOKEN,)),
 }
@@ -152,7 +155,7 @@ def _complete(operation: dict[str, Any], area: Area, *, path: str, method: str) 
         refused.add(HTTPStatus.BAD_REQUEST)
     if "{" in path:
         refused.add(HTTPStatus.NOT_FOUND)
-    if method != "get":
+    if method not in _READING:
         refused.add(HTTPStatus.CONFLICT)
     if "requestBody" in operation:
         refused |= _OF_BODIES

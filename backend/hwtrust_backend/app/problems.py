@@ -59,6 +59,8 @@ _STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
     errors.PolicyUnknownError: HTTPStatus.NOT_FOUND,
     errors.ReleaseConflictError: HTTPStatus.CONFLICT,
     errors.ReleaseMissingError: HTTPStatus.NOT_FOUND,
+    errors.RepositoryTargetUnknownError: HTTPStatus.NOT_FOUND,
+    errors.RangeError: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     errors.DatabaseError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.PageError: HTTPStatus.CONFLICT,
     errors.PageUnknownError: HTTPStatus.NOT_FOUND,

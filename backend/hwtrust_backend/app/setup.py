@@ -5,6 +5,7 @@ DATA/keys.vault       all private keys, encrypted, 0600
 DATA/backend.sqlite   devices, roots, audit trail
 DATA/ek-ca/           certificates of TPM vendors
 DATA/audit-key.pem    what tree heads of the audit trail are checked with
+DATA/targets/         files of published releases
 DATA/trust.json       what devices are given before they ever connect
 """
 
@@ -32,6 +33,7 @@ from hwtrust_backend.config import (
 from hwtrust_backend.db import Database, migrate
 from hwtrust_backend.keys import FileVault, KeyRole, KeyVault, Passphrase
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, first_policy
+from hwtrust_backend.repository import TufRole, newest
 
 TRUST_NAME: Final = "trust.json"
 AUDIT_KEY_NAME: Final = "audit-key.pem"
@@ -75,12 +77,11 @@ def install(
         migrate(database)
         with database.transaction() as session:
             first_policy(session, policy, now=clock())
+        _write_audit_key(settings, vault)
+        # Last: it is what says that the rest is there.
+        write_trust(settings, vault, database, replace=False)
     finally:
         database.close()
-    _write_audit_key(settings, vault)
-    # Last: it is what says that the rest is there.
-    anchor = msgspec.json.format(msgspec.json.encode(trust_anchor(settings, vault)), indent=2)
-    write_file(trust, anchor + b"\n", mode=0o644, replace=False)
     return trust
 
 
@@ -111,13 +112,29 @@ def open_keys(settings: Settings, *, passphrase: Passphrase) -> KeyVault:
     return vault
 
 
-def trust_anchor(settings: Settings, vault: KeyVault) -> TrustAnchor:
+def write_trust(settings: Settings, vault: KeyVault, database: Database, *, replace: bool) -> Path:
+    """Write the trust file, with the newest root of the repository; gives its path.
+
+    Raises:
+        ConfigError: it cannot be written, or is there and may not be replaced.
+    """
+    with database.reading() as session:
+        root = newest(session, TufRole.ROOT)
+    anchor = trust_anchor(settings, vault, releases=b"" if root is None else root.content)
+    content = msgspec.json.format(msgspec.json.encode(anchor), indent=2)
+    path = settings.directory / TRUST_NAME
+    write_file(path, content + b"\n", mode=0o644, replace=replace)
+    return path
+
+
+def trust_anchor(settings: Settings, vault: KeyVault, *, releases: bytes) -> TrustAnchor:
     """What a device needs to know of this backend before it ever connects."""
     return TrustAnchor(
         url=settings.url,
         tls_ca=trust_anchor_pem(settings, vault),
         policy_key=_pem(vault, KeyRole.POLICY),
         metadata_key=_pem(vault, KeyRole.METADATA),
+        releases=releases,
     )
 
 

@@ -1,15 +1,13 @@
-"""`release`, `token` and `export`: what devices may run, who may come, and what there is."""
+"""`token` and `export`: who may come, and what there is."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 import msgspec
 
-from hwtrust_backend import references
-from hwtrust_backend.admin import local_administrator, releases, tokens
+from hwtrust_backend.admin import local_administrator, tokens
 from hwtrust_backend.admin.export import ExportFormat, ExportKind
 from hwtrust_backend.admin.export import export as lines_of
 from hwtrust_backend.admin.paging import LONGEST_PAGE
@@ -19,90 +17,12 @@ from hwtrust_backend.cli.shared import (
     as_json,
     as_span,
     every_page,
-    file_argument,
     group_option,
     placed,
-    read_file,
 )
 from hwtrust_backend.config import spell_span, system_clock, utc_text
 
 HOUR_TEXT = "1h"
-RELEASE_LIMIT = 8 * 1024 * 1024
-
-
-# --- releases --------------------------------------------------------------------
-
-
-@click.group()
-def release() -> None:
-    """Say which releases devices may run."""
-
-
-@release.command("add", epilog="Example: hwtrust-backend release add release.json --accept")
-@file_argument
-@click.option("--accept", is_flag=True, help="Accept it at once.")
-@as_json
-@placed
-def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> None:
-    """Add a release from a JSON file; devices may run it once it is accepted."""
-    content = references.decode_release(read_file(file, limit=RELEASE_LIMIT))
-    by, now = local_administrator(), system_clock()
-    with place.session() as (session, _):
-        stored = releases.add_release(session, content, by=by, now=now)
-        if accept:
-            stored = releases.accept_release(session, stored.name, by=by, now=now)
-    say_state("release", stored.name, stored.state, as_json=as_json)
-
-
-@release.command("accept", epilog="Example: hwtrust-backend release accept 1.0")
-@click.argument("name")
-@as_json
-@placed
-def release_accept(place: Place, *, name: str, as_json: bool) -> None:
-    """Let devices run a release; the one accepted last is the current one."""
-    with place.session() as (session, _):
-        stored = releases.accept_release(
-            session, name, by=local_administrator(), now=system_clock()
-        )
-    say_state("release", name, stored.state, as_json=as_json)
-
-
-@release.command("retire", epilog="Example: hwtrust-backend release retire 0.9")
-@click.argument("name")
-@as_json
-@placed
-def release_retire(place: Place, *, name: str, as_json: bool) -> None:
-    """Refuse a release from now on: devices that run it fail."""
-    with place.session() as (session, _):
-        stored = releases.retire_release(
-            session, name, by=local_administrator(), now=system_clock()
-        )
-    say_state("release", name, stored.state, as_json=as_json)
-
-
-@release.command("list", epilog="Example: hwtrust-backend release list")
-@as_json
-@placed
-def release_list(place: Place, *, as_json: bool) -> None:
-    """List the releases."""
-    with place.reading() as (session, _):
-        rows = releases.releases(session, by=local_administrator())
-    if as_json:
-        say_json(rows)
-        return
-    say_table(
-        ("RELEASE", "STATE", "CURRENT", "ADDED", "LAYERS"),
-        [
-            (
-                row.name,
-                row.state,
-                "yes" if row.current else "",
-                utc_text(row.added_at),
-                " ".join(row.layers),
-            )
-            for row in rows
-        ],
-    )
 
 
 # --- tokens ----------------------------------------------------------------------

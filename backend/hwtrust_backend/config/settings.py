@@ -101,6 +101,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     result_lifetime_ms: Annotated[int, Meta(ge=10 * SECOND, le=DAY)] = 5 * MINUTE
     """How long an attestation result is good, unless the device's grace ends before."""
     result_key_lifetime_ms: Annotated[int, Meta(ge=HOUR)] = 90 * DAY
+    targets_dir: str = ""
+    """Where the files of published releases are; absent: `targets` in the data directory."""
+    timestamp_lifetime_ms: Annotated[int, Meta(ge=HOUR)] = DAY
+    """How long devices believe that what they see is the newest; signed anew at half of it."""
+    snapshot_lifetime_ms: Annotated[int, Meta(ge=HOUR)] = 7 * DAY
+    targets_lifetime_ms: Annotated[int, Meta(ge=DAY)] = 180 * DAY
+    """How long the list of releases is good; publishing and revoking sign it anew."""
     webhook_ca_file: str = ""
     """PEM certificates of the CAs that receivers' certificates are under; absent: the system's."""
     webhook_private_networks: tuple[str, ...] = ()
@@ -148,6 +155,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def ek_authorities(self) -> Path:
         """The directory of the TPM vendors' CA certificates."""
         return Path(self.ek_ca_dir) if self.ek_ca_dir else self.directory / "ek-ca"
+
+    @property
+    def targets(self) -> Path:
+        """The directory of the files of published releases."""
+        return Path(self.targets_dir) if self.targets_dir else self.directory / "targets"
 
     @property
     def address(self) -> tuple[str, int] | Path:

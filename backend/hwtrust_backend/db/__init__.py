@@ -7,6 +7,7 @@ from hwtrust_backend.db.engine import Database
 from hwtrust_backend.db.schema import migrate
 from hwtrust_backend.db.stamps import (
     EK_AUTHORITIES,
+    REPOSITORY,
     RULES,
     WEBHOOKS,
     Kept,
@@ -17,6 +18,7 @@ from hwtrust_backend.db.stamps import (
 
 __all__ = [
     "EK_AUTHORITIES",
+    "REPOSITORY",
     "RULES",
     "WEBHOOKS",
     "Base",

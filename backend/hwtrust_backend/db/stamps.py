@@ -49,6 +49,8 @@ WEBHOOKS = "webhooks"
 """Of the receivers of webhooks."""
 EK_AUTHORITIES = "ek-authorities"
 """Of the TPM vendors' certificates."""
+REPOSITORY = "repository"
+"""Of the releases that are published."""
 
 
 def count_up(session: Session, name: str) -> None:

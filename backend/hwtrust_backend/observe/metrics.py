@@ -213,6 +213,11 @@ DEVICES_SILENT: Final = FleetGauge(
 ROTATIONS_DUE: Final = FleetGauge(
     "hwtrust_rotations_due", "Devices whose next root is due and not asked for yet."
 )
+REPOSITORY_EXPIRES: Final = FleetGauge(
+    "hwtrust_repository_expires_seconds",
+    "Until the releases' metadata of this role expires; below 0 devices refuse it.",
+    ("role",),
+)
 READ_ONLY: Final = FleetGauge(
     "hwtrust_read_only", "1 while the backend is switched to read-only, else 0."
 )
@@ -263,6 +268,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     DEVICES,
     DEVICES_SILENT,
     ROTATIONS_DUE,
+    REPOSITORY_EXPIRES,
     READ_ONLY,
     READY,
     BUILD,

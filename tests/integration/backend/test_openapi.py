@@ -98,6 +98,9 @@ BY_MESSAGES = {
 }
 """Operations that only a TPM's signatures pass; a device calls them."""
 
+WITH_SLASHES = {f"{method} /v1/releases/targets/{{path}}" for method in ("GET", "HEAD")}
+"""Operations whose parameter has slashes, which OpenAPI cannot write; a TUF client calls them."""
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -223,7 +226,7 @@ def test_every_operation_is_answered_well_to_who_may(
 ) -> None:
     """An answer that is never given would never be held to its schema."""
     answered = {exchange.operation for exchange in exchanges if exchange.status < 300}
-    assert set(labelled(document)) - answered <= BY_MESSAGES
+    assert set(labelled(document)) - answered <= BY_MESSAGES | WITH_SLASHES
 
 
 def test_who_shows_nothing_is_answered_only_where_the_document_says_so(

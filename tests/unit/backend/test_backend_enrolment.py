@@ -433,7 +433,7 @@ def test_the_trust_anchor_names_the_keys_that_sign(backend: Backend) -> None:
         load_pem_public_key,
     )
 
-    anchor = trust_anchor(backend.settings, backend.vault)
+    anchor = trust_anchor(backend.settings, backend.vault, releases=b"")
     policy = load_pem_public_key(anchor.policy_key.encode())
     metadata = load_pem_public_key(anchor.metadata_key.encode())
     assert isinstance(policy, ec.EllipticCurvePublicKey)

@@ -2,6 +2,7 @@
 
     devices      devices: enrolment, challenges, attestation
     events       devices: application events, and waiting for a push
+    releases     anybody: what devices update from
     results      relying parties: attestation results, and the keys that sign them
     admin        administrators' programs, with API tokens
     operations   those who keep the backend running: health, readiness, metrics
@@ -23,7 +24,7 @@ from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.measuring import MEASURING, Measuring
 from hwtrust_backend.app.openapi import SCHEMES, Document
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
-from hwtrust_backend.app.routes import admin, devices, events, operations, pages, results
+from hwtrust_backend.app.routes import admin, devices, events, operations, pages, releases, results
 from hwtrust_backend.app.routes.page_request import SITE
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
 from hwtrust_backend.app.serving import SERVING, Serving
@@ -40,6 +41,7 @@ def create_app(backend: Backend) -> Litestar:
                 route_handlers=[
                     *devices.HANDLERS,
                     *events.HANDLERS,
+                    *releases.HANDLERS,
                     *results.HANDLERS,
                     *admin.HANDLERS,
                     *operations.HANDLERS,

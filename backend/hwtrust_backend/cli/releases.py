@@ -1,0 +1,230 @@
+"""`release`: what devices may run, and what they find in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hwtrust_backend import references
+from hwtrust_backend.admin import local_administrator, releases
+from hwtrust_backend.cli.output import say_json, say_table
+from hwtrust_backend.cli.shared import (
+    Place,
+    as_json,
+    file_argument,
+    passphrase_file,
+    placed,
+    read_file,
+)
+from hwtrust_backend.cli.signing import key_options, online_of, signing_of
+from hwtrust_backend.config import system_clock, utc_text, write_file
+from hwtrust_backend.repository import Blobs
+
+RELEASE_LIMIT = 8 * 1024 * 1024
+
+
+@click.group()
+def release() -> None:
+    """Say which releases devices may run."""
+
+
+@release.command("add", epilog="Example: hwtrust-backend release add release.json --accept")
+@file_argument
+@click.option("--accept", is_flag=True, help="Accept it at once.")
+@as_json
+@placed
+def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> None:
+    """Add a release from a JSON file; devices may run it once it is accepted."""
+    content = references.decode_release(read_file(file, limit=RELEASE_LIMIT))
+    by, now = local_administrator(), system_clock()
+    with place.session() as (session, _):
+        stored = releases.add_release(session, content, by=by, now=now)
+        if accept:
+            stored = releases.accept_release(session, stored.name, by=by, now=now)
+    _say_release(stored.name, stored.state, as_json=as_json)
+
+
+@release.command("accept", epilog="Example: hwtrust-backend release accept 1.0")
+@click.argument("name")
+@as_json
+@placed
+def release_accept(place: Place, *, name: str, as_json: bool) -> None:
+    """Let devices run a release; the one accepted last is the current one."""
+    with place.session() as (session, _):
+        stored = releases.accept_release(
+            session, name, by=local_administrator(), now=system_clock()
+        )
+    _say_release(name, stored.state, as_json=as_json)
+
+
+@release.command("retire", epilog="Example: hwtrust-backend release retire 0.9")
+@click.argument("name")
+@as_json
+@placed
+def release_retire(place: Place, *, name: str, as_json: bool) -> None:
+    """Refuse a release from now on: devices that run it fail."""
+    with place.session() as (session, _):
+        stored = releases.retire_release(
+            session, name, by=local_administrator(), now=system_clock()
+        )
+    _say_release(name, stored.state, as_json=as_json)
+
+
+@release.command("list", epilog="Example: hwtrust-backend release list")
+@as_json
+@placed
+def release_list(place: Place, *, as_json: bool) -> None:
+    """List the releases."""
+    with place.reading() as (session, _):
+        rows = releases.releases(session, by=local_administrator())
+    if as_json:
+        say_json(rows)
+        return
+    say_table(
+        ("RELEASE", "STATE", "PUBLISHED", "CURRENT", "ADDED", "LAYERS"),
+        [
+            (
+                row.name,
+                row.state,
+                "yes" if row.published else "",
+                "yes" if row.current else "",
+                utc_text(row.added_at),
+                " ".join(row.layers),
+            )
+            for row in rows
+        ],
+    )
+
+
+@release.command(
+    "publish", epilog="Example: hwtrust-backend release publish ./bundle --key targets.pem --accept"
+)
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
+@key_options
+@click.option("--accept", is_flag=True, help="Let devices run it at once.")
+@passphrase_file
+@as_json
+@placed
+def release_publish(
+    place: Place,
+    *,
+    bundle: Path,
+    key: tuple[Path, ...],
+    signed: Path | None,
+    key_passphrase_file: Path | None,
+    accept: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Publish the release in BUNDLE, which `hwtrust release create` makes.
+
+    The list of releases is signed with the targets key: by --key here, or elsewhere
+    (release propose, repository sign) and given by --signed.
+    """
+    from hwtrust_backend.admin import repository  # noqa: PLC0415 - loads the TUF library
+    from hwtrust_backend.repository.bundle import take_bundle  # noqa: PLC0415
+
+    signing = signing_of(key, signed, key_passphrase_file)
+    with place.backend(passphrase_file) as backend:
+        blobs = Blobs(backend.settings.targets)
+        taken = take_bundle(bundle, blobs)
+        with backend.database.transaction() as session:
+            report = repository.publish_release(
+                session,
+                taken,
+                blobs=blobs,
+                online=online_of(backend),
+                signing=signing,
+                accept=accept,
+                by=local_administrator(),
+                now=system_clock(),
+            )
+    _say_release(report.name, report.state, as_json=as_json, published=report.published)
+
+
+@release.command("revoke", epilog="Example: hwtrust-backend release revoke 1.0 --key targets.pem")
+@click.argument("name")
+@key_options
+@passphrase_file
+@as_json
+@placed
+def release_revoke(
+    place: Place,
+    *,
+    name: str,
+    key: tuple[Path, ...],
+    signed: Path | None,
+    key_passphrase_file: Path | None,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Take a release out of the repository, and refuse devices that run it."""
+    from hwtrust_backend.admin import repository  # noqa: PLC0415 - loads the TUF library
+
+    signing = signing_of(key, signed, key_passphrase_file)
+    with place.backend(passphrase_file) as backend, backend.database.transaction() as session:
+        report = repository.revoke_release(
+            session,
+            name,
+            online=online_of(backend),
+            signing=signing,
+            by=local_administrator(),
+            now=system_clock(),
+        )
+    _say_release(report.name, report.state, as_json=as_json, published=report.published)
+
+
+@release.command(
+    "propose", epilog="Example: hwtrust-backend release propose targets.json --bundle ./bundle"
+)
+@file_argument
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A release to be published.",
+)
+@click.option("--revoke", "name", help="The name of a release to be revoked.")
+@passphrase_file
+@as_json
+@placed
+def release_propose(
+    place: Place,
+    *,
+    file: Path,
+    bundle: Path | None,
+    name: str | None,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the next list of releases to FILE, to be signed where the targets key is.
+
+    It counts until somebody else publishes.
+    """
+    from hwtrust_backend.repository import publishing  # noqa: PLC0415 - loads the TUF library
+    from hwtrust_backend.repository.bundle import take_bundle  # noqa: PLC0415
+
+    if (bundle is None) == (name is None):
+        raise click.UsageError("give either --bundle or --revoke")
+    with place.backend(passphrase_file) as backend, backend.database.reading() as session:
+        online, now = online_of(backend), system_clock()
+        if bundle is not None:
+            taken = take_bundle(bundle, Blobs(backend.settings.targets))
+            content = publishing.propose_publication(session, taken, online=online, now=now)
+        else:
+            content = publishing.propose_revocation(session, name or "", online=online, now=now)
+    write_file(file, content, mode=0o644, replace=True)
+    if as_json:
+        say_json({"file": str(file)})
+        return
+    click.echo(f"{file}: to be signed")
+    click.echo(f"next: hwtrust-backend repository sign {file} --key KEY", err=True)
+
+
+def _say_release(name: str, state: str, *, as_json: bool, published: bool | None = None) -> None:
+    told = {} if published is None else {"published": published}
+    if as_json:
+        say_json({"release": name, "state": state, **told})
+        return
+    where = {None: "", True: ", published", False: ", not published"}[published]
+    click.echo(f"{name}: {state}{where}")

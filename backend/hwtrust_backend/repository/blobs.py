@@ -1,0 +1,97 @@
+"""The files of published releases, in a directory, each named by its SHA-256.
+
+Rules:
+1. A file is there whole or not at all, whoever adds the same one at the same time.
+2. Adding one that is there writes it anew: what a disk has spoilt is whole again.
+3. Reading does not hash: a device hashes what it gets, and believes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from hwtrust.errors import (
+    ConfigError,
+    RepositoryBundleError,
+)
+from hwtrust_backend.config import make_private_directory, written_file
+
+CHUNK: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file by its content: SHA-256 in hexadecimal digits, and bytes."""
+
+    sha256: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """The files in `directory`."""
+
+    directory: Path
+
+    def add(self, source: Path) -> Blob:
+        """Copy a file in.
+
+        Raises:
+            RepositoryBundleError: it is missing, no plain file, or changes meanwhile.
+            ConfigError: the copy cannot be written.
+        """
+        make_private_directory(self.directory)
+        with _plain_file(source) as file:
+            digest, length = hashlib.sha256(), 0
+            for piece in pieces(file):
+                digest.update(piece)
+                length += len(piece)
+            blob = Blob(digest.hexdigest(), length)
+            file.seek(0)
+            copied = hashlib.sha256()
+            with written_file(self.path(blob.sha256), mode=0o600, replace=True) as target:
+                for piece in pieces(file):
+                    copied.update(piece)
+                    target.write(piece)
+                if copied.digest() != digest.digest():
+                    raise RepositoryBundleError(f"{source} changes while it is read")
+        return blob
+
+    def has(self, blob: Blob) -> bool:
+        """Whether a file of that name and length is there."""
+        try:
+            return self.path(blob.sha256).stat().st_size == blob.length
+        except OSError:
+            return False
+
+    def path(self, sha256: str) -> Path:
+        """Where the file of that hash is."""
+        return self.directory / sha256
+
+
+def pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """The rest of a file, bit by bit."""
+    while piece := file.read(CHUNK):
+        yield piece
+
+
+@contextmanager
+def _plain_file(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise RepositoryBundleError(f"{path} is no plain file", path=str(path))
+            yield file
+    except ConfigError:
+        raise
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise RepositoryBundleError(message, path=str(path)) from error

@@ -1,0 +1,68 @@
+"""A release as its vendor hands it in: a directory with the paths of its targets.
+
+BUNDLE/releases/NAME.json       the manifest
+BUNDLE/layers/LAYER/VERSION…    the layers' files
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwtrust.errors import ManifestError, RepositoryBundleError
+from hwtrust.wire.release import (
+    MANIFEST_LIMIT,
+    LayerKind,
+    ReleaseManifest,
+    decode_manifest,
+    release_target,
+)
+from hwtrust_backend.repository.blobs import Blob, Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A release with its files: `targets` has each target's content by its path."""
+
+    manifest: ReleaseManifest
+    content: bytes
+    targets: dict[str, Blob]
+
+
+def take_bundle(directory: Path, blobs: Blobs) -> Bundle:
+    """Read a bundle, and copy its files into the repository's directory.
+
+    Nothing is published by that. Of a layer that is a tree only a device can tell
+    whether it unpacks to what the manifest says.
+
+    Raises:
+        RepositoryBundleError: not one manifest, a file is missing, or a layer that is a
+            file is not what the manifest says.
+        ConfigError: a copy cannot be written.
+    """
+    path, content, manifest = _manifest(directory)
+    targets = {release_target(manifest.name): blobs.add(path)}
+    for layer in manifest.layers:
+        blob = targets[layer.target] = blobs.add(directory / layer.target)
+        if layer.kind is LayerKind.FILE and blob.sha256 != layer.digest.hex():
+            message = f"the layer {layer.name} is not the file that the manifest names"
+            raise RepositoryBundleError(message)
+    return Bundle(manifest, content, targets)
+
+
+def _manifest(directory: Path) -> tuple[Path, bytes, ReleaseManifest]:
+    found = sorted((directory / "releases").glob("*.json"))
+    if len(found) != 1:
+        message = f"{directory} has {len(found)} manifests in releases/, and a bundle has one"
+        raise RepositoryBundleError(message, path=str(directory))
+    try:
+        with found[0].open("rb") as file:
+            content = file.read(MANIFEST_LIMIT + 1)
+        manifest = decode_manifest(content)
+    except OSError as error:
+        raise RepositoryBundleError(f"{found[0]} cannot be read: {error.strerror}") from error
+    except ManifestError as error:
+        raise RepositoryBundleError(f"{found[0]}: {error.message}") from error
+    if found[0] != directory / release_target(manifest.name):
+        raise RepositoryBundleError(f"{found[0]} is the manifest of release {manifest.name!r}")
+    return found[0], content, manifest

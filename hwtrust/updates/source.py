@@ -1,0 +1,232 @@
+"""Where a device gets files from: HTTP GET under TLS, from one server, a piece at a time.
+
+    Source.get(path) ──▶ Answer ── read() … read() ──▶ pieces
+
+Rules:
+1. A server is believed only under the CA that it was given, or under the
+   system's where that was asked for by name. What comes is believed for
+   neither: metadata and targets are checked by signature and digest.
+2. No proxy, no redirect, no plain HTTP, no coding of the content.
+3. Every answer ends in time: silence has a limit, and so has a trickle.
+4. Disks are not touched here, so that a full one is never taken for a broken
+   connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
+
+from hwtrust.channel import TimedSocket, pinned_context
+from hwtrust.errors import (
+    ConfigError,
+    UpdateRedirectError,
+    UpdateResponseError,
+    UpdateSlowError,
+    UpdateTlsError,
+    UpdateUnreachableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+PIECE: Final = 256 * 1024
+
+_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
+_STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e]{0,200}"')
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedCa:
+    """The server's certificate is under this CA (PEM), as the backend's is; TLS 1.3."""
+
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCas:
+    """The server's certificate is under any CA that the system believes; TLS 1.2 or 1.3.
+
+    For a static host. What it serves is checked all the same.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a server may take: `silence` in seconds, `rate` in bytes a second.
+
+    A whole answer may take `grace` seconds and the time of its bytes at `rate`.
+    """
+
+    silence: float = 30.0
+    grace: float = 60.0
+    rate: int = 8 * 1024
+
+
+class Source:
+    """A server, and the path below which its files are."""
+
+    def __init__(
+        self, url: str, *, tls: PinnedCa | SystemCas, limits: Limits | None = None
+    ) -> None:
+        """`url` is https://host[:port]/path/.
+
+        Raises:
+            ConfigError: not such a URL, or no CA.
+        """
+        self.url = url if url.endswith("/") else f"{url}/"
+        self._host, self._port, self._base = _place(self.url)
+        self._context = pinned_context(tls.pem) if isinstance(tls, PinnedCa) else _system_context()
+        self._limits = limits or Limits()
+
+    def __repr__(self) -> str:
+        return f"<Source {self.url}>"
+
+    def get(self, path: str, *, most: int, offset: int = 0, tag: str = "") -> Answer:
+        """Ask for the file at `path`, from byte `offset` on; close the answer.
+
+        The answer may take the time of `most` bytes. It may begin at byte 0 all
+        the same; `tag` (its ETag) makes it do so when the file is another now.
+
+        Raises:
+            UpdateChannelError: the server is not reached, is not believed, or
+                answers something else; `data["status"]` is its HTTP status.
+        """
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+        if offset:
+            headers["range"] = f"bytes={offset}-"
+            if _STRONG_TAG.fullmatch(tag):
+                headers["if-range"] = tag
+        connection = self._connection()
+        try:
+            with _converted(self.url):
+                connection.connect()
+                self._limit(connection, most)
+                connection.request("GET", self._base + path, headers=headers)
+                response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        return Answer(self.url, path, connection, response, offset)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=self._limits.silence, context=self._context
+        )
+
+    def _limit(self, connection: http.client.HTTPConnection, most: int) -> None:
+        assert isinstance(connection.sock, TimedSocket)  # noqa: S101 - the context makes them
+        limits = self._limits
+        connection.sock.within(limits.grace + most / limits.rate, each=limits.silence)
+
+
+class Answer:
+    """A file on its way: `offset` is where in it the first piece begins.
+
+    `length` is what the server says that the whole file has, or None. `tag` is
+    its ETag, or empty.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        connection: http.client.HTTPConnection,
+        response: http.client.HTTPResponse,
+        offset: int,
+    ) -> None:
+        self._url = url
+        self._connection = connection
+        self._response = response
+        try:
+            self.offset, self.length = _extent(f"{url}{path}", response, offset)
+        except BaseException:
+            self.close()
+            raise
+        tag = response.headers.get("etag", "")
+        self.tag = tag if _STRONG_TAG.fullmatch(tag) else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; what has not come yet never comes."""
+        # Where the server closes after an answer, the connection has forgotten it.
+        self._response.close()
+        self._connection.close()
+
+    def read(self) -> bytes:
+        """The next piece; empty when no more comes, be that the end or a broken connection.
+
+        Raises:
+            UpdateChannelError: as `Source.get`.
+        """
+        with _converted(self._url):
+            return self._response.read1(PIECE)
+
+
+def _extent(url: str, response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None]:
+    """Where the answer begins, and how long the whole file is said to be."""
+    status = response.status
+    if status in {301, 302, 303, 307, 308}:
+        raise UpdateRedirectError(f"{url} sends the device elsewhere", status=status)
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise UpdateResponseError(f"{url} came in a coding that was not asked for", status=status)
+    if status == http.client.OK:
+        return 0, response.length
+    if status == http.client.PARTIAL_CONTENT and offset:
+        found = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        if found and int(found[1]) == offset:
+            return offset, None if found[2] == "*" else int(found[2])
+    raise UpdateResponseError(f"{url} answered with HTTP status {status}", status=status)
+
+
+@contextlib.contextmanager
+def _converted(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise UpdateTlsError(f"TLS with {url} failed: {error.reason or error}") from error
+    except TimeoutError as error:
+        raise UpdateSlowError(f"{url} answers too slowly") from error
+    except (OSError, http.client.IncompleteRead) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UpdateUnreachableError(f"{url} cannot be reached: {reason}") from error
+    except (http.client.HTTPException, ValueError) as error:
+        message = f"{url} does not speak HTTP as it should: {type(error).__name__}"
+        raise UpdateResponseError(message) from error
+
+
+def _system_context() -> ssl.SSLContext:
+    # Not ssl.create_default_context: an environment variable makes that one log its keys.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = TimedSocket
+    context.load_default_certs()
+    return context
+
+
+def _place(url: str) -> tuple[str, int, str]:
+    refused = ConfigError(f"a repository's URL must be https://host[:port]/path/, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise refused from None
+    if parts.scheme != "https" or not host or parts.query or parts.fragment or parts.username:
+        raise refused
+    return host, port or http.client.HTTPS_PORT, parts.path

@@ -1,0 +1,775 @@
+"""The repository of releases: the ceremony, publishing and revoking, and who signs what."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from tuf.api.metadata import Metadata, Root, Targets
+
+from hwtrust.errors import (
+    ForbiddenError,
+    ReleaseConflictError,
+    ReleaseMissingError,
+    RepositoryBundleError,
+    RepositoryConflictError,
+    RepositoryExpiredError,
+    RepositoryMetadataError,
+    RepositoryMissingError,
+    RepositoryResignError,
+    RepositorySignatureError,
+    RepositoryTargetUnknownError,
+    RepositoryVersionError,
+)
+from hwtrust_backend.admin import Principal, Role, local_administrator
+from hwtrust_backend.admin import repository as admin
+from hwtrust_backend.admin.releases import releases
+from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.repository import (
+    Blobs,
+    TufMetadata,
+    TufRole,
+    due_roles,
+    metadata_named,
+    newest,
+    published_releases,
+    role_reports,
+    target_named,
+)
+from hwtrust_backend.repository.bundle import take_bundle
+from hwtrust_backend.repository.online import Online
+from hwtrust_backend.repository.publishing import (
+    Signing,
+    propose_publication,
+    propose_revocation,
+)
+from hwtrust_backend.repository.roots import RootChange, propose_root
+from hwtrust_backend.repository.signers import online_signer
+from hwtrust_backend.testing import DAY, HOUR
+from simulators.release_bundle import Holder, make_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from hwtrust_backend.app.backend import Backend
+
+YEAR = 365 * DAY
+KERNEL = {"kernel": ("6.1", b"a kernel")}
+BOTH = {"kernel": ("6.1", b"a kernel"), "www": ("2", b"pages")}
+
+
+@dataclass
+class Vendor:
+    """A backend with those who hold keys for it: two of three sign roots, one signs targets."""
+
+    backend: Backend
+    directory: Path
+    root: list[Holder] = field(default_factory=lambda: [Holder.new() for _ in range(3)])
+    targets: Holder = field(default_factory=Holder.with_p256)
+
+    @property
+    def online(self) -> Online:
+        """The online key."""
+        return Online(self.backend.settings, self.backend.vault)
+
+    @property
+    def blobs(self) -> Blobs:
+        """Where the files are."""
+        return Blobs(self.backend.settings.targets)
+
+    def first(self) -> bytes:
+        """The first root, unsigned."""
+        change = RootChange(
+            root_keys=[holder.public for holder in self.root],
+            threshold=2,
+            targets_keys=[self.targets.public],
+        )
+        return self.propose(change)
+
+    def propose(self, change: RootChange, *, lifetime_ms: int = YEAR) -> bytes:
+        """The next root, unsigned."""
+        with self.backend.database.transaction() as session:
+            return propose_root(
+                session,
+                change,
+                online=self.online,
+                lifetime_ms=lifetime_ms,
+                now=self.backend.clock(),
+            )
+
+    def publish_root(self, content: bytes, *signers: Holder) -> int:
+        """Put a root into force; gives its version."""
+        with self.backend.database.transaction() as session:
+            return admin.publish_root(
+                session,
+                content,
+                online=self.online,
+                signers=[holder.signer for holder in signers],
+                by=local_administrator(),
+                now=self.backend.clock(),
+            ).version
+
+    def begin(self) -> None:
+        """The whole first ceremony."""
+        self.publish_root(signed(self.first(), self.root[:2]))
+
+    def bundle(self, name: str, layers: dict[str, tuple[str, bytes]]) -> Path:
+        """A release's bundle."""
+        directory = self.directory / f"bundle-{name}"
+        shutil.rmtree(directory, ignore_errors=True)
+        return make_bundle(directory, name, layers)
+
+    def publish(
+        self,
+        name: str,
+        layers: dict[str, tuple[str, bytes]],
+        *,
+        accept: bool = False,
+        by: Principal | None = None,
+        **signing: Any,  # noqa: ANN401 - what `Signing` takes
+    ) -> None:
+        """Publish a release."""
+        bundle = take_bundle(self.bundle(name, layers), self.blobs)
+        with self.backend.database.transaction() as session:
+            admin.publish_release(
+                session,
+                bundle,
+                blobs=self.blobs,
+                online=self.online,
+                signing=Signing(**(signing or {"signers": [self.targets.signer]})),
+                accept=accept,
+                by=by or local_administrator(),
+                now=self.backend.clock(),
+            )
+
+    def revoke(self, name: str, **signing: Any) -> None:  # noqa: ANN401 - what `Signing` takes
+        """Revoke a release."""
+        with self.backend.database.transaction() as session:
+            admin.revoke_release(
+                session,
+                name,
+                online=self.online,
+                signing=Signing(**(signing or {"signers": [self.targets.signer]})),
+                by=local_administrator(),
+                now=self.backend.clock(),
+            )
+
+    def keep(self) -> bool:
+        """What the background does."""
+        with self.backend.database.transaction() as session:
+            return self.online.keep(session, now=self.backend.clock())
+
+    def read(self, work: Callable[[Session], Any]) -> Any:  # noqa: ANN401 - whatever is read
+        """Read something from the database."""
+        with self.backend.database.reading() as session:
+            return work(session)
+
+    def version(self, role: TufRole) -> int:
+        """The version that is in force."""
+        row = self.read(lambda session: newest(session, role))
+        return 0 if row is None else row.version
+
+    def root_in_force(self) -> Root:
+        """The root."""
+        content = self.read(lambda session: newest(session, TufRole.ROOT)).content
+        return Metadata[Root].from_bytes(content).signed
+
+    def listed(self) -> set[str]:
+        """The paths of the targets, as clients see them."""
+        row = self.read(lambda session: newest(session, TufRole.TARGETS))
+        return set(Metadata[Targets].from_bytes(row.content).signed.targets)
+
+    def records(self, event: Event) -> list[tuple[str, str]]:
+        """Actor and reason of each record of an event."""
+        query = select(AuditRecord).where(AuditRecord.event == event.value)
+        with self.backend.database.reading() as session:
+            return [(row.actor, row.reason) for row in session.scalars(query)]
+
+
+@pytest.fixture
+def vendor(backend: Backend, tmp_path: Path) -> Vendor:
+    """A vendor before the first ceremony."""
+    return Vendor(backend, tmp_path)
+
+
+@pytest.fixture
+def ready(vendor: Vendor) -> Vendor:
+    """A vendor after the first ceremony."""
+    vendor.begin()
+    return vendor
+
+
+def signed(content: bytes, holders: Sequence[Holder]) -> bytes:
+    """Metadata with the signatures of these holders."""
+    metadata = Metadata.from_bytes(content)
+    for holder in holders:
+        metadata.sign(holder.signer, append=True)
+    return metadata.to_bytes()
+
+
+def edited(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """Metadata whose signed part somebody has changed."""
+    document = json.loads(content)
+    change(document["signed"])
+    return json.dumps(document).encode()
+
+
+# --- the ceremony ------------------------------------------------------------------
+
+
+def test_the_first_root_is_in_force_when_enough_holders_have_signed_it(vendor: Vendor) -> None:
+    """Version 1, its keys and thresholds as proposed, and a record with the actor's name."""
+    assert vendor.publish_root(signed(vendor.first(), vendor.root[:2])) == 1
+    root = vendor.root_in_force()
+    assert root.roles["root"].threshold == 2
+    assert set(root.roles["root"].keyids) == {holder.public.keyid for holder in vendor.root}
+    assert root.roles["targets"].keyids == [vendor.targets.public.keyid]
+    assert root.consistent_snapshot
+    [(actor, _)] = vendor.records(Event.REPOSITORY_ROOT_PUBLISHED)
+    assert actor == local_administrator().name
+
+
+def test_a_root_is_refused_below_its_threshold(vendor: Vendor) -> None:
+    """One of two is not enough; nothing is published and nothing recorded."""
+    with pytest.raises(RepositorySignatureError) as caught:
+        vendor.publish_root(signed(vendor.first(), vendor.root[:1]))
+    assert caught.value.code == "repository:signature"
+    assert vendor.version(TufRole.ROOT) == 0
+    assert not vendor.records(Event.REPOSITORY_ROOT_PUBLISHED)
+
+
+def test_a_key_does_not_count_for_a_role_that_it_does_not_have(vendor: Vendor) -> None:
+    """The targets key and a stranger's sign no root."""
+    with pytest.raises(RepositorySignatureError):
+        vendor.publish_root(signed(vendor.first(), [vendor.root[0], vendor.targets, Holder.new()]))
+
+
+def test_one_key_under_two_ids_does_not_count_twice(vendor: Vendor) -> None:
+    """A root whose key stands there again under another id is refused."""
+    holder = vendor.root[0]
+
+    def double(root: dict[str, Any]) -> None:
+        root["keys"]["ab" * 32] = root["keys"][holder.public.keyid]
+        root["roles"]["root"]["keyids"].append("ab" * 32)
+
+    content = json.loads(signed(edited(vendor.first(), double), [holder]))
+    content["signatures"].append({**content["signatures"][0], "keyid": "ab" * 32})
+    with pytest.raises(RepositoryMetadataError) as caught:
+        vendor.publish_root(json.dumps(content).encode())
+    assert caught.value.code == "repository:metadata"
+
+
+def _other_online_key(root: dict[str, Any]) -> None:
+    other = Holder.with_p256().public
+    root["keys"][other.keyid] = other.to_dict()
+    for role in ("snapshot", "timestamp"):
+        root["roles"][role]["keyids"] = [other.keyid]
+
+
+BAD_ROOTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no consistent snapshots": lambda root: root.update(consistent_snapshot=False),
+    "more signatures wanted than there are keys": lambda root: root["roles"]["targets"].update(
+        threshold=2
+    ),
+    "a root key that signs targets too": lambda root: root["roles"]["targets"]["keyids"].append(
+        root["roles"]["root"]["keyids"][0]
+    ),
+    "an online key that signs targets too": lambda root: root["roles"]["targets"]["keyids"].append(
+        root["roles"]["timestamp"]["keyids"][0]
+    ),
+    "two keys for the timestamp": lambda root: root["roles"]["timestamp"]["keyids"].append(
+        root["roles"]["root"]["keyids"][0]
+    ),
+    "a key that is named and not there": lambda root: root["roles"]["root"]["keyids"].append(
+        "cd" * 32
+    ),
+    "an online key that is not this backend's": _other_online_key,
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROOTS)
+def test_a_root_of_another_form_is_refused_however_well_it_is_signed(
+    vendor: Vendor, case: str
+) -> None:
+    """The form of a root is checked, and not only who signed it."""
+    with pytest.raises(RepositoryMetadataError) as caught:
+        vendor.publish_root(signed(edited(vendor.first(), BAD_ROOTS[case]), vendor.root))
+    assert caught.value.code == "repository:metadata"
+    assert vendor.version(TufRole.ROOT) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[" * 100_000, b"\xff", b'{"signed": {}, "signatures": []}']
+)
+def test_what_is_no_root_is_a_typed_error(vendor: Vendor, content: bytes) -> None:
+    """No low-level exception comes out of the parser."""
+    with pytest.raises(RepositoryMetadataError):
+        vendor.publish_root(content)
+
+
+def test_an_expired_root_is_not_published(vendor: Vendor) -> None:
+    """A proposal that lay about for too long is refused."""
+    content = signed(vendor.first(), vendor.root)
+    vendor.backend.clock.advance(YEAR + DAY)  # type: ignore[attr-defined]
+    with pytest.raises(RepositoryExpiredError) as caught:
+        vendor.publish_root(content)
+    assert caught.value.code == "repository:expired"
+
+
+def test_a_new_root_needs_the_old_roots_holders(ready: Vendor) -> None:
+    """New holders alone cannot take the repository over."""
+    usurpers = [Holder.new(), Holder.new()]
+    change = RootChange(root_keys=[holder.public for holder in usurpers])
+    proposal = ready.propose(change)
+    with pytest.raises(RepositorySignatureError):
+        ready.publish_root(signed(proposal, usurpers))
+    assert ready.version(TufRole.ROOT) == 1
+    ready.publish_root(signed(proposal, [*usurpers, *ready.root[1:]]))
+    assert ready.version(TufRole.ROOT) == 2
+
+
+def test_a_new_root_needs_its_own_holders(ready: Vendor) -> None:
+    """Keys that nobody holds are not put into force."""
+    change = RootChange(root_keys=[Holder.new().public, Holder.new().public])
+    with pytest.raises(RepositorySignatureError):
+        ready.publish_root(signed(ready.propose(change), ready.root))
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_roots_follow_each_other_without_a_gap(ready: Vendor, version: int) -> None:
+    """Devices go from one root to the next: none is repeated or left out."""
+    proposal = edited(ready.propose(RootChange()), lambda root: root.update(version=version))
+    with pytest.raises(RepositoryVersionError) as caught:
+        ready.publish_root(signed(proposal, ready.root))
+    assert caught.value.code == "repository:version"
+
+
+def test_publishing_a_root_twice_is_publishing_it_once(ready: Vendor) -> None:
+    """Who was interrupted gives the same command again."""
+    content = signed(ready.propose(RootChange()), ready.root)
+    assert ready.publish_root(content) == ready.publish_root(content) == 2
+    assert len(ready.records(Event.REPOSITORY_ROOT_PUBLISHED)) == 2
+
+
+def test_a_new_online_key_signs_from_the_root_that_names_it(ready: Vendor) -> None:
+    """What the old key has signed is replaced in the same transaction."""
+    ready.publish("1.1", KERNEL)
+    before = ready.version(TufRole.TIMESTAMP)
+    proposal = ready.propose(RootChange(new_online_key=True))
+    old = ready.root_in_force().roles["timestamp"].keyids
+    ready.publish_root(signed(proposal, ready.root))
+    new = ready.root_in_force().roles["timestamp"].keyids
+    assert new == [online_signer(ready.backend.vault, 2).public_key.keyid] != old
+    assert ready.version(TufRole.TIMESTAMP) > before
+    content = ready.read(lambda session: metadata_named(session, "timestamp.json"))
+    assert list(Metadata.from_bytes(content).signatures) == new
+    # The next root goes on from there.
+    ready.publish_root(signed(ready.propose(RootChange()), ready.root))
+    assert ready.root_in_force().roles["snapshot"].keyids == new
+
+
+def test_a_new_targets_key_signs_what_is_published_before_the_root_counts(ready: Vendor) -> None:
+    """No moment in which devices find targets that nobody vouches for."""
+    ready.publish("1.1", KERNEL)
+    before, new = ready.version(TufRole.TARGETS), Holder.new()
+    content = signed(ready.propose(RootChange(targets_keys=[new.public])), ready.root)
+    with pytest.raises(RepositoryResignError) as caught:
+        ready.publish_root(content)
+    assert caught.value.code == "repository:targets:unsigned"
+    assert ready.version(TufRole.ROOT) == 1
+    with pytest.raises(RepositorySignatureError):
+        ready.publish_root(content, ready.targets)
+    ready.publish_root(content, new)
+    assert ready.version(TufRole.TARGETS) > before
+    with pytest.raises(RepositorySignatureError):
+        ready.publish("1.2", {"kernel": ("6.2", b"another kernel")})
+    ready.targets = new
+    ready.publish("1.2", {"kernel": ("6.2", b"another kernel")})
+
+
+def test_online_keys_are_the_same_again_and_differ_by_number(backend: Backend) -> None:
+    """Replicas with one vault sign with one key."""
+    first, again, second = (online_signer(backend.vault, number) for number in (1, 1, 2))
+    assert first.public_key == again.public_key != second.public_key
+
+
+# --- publishing --------------------------------------------------------------------
+
+
+def test_a_published_release_is_listed_served_and_known_as_a_reference(ready: Vendor) -> None:
+    """Manifest and layers are targets; devices may run it once it is accepted."""
+    ready.publish("1.1", BOTH)
+    assert ready.listed() == {"releases/1.1.json", "layers/kernel/6.1", "layers/www/2"}
+    [report] = [
+        row
+        for row in ready.read(lambda session: releases(session, by=local_administrator()))
+        if row.name == "1.1"
+    ]
+    assert (report.state, report.published) == ("added", True)
+    assert ready.records(Event.RELEASE_PUBLISHED) == [(local_administrator().name, "1.1")]
+    assert (local_administrator().name, "1.1") in ready.records(Event.RELEASE_ADDED)
+
+
+def test_a_release_is_accepted_only_when_that_is_said(ready: Vendor) -> None:
+    """Publishing alone changes nothing for devices that run something else."""
+    ready.publish("1.1", KERNEL, accept=True)
+    [report] = [
+        row
+        for row in ready.read(lambda session: releases(session, by=local_administrator()))
+        if row.name == "1.1"
+    ]
+    assert (report.state, report.current) == ("accepted", True)
+
+
+def test_publishing_the_same_again_changes_nothing(ready: Vendor) -> None:
+    """Who was interrupted gives the same command again."""
+    ready.publish("1.1", KERNEL)
+    before = ready.version(TufRole.TARGETS), ready.version(TufRole.TIMESTAMP)
+    ready.publish("1.1", KERNEL)
+    assert (ready.version(TufRole.TARGETS), ready.version(TufRole.TIMESTAMP)) == before
+    assert len(ready.records(Event.RELEASE_PUBLISHED)) == 1
+
+
+def test_nothing_is_published_before_the_ceremony(vendor: Vendor) -> None:
+    """Without a root nobody may sign targets."""
+    with pytest.raises(RepositoryMissingError) as caught:
+        vendor.publish("1.1", KERNEL)
+    assert caught.value.code == "repository:missing"
+
+
+@pytest.mark.parametrize("who", ["nobody", "a stranger", "a root key"])
+def test_a_release_is_refused_without_the_targets_key(ready: Vendor, who: str) -> None:
+    """Nothing of a refused release stays but its files, which nobody is served."""
+    signers = {"nobody": [], "a stranger": [Holder.new()], "a root key": ready.root[:1]}[who]
+    with pytest.raises(RepositorySignatureError):
+        ready.publish("1.1", KERNEL, signers=[holder.signer for holder in signers])
+    assert ready.version(TufRole.TARGETS) == 0
+    assert not ready.read(published_releases)
+    assert not ready.records(Event.RELEASE_PUBLISHED)
+    assert not [row for row in ready.records(Event.RELEASE_ADDED) if row[1] == "1.1"]
+
+
+def test_a_published_path_never_gets_other_content(ready: Vendor) -> None:
+    """A layer of one name and version is one file; so is a release."""
+    ready.publish("1.1", KERNEL)
+    with pytest.raises(RepositoryConflictError) as caught:
+        ready.publish("1.2", {"kernel": ("6.1", b"a worse kernel")})
+    assert caught.value.code == "repository:target:conflict"
+    with pytest.raises(RepositoryConflictError):
+        ready.publish("1.1", BOTH)
+    assert ready.listed() == {"releases/1.1.json", "layers/kernel/6.1"}
+
+
+def test_a_release_that_contradicts_the_references_is_not_published(ready: Vendor) -> None:
+    """Targets, records and references are one transaction."""
+    ready.publish("1.1", KERNEL)
+    ready.revoke("1.1")
+    with pytest.raises(ReleaseConflictError):
+        ready.publish("1.1", BOTH)
+    assert ready.listed() == set()
+
+
+def test_a_viewer_publishes_nothing(ready: Vendor) -> None:
+    """The key alone is not enough on this side."""
+    viewer = Principal(name="token:look", role=Role.VIEWER, groups=None)
+    with pytest.raises(ForbiddenError):
+        ready.publish("1.1", KERNEL, by=viewer)
+
+
+def _link(bundle: Path) -> None:
+    layer = bundle / "layers/kernel/6.1"
+    layer.rename(bundle / "elsewhere")
+    layer.symlink_to(bundle / "elsewhere")
+
+
+def _directory(bundle: Path) -> None:
+    layer = bundle / "layers/kernel/6.1"
+    layer.unlink()
+    layer.mkdir()
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "a layer is missing": lambda bundle: (bundle / "layers/kernel/6.1").unlink(),
+    "a layer is another file": lambda bundle: (bundle / "layers/kernel/6.1").write_bytes(b"x"),
+    "a layer is a link": _link,
+    "a layer is a directory": _directory,
+    "there is no manifest": lambda bundle: (bundle / "releases/1.1.json").unlink(),
+    "there are two manifests": lambda bundle: (bundle / "releases/1.2.json").write_bytes(b"{}"),
+    "the manifest is none": lambda bundle: (bundle / "releases/1.1.json").write_bytes(b"{}"),
+    "the manifest is another release's": lambda bundle: (bundle / "releases/1.1.json").rename(
+        bundle / "releases/1.2.json"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_bundle_is_refused(tmp_path: Path, case: str) -> None:
+    """Before anything is signed."""
+    bundle = make_bundle(tmp_path / "bundle", "1.1", KERNEL)
+    BROKEN[case](bundle)
+    with pytest.raises(RepositoryBundleError) as caught:
+        take_bundle(bundle, Blobs(tmp_path / "targets"))
+    assert caught.value.code == "repository:bundle"
+
+
+def test_a_file_that_is_gone_is_not_listed(ready: Vendor) -> None:
+    """What devices would not find is not promised to them."""
+    bundle = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs)
+    ready.blobs.path(bundle.targets["layers/kernel/6.1"].sha256).unlink()
+    with (
+        pytest.raises(RepositoryBundleError),
+        ready.backend.database.transaction() as session,
+    ):
+        admin.publish_release(
+            session,
+            bundle,
+            blobs=ready.blobs,
+            online=ready.online,
+            signing=Signing([ready.targets.signer]),
+            accept=False,
+            by=local_administrator(),
+            now=ready.backend.clock(),
+        )
+
+
+def test_publishing_again_mends_a_file_that_was_spoilt(ready: Vendor) -> None:
+    """A disk that has lost bytes is mended from the bundle."""
+    ready.publish("1.1", KERNEL)
+    sha256 = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs).targets["layers/kernel/6.1"]
+    ready.blobs.path(sha256.sha256).write_bytes(b"spoilt")
+    ready.publish("1.1", KERNEL)
+    assert ready.blobs.path(sha256.sha256).read_bytes() == b"a kernel"
+
+
+def test_two_who_publish_at_once_both_succeed(ready: Vendor) -> None:
+    """Each list has what the one before it had."""
+
+    def publish(number: int) -> None:
+        ready.publish(f"2.{number}", {"kernel": (f"7.{number}", bytes([number]))})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(publish, range(4)))
+    assert ready.listed() == {
+        path for n in range(4) for path in (f"releases/2.{n}.json", f"layers/kernel/7.{n}")
+    }
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_publishing_that_ends_anywhere_has_published_all_or_nothing(
+    ready: Vendor, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any statement that changes something: devices see the old list, whole."""
+    ready.publish("1.1", KERNEL)
+    before = {role: ready.version(role) for role in TufRole}
+    flushes, flush = iter(range(1, 100)), Session.flush
+
+    def dying(self: Session, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the original
+        if (self.dirty or self.new) and next(flushes) == step:
+            raise KeyboardInterrupt
+        flush(self, *args, **kwargs)
+
+    monkeypatch.setattr(Session, "flush", dying)
+    try:
+        ready.publish("1.2", {"kernel": ("6.2", b"another kernel")}, accept=True)
+    except KeyboardInterrupt:
+        monkeypatch.setattr(Session, "flush", flush)
+        assert {role: ready.version(role) for role in TufRole} == before
+        assert "releases/1.2.json" not in ready.listed()
+        assert len(ready.records(Event.RELEASE_PUBLISHED)) == 1
+        ready.publish("1.2", {"kernel": ("6.2", b"another kernel")}, accept=True)
+    assert "releases/1.2.json" in ready.listed()
+
+
+# --- revoking ----------------------------------------------------------------------
+
+
+def test_revoking_takes_away_what_no_other_release_needs(ready: Vendor) -> None:
+    """A layer that two releases share stays; the revoked one is refused as a reference."""
+    ready.publish("1.1", KERNEL, accept=True)
+    ready.publish("1.2", BOTH)
+    ready.revoke("1.2")
+    assert ready.listed() == {"releases/1.1.json", "layers/kernel/6.1"}
+    states = {
+        row.name: (row.state, row.published)
+        for row in ready.read(lambda session: releases(session, by=local_administrator()))
+    }
+    assert states["1.1"] == ("accepted", True)
+    assert states["1.2"] == ("retired", False)
+    assert ready.records(Event.RELEASE_REVOKED) == [(local_administrator().name, "1.2")]
+
+
+def test_a_revoked_release_is_not_served_any_more(ready: Vendor) -> None:
+    """Neither its manifest nor its layers."""
+    ready.publish("1.1", KERNEL)
+    sha256 = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs).targets["layers/kernel/6.1"]
+    path = f"layers/kernel/{sha256.sha256}.6.1"
+    assert ready.read(lambda session: target_named(session, path)).length == len(b"a kernel")
+    ready.revoke("1.1")
+    with pytest.raises(RepositoryTargetUnknownError) as caught:
+        ready.read(lambda session: target_named(session, path))
+    assert caught.value.code == "repository:target:unknown"
+
+
+def test_revoking_needs_the_targets_key_too(ready: Vendor) -> None:
+    """Who has the backend alone cannot take a release away."""
+    ready.publish("1.1", KERNEL)
+    with pytest.raises(RepositorySignatureError):
+        ready.revoke("1.1", signers=[Holder.new().signer])
+    assert "releases/1.1.json" in ready.listed()
+
+
+@pytest.mark.parametrize("name", ["never", "1.1"])
+def test_what_is_not_published_is_not_revoked(ready: Vendor, name: str) -> None:
+    """Neither what never was nor what is revoked already."""
+    ready.publish("1.1", KERNEL)
+    ready.revoke("1.1")
+    with pytest.raises(ReleaseMissingError):
+        ready.revoke(name)
+
+
+def test_a_revoked_release_can_be_published_again(ready: Vendor) -> None:
+    """A mistake can be taken back; the reference has to be accepted again."""
+    ready.publish("1.1", KERNEL, accept=True)
+    ready.revoke("1.1")
+    ready.publish("1.1", KERNEL, accept=True)
+    assert "releases/1.1.json" in ready.listed()
+
+
+# --- signed elsewhere ----------------------------------------------------------------
+
+
+def test_a_list_that_was_signed_elsewhere_is_published(ready: Vendor) -> None:
+    """The targets key never comes to the backend's machine."""
+    bundle = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs)
+    proposal = ready.read(
+        lambda session: propose_publication(
+            session, bundle, online=ready.online, now=ready.backend.clock()
+        )
+    )
+    ready.publish("1.1", KERNEL, signed=signed(proposal, [ready.targets]))
+    assert "releases/1.1.json" in ready.listed()
+    withdrawal = ready.read(
+        lambda session: propose_revocation(
+            session, "1.1", online=ready.online, now=ready.backend.clock() + HOUR
+        )
+    )
+    ready.revoke("1.1", signed=signed(withdrawal, [ready.targets]))
+    assert ready.listed() == set()
+
+
+def test_a_signed_list_counts_only_for_what_it_was_proposed_for(ready: Vendor) -> None:
+    """A list that somebody else was faster than, or that lists more, is refused."""
+    bundle = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs)
+    proposal = ready.read(
+        lambda session: propose_publication(
+            session, bundle, online=ready.online, now=ready.backend.clock()
+        )
+    )
+    ready.publish("2.0", {"www": ("1", b"pages")})
+    with pytest.raises(RepositoryVersionError):
+        ready.publish("1.1", KERNEL, signed=signed(proposal, [ready.targets]))
+    fresh = ready.read(
+        lambda session: propose_publication(
+            session, bundle, online=ready.online, now=ready.backend.clock() + HOUR
+        )
+    )
+    more = edited(fresh, lambda targets: targets["targets"].pop("layers/www/1"))
+    with pytest.raises(RepositoryVersionError):
+        ready.publish("1.1", KERNEL, signed=signed(more, [ready.targets]))
+    with pytest.raises(RepositorySignatureError):
+        ready.publish("1.1", KERNEL, signed=fresh)
+
+
+def test_an_old_signed_list_is_not_published_again(ready: Vendor) -> None:
+    """Replaying a list with the right content and an old version is refused."""
+    ready.publish("1.1", KERNEL)
+    old = ready.read(lambda session: newest(session, TufRole.TARGETS)).content
+    ready.revoke("1.1")
+    with pytest.raises(RepositoryVersionError) as caught:
+        ready.publish("1.1", KERNEL, signed=old)
+    assert caught.value.code == "repository:version"
+
+
+# --- the online roles ----------------------------------------------------------------
+
+
+def test_the_timestamp_is_signed_anew_at_half_of_its_life(ready: Vendor) -> None:
+    """Not before, and the snapshot at half of its own."""
+    ready.publish("1.1", KERNEL)
+    stamp, snapshot = ready.version(TufRole.TIMESTAMP), ready.version(TufRole.SNAPSHOT)
+    ready.backend.clock.advance(11 * HOUR)  # type: ignore[attr-defined]
+    assert not ready.keep()
+    ready.backend.clock.advance(HOUR)  # type: ignore[attr-defined]
+    now = ready.backend.clock()
+    assert ready.read(lambda session: due_roles(session, now=now)) == {TufRole.TIMESTAMP}
+    assert ready.keep()
+    assert ready.version(TufRole.TIMESTAMP) > stamp
+    assert ready.version(TufRole.SNAPSHOT) == snapshot
+    ready.backend.clock.advance(4 * DAY)  # type: ignore[attr-defined]
+    assert ready.keep()
+    assert ready.version(TufRole.SNAPSHOT) > snapshot
+
+
+def test_of_several_replicas_one_signs(ready: Vendor) -> None:
+    """The others see that it is done."""
+    ready.publish("1.1", KERNEL)
+    ready.backend.clock.advance(13 * HOUR)  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(lambda _: ready.keep(), range(4))) == [False, False, False, True]
+
+
+def test_without_releases_there_is_nothing_to_sign(ready: Vendor) -> None:
+    """A root alone has neither snapshot nor timestamp."""
+    assert not ready.keep()
+    assert [row.role for row in ready.read(role_reports)] == ["root"]
+
+
+def test_old_metadata_goes_and_every_root_stays(ready: Vendor) -> None:
+    """A device that slept for a year goes from root to root; the rest does not grow."""
+    ready.publish("1.1", KERNEL)
+    for _ in range(3):
+        ready.publish_root(signed(ready.propose(RootChange()), ready.root))
+    for _ in range(15):
+        ready.backend.clock.advance(4 * DAY)  # type: ignore[attr-defined]
+        ready.keep()
+
+    def counts(session: Session) -> dict[str, int]:
+        rows = session.scalars(select(TufMetadata)).all()
+        return {role: sum(row.role is role for row in rows) for role in TufRole}
+
+    assert ready.read(counts) == {"root": 4, "targets": 1, "snapshot": 10, "timestamp": 1}
+
+
+def test_a_restored_database_signs_nothing_that_is_older(
+    ready: Vendor, save_database: Callable[[], Callable[[], None]]
+) -> None:
+    """Versions follow the clock: devices do not take the next timestamp for a rollback."""
+    ready.publish("1.1", KERNEL)
+    restore = save_database()
+    for _ in range(5):
+        ready.backend.clock.advance(DAY)  # type: ignore[attr-defined]
+        ready.keep()
+    seen = ready.version(TufRole.TIMESTAMP), ready.version(TufRole.SNAPSHOT)
+    ready.backend.database.close()
+    restore()
+    ready.backend.clock.advance(4 * DAY)  # type: ignore[attr-defined]
+    ready.keep()
+    assert ready.version(TufRole.TIMESTAMP) > seen[0]
+    assert ready.version(TufRole.SNAPSHOT) > seen[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["root.json", "0.root.json", "01.root.json", "2.root.json", "1.timestamp.json", "../x"]
+)
+def test_no_other_metadata_is_there(ready: Vendor, name: str) -> None:
+    """Only the names of consistent snapshots."""
+    ready.publish("1.1", KERNEL)
+    with pytest.raises(RepositoryTargetUnknownError):
+        ready.read(lambda session: metadata_named(session, name))
