@@ -8,7 +8,7 @@ import click
 
 from hwtrust_backend import references
 from hwtrust_backend.admin import local_administrator, releases
-from hwtrust_backend.cli.output import say_json, say_table
+from hwtrust_backend.cli.output import say_json, say_state, say_table
 from hwtrust_backend.cli.shared import (
     Place,
     as_json,
@@ -42,7 +42,7 @@ def release_add(place: Place, *, file: Path, accept: bool, as_json: bool) -> Non
         stored = releases.add_release(session, content, by=by, now=now)
         if accept:
             stored = releases.accept_release(session, stored.name, by=by, now=now)
-    _say_release(stored.name, stored.state, as_json=as_json)
+    say_state("release", stored.name, stored.state, as_json=as_json)
 
 
 @release.command("accept", epilog="Example: hwtrust-backend release accept 1.0")
@@ -55,7 +55,7 @@ def release_accept(place: Place, *, name: str, as_json: bool) -> None:
         stored = releases.accept_release(
             session, name, by=local_administrator(), now=system_clock()
         )
-    _say_release(name, stored.state, as_json=as_json)
+    say_state("release", name, stored.state, as_json=as_json)
 
 
 @release.command("retire", epilog="Example: hwtrust-backend release retire 0.9")
@@ -68,7 +68,7 @@ def release_retire(place: Place, *, name: str, as_json: bool) -> None:
         stored = releases.retire_release(
             session, name, by=local_administrator(), now=system_clock()
         )
-    _say_release(name, stored.state, as_json=as_json)
+    say_state("release", name, stored.state, as_json=as_json)
 
 
 @release.command("list", epilog="Example: hwtrust-backend release list")
@@ -221,10 +221,8 @@ def release_propose(
     click.echo(f"next: hwtrust-backend repository sign {file} --key KEY", err=True)
 
 
-def _say_release(name: str, state: str, *, as_json: bool, published: bool | None = None) -> None:
-    told = {} if published is None else {"published": published}
+def _say_release(name: str, state: str, *, as_json: bool, published: bool) -> None:
     if as_json:
-        say_json({"release": name, "state": state, **told})
+        say_json({"release": name, "state": state, "published": published})
         return
-    where = {None: "", True: ", published", False: ", not published"}[published]
-    click.echo(f"{name}: {state}{where}")
+    click.echo(f"{name}: {state}, {'published' if published else 'not published'}")
