@@ -37,6 +37,7 @@ from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.codec import tpm2b
 from hwtrust.wire.envelope import Envelope
 from hwtrust.wire.root import Approval, Increment, RootDelivery
+from hwtrust.wire.statement import STATEMENT_LIMIT
 
 Blob = Annotated[bytes, Meta(max_length=8192)]
 Log = Annotated[bytes, Meta(max_length=4 * 1024 * 1024)]
@@ -106,12 +107,14 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     epoch: Epoch
     release: Annotated[str, Meta(max_length=200)]
     log_digest: Digest
+    statement: Annotated[bytes, Meta(max_length=STATEMENT_LIMIT)] = b""
+    """What the device says of itself (`hwtrust.wire.statement`); not hashed where empty."""
 
     def digest(self) -> bytes:
         """SHA-256 of the length-prefixed fields: the qualifyingData, 32 bytes."""
         release = self.release.encode()
         try:
-            fields = (
+            fields: tuple[bytes, ...] = (
                 _BINDINGS[self.purpose],
                 _SIZE.pack(len(self.nonce)),
                 self.nonce,
@@ -123,6 +126,8 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 _SIZE.pack(len(self.log_digest)),
                 self.log_digest,
             )
+            if self.statement:
+                fields += _SIZE.pack(len(self.statement)), self.statement
         except struct.error:
             raise MalformedError("a field of the binding is too long") from None
         return hashlib.sha256(b"".join(fields)).digest()
@@ -266,12 +271,25 @@ class AttestRequest(Request, frozen=True, kw_only=True):
     csr: Blob = b""
 
 
+class UpdateOrder(Reply, frozen=True, kw_only=True):
+    """The release that the device is to run; the answer to one question for all layers.
+
+    Where `forced`, what it runs now is not accepted any more, or not for long: it
+    updates at once, or is locked.
+    """
+
+    release: Label
+    forced: bool = False
+
+
 class AttestReply(Reply, frozen=True, kw_only=True):
     """The verdict and everything that follows from it, with the next challenge.
 
     `approval` renews the leave to open the current root; `root` is the next one;
-    `certificate` is a PEM chain for the TLS key in the evidence's binding. The
-    next attestation is expected within `heartbeat_ms`; 0 says nothing of it.
+    `certificate` is a PEM chain for the TLS key in the evidence's binding; `update`
+    names another release than the running one. The next attestation is expected
+    within `heartbeat_ms`; without any the device may run on for `offline_grace_ms`.
+    0 says nothing of either.
     """
 
     standing: Standing
@@ -280,9 +298,11 @@ class AttestReply(Reply, frozen=True, kw_only=True):
     challenge: bytes
     mode: Mode = Mode.NORMAL
     heartbeat_ms: int = 0
+    offline_grace_ms: int = 0
     approval: Approval | None = None
     root: RootDelivery | None = None
     certificate: str = ""
+    update: UpdateOrder | None = None
 
 
 class Enrolled(Reply, frozen=True, kw_only=True):

@@ -75,6 +75,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "epoch": {"epoch": 8},
     "release": {"release": "1.1"},
     "log digest": {"log_digest": b"\1" * 32},
+    "statement": {"statement": b"{}"},
     "boundary between nonce and TLS key": {"nonce": NONCE + b"a", "tls_key": b" key"},
 }
 
