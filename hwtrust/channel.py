@@ -15,8 +15,10 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import os
+import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -112,6 +114,8 @@ class Channel:
         self._tls_ca = tls_ca
         self._context = pinned_context(self._tls_ca)
         self._authenticated = False
+        self._calls: dict[int, http.client.HTTPSConnection] = {}
+        self._closed = False
 
     @property
     def authenticated(self) -> bool:
@@ -131,6 +135,28 @@ class Channel:
     def anonymous(self) -> None:
         """Present no client certificate from now on."""
         self._context, self._authenticated = pinned_context(self._tls_ca), False
+
+    def sibling(self) -> Channel:
+        """A second way to the same backend, presenting what this one presents now.
+
+        For another thread: what becomes of either does not touch the other.
+        """
+        twin = copy.copy(self)
+        twin._calls = {}  # noqa: SLF001 - of this class
+        return twin
+
+    def close(self) -> None:
+        """Break the calls that are under way, and let no other begin: they are unreachable.
+
+        For another thread, or a signal handler: who is to end need not wait for an answer.
+        """
+        self._closed = True
+        for connection in list(self._calls.values()):
+            sock = connection.sock
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    # Not the TLS socket's method, which ends the session under its reader.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def post(self, path: str, request: Request, reply: type[R]) -> R:
         """Send `request` to `path` and decode the answer as `reply`.
@@ -157,6 +183,10 @@ class Channel:
             return None
         return self._decoded(path, status, kind, body, reply)
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ChannelUnreachableError(f"the channel to {self.url} was closed")
+
     def _decoded(self, path: str, status: int, kind: str, body: bytes, reply: type[R]) -> R:
         if status >= http.client.BAD_REQUEST:
             raise _refusal(status, kind, body)
@@ -173,14 +203,17 @@ class Channel:
         self, method: str, path: str, body: bytes | None, *, patience: float
     ) -> tuple[int, str, bytes]:
         timeout = self._timeout + patience
-        connection = http.client.HTTPSConnection(
+        connection = _Connection(
             self._host, self._port, timeout=timeout, context=self._context
         )
         headers = {"accept": "application/json"}
         if body is not None:
             headers["content-type"] = "application/json"
+        self._calls[id(connection)] = connection
         try:
+            self._require_open()
             connection.connect()
+            self._require_open()
             assert isinstance(connection.sock, TimedSocket)  # noqa: S101 - the context makes them
             connection.sock.within(timeout)
             connection.request(method, path, body=body, headers=headers)
@@ -196,6 +229,7 @@ class Channel:
             message = f"{self.url} does not speak HTTP as it should: {type(error).__name__}"
             raise ChannelResponseError(message) from error
         finally:
+            del self._calls[id(connection)]
             connection.close()
         if len(answer) > REPLY_LIMIT:
             raise ChannelResponseError(f"{self.url}{path} answered more than 1 MiB")
@@ -217,6 +251,22 @@ def pinned_context(tls_ca: str) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError, TypeError) as error:
         raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
     return context
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection whose socket is known while it shakes hands, so that it can be broken then."""
+
+    def __init__(self, host: str, port: int, *, timeout: float, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=timeout, context=context)
+        self._tls = context
+
+    def connect(self) -> None:
+        """Connect, and shake hands."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls.wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self.sock.do_handshake()
 
 
 class TimedSocket(ssl.SSLSocket):

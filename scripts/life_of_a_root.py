@@ -10,25 +10,12 @@ what a device and a backend run: TLS 1.3, SQLite, and the TPM's own refusals.
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwtrust.cli import run as hwtrust_command
 from hwtrust.device import Device, DeviceConfig
 from hwtrust.device.boot import load_layers
 from hwtrust.errors import (
@@ -40,181 +27,41 @@ from hwtrust.errors import (
 )
 from hwtrust.keys.unseal import SealedRoot, unseal_root
 from hwtrust.roots import reopen_root
-from hwtrust.testing.manufacture import Vendor
-from hwtrust.testing.swtpm import Swtpm
 from hwtrust.tpm import commands
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.messages import Standing
-from hwtrust_backend.cli import main as hwtrust_backend_command
-from story import Story
+from stage import Stage, expect, expect_refusal, expect_trusted, perform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hwtrust.device.state import StoredRoot
 
-BIN = Path(sys.executable).parent
-LAYERS = ("root-of-trust", "system", "kernel", "frontend")
 SECRET_NAME = "payments/transport"  # noqa: S105 - the name of an entry, not a secret
-START_LIMIT_S = 20
 PAST_EXPIRY_MS = 60_000
 
 
-class UnexpectedError(Exception):
-    """Something was not as the story says: the demonstration has failed."""
-
-
-@dataclass
-class Stage:
-    """Where the story plays."""
-
-    story: Story
-    home: Path
-    tpm: Swtpm
-    config: Path
-
-    @contextmanager
-    def device(self) -> Iterator[Device]:
-        """The device, open, with every TPM command noted."""
-        with Device.open(
-            DeviceConfig.load(self.config), on_command=self.story.on_command
-        ) as device:
-            yield device
-
-    def backend(self, *arguments: str) -> str:
-        """Run `hwtrust-backend` as an administrator would; gives what it prints."""
-        printed, complaints = io.StringIO(), io.StringIO()
-        with redirect_stdout(printed), redirect_stderr(complaints):
-            try:
-                hwtrust_backend_command(["--data", str(self.home / "backend"), *arguments])
-            except SystemExit as end:
-                if end.code:
-                    what = " ".join(arguments[:2])
-                    message = f"hwtrust-backend {what}: {complaints.getvalue().strip()}"
-                    raise UnexpectedError(message) from end
-        return printed.getvalue()
-
-
-def main() -> int:
-    """Tell the story; gives the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="scripts/demo")
-    parser.add_argument("--plain", action="store_true", help="no colours and boxes, for logs")
-    parser.add_argument("--keep", action="store_true", help="leave TPM and backend running")
-    arguments = parser.parse_args()
-    os.environ.setdefault("TSS2_LOG", "all+none")  # the story tells refusals itself
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    story = Story(plain=arguments.plain)
-    started = time.perf_counter()
-    try:
-        with ExitStack() as stack:
-            stage = set_up(story, stack)
-            live(stage)
-            story.summary()
-            story.note(
-                f"everything happened as it should, in {time.perf_counter() - started:.1f} s"
-            )
-            if arguments.keep:
-                keep(stage)
-    except (HwTrustError, UnexpectedError, OSError, subprocess.SubprocessError) as error:
-        code = f" [{error.code}]" if isinstance(error, HwTrustError) else ""
-        story.wrong(f"{error}{code}")
-        return 1
-    except KeyboardInterrupt:
-        story.note("stopped")
-        return 130
-    return 0
-
-
-def set_up(story: Story, stack: ExitStack) -> Stage:
-    """A TPM with an EK certificate, a backend, and a device that knows of both."""
-    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwtrust-demo-")))
-    with story.chapter(
-        "A TPM is made", "A software TPM gets an EK, and a certificate for it from its vendor."
-    ) as chapter:
-        vendor = Vendor.create(now=datetime.now(UTC))
-        tpm = stack.enter_context(Swtpm.start())
-        certificate = vendor.manufacture(tpm, algorithm="ecc256")
-        (home / "vendor-ca.pem").write_bytes(vendor.ca_pem)
-        issuer = certificate.issuer.rfc4514_string() if certificate else "nobody"
-        chapter.outcome = f"EK certificate by {issuer}"
-    stage = Stage(story, home, tpm, home / "hwtrust.toml")
-    with story.chapter(
-        "A backend is made",
-        "SQLite inside, TLS 1.3 outside; its own CA, a policy key and a metadata key.",
-    ) as chapter:
-        url = start_backend(stage, stack)
-        chapter.outcome = f"listens at {url}"
-    with story.chapter(
+def prepare_device(stage: Stage) -> None:
+    """Make a release of four layers, and the device's configuration."""
+    with stage.story.chapter(
         "A device is prepared",
         "Four layers become release 1.0; the device learns its backend's CA and public keys.",
     ) as chapter:
-        prepare_device(stage)
-        chapter.outcome = f"PCR {DeviceConfig.load(stage.config).tpm.pcr} is free and ours"
-    return stage
-
-
-def start_backend(stage: Stage, stack: ExitStack) -> str:
-    """Initialise a backend and run it as a process of its own; gives its URL."""
-    home, port = stage.home, free_port()
-    url = f"https://127.0.0.1:{port}"
-    passphrase = str(home / "passphrase")
-    stage.backend(
-        "init", "--url", url, "--listen", f"127.0.0.1:{port}", "--generate-passphrase", passphrase
-    )
-    stage.backend("ek-ca", "add", str(home / "vendor-ca.pem"))
-    log = stack.enter_context((home / "backend.log").open("wb"))
-    server = subprocess.Popen(
-        [
-            *(str(BIN / "hwtrust-backend"), "--data", str(home / "backend")),
-            *("serve", "--passphrase-file", passphrase),
-        ],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    stack.callback(stop, server)
-    deadline = time.monotonic() + START_LIMIT_S
-    while not answers(port):
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise UnexpectedError(f"the backend did not start: {tail(home / 'backend.log')}")
-        time.sleep(0.05)
-    return url
-
-
-def prepare_device(stage: Stage) -> None:
-    """Make four layers, a release of them, and the device's configuration."""
-    home = stage.home
-    places = []
-    for number, name in enumerate(LAYERS[:-1]):
-        path = home / "layers" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(f"layer {name}\n".encode() * 4096 * (number + 1))
-        places.append(f"{name}={path}")
-    tree = home / "layers" / LAYERS[-1]
-    (tree / "static").mkdir(parents=True)
-    (tree / "index.html").write_text("<h1>payments</h1>\n")
-    (tree / "static" / "app.js").write_text("export const pay = () => {};\n")
-    places.append(f"{LAYERS[-1]}={tree}")
-    release = home / "release.json"
-    versioned = [place.replace("=", "@1.0=", 1) for place in places]
-    with redirect_stdout(io.StringIO()) as printed:
-        code = hwtrust_command(["measure", "--release", "1.0", *versioned])
-    expect(code == 0, "hwtrust measure failed")
-    release.write_text(printed.getvalue())
-    stage.backend("release", "add", str(release), "--accept")
-    layers = [word for place in places for word in ("--layer", place)]
-    with redirect_stdout(io.StringIO()):
-        code = hwtrust_command(
-            [
-                *("init", "--trust", str(home / "backend" / "trust.json")),
-                *("--release", str(release), "--tcti", stage.tpm.tcti),
-                *("--state", str(home / "device"), "--output", str(stage.config), *layers),
-            ]
+        home, places = stage.home, stage.layers()
+        release = home / "release.json"
+        versioned = [f"{name}@1.0={place}" for name, place in places.items()]
+        release.write_text(stage.hwtrust("measure", "--release", "1.0", *versioned))
+        stage.backend("release", "add", str(release), "--accept")
+        layers = [word for name, place in places.items() for word in ("--layer", f"{name}={place}")]
+        stage.hwtrust(
+            *("init", "--trust", str(home / "backend" / "trust.json")),
+            *("--release", str(release), "--tcti", stage.tpm.tcti),
+            *("--state", str(home / "device"), "--output", str(stage.config), *layers),
         )
-    expect(code == 0, "hwtrust init failed")
+        chapter.outcome = f"PCR {DeviceConfig.load(stage.config).tpm.pcr} is free and ours"
 
 
 def live(stage: Stage) -> None:
     """The life of a root, from enrolment to recovery."""
+    prepare_device(stage)
     enrol_and_boot(stage)
     old = rotate(stage)
     refuse_old_root(stage, old)
@@ -226,7 +73,7 @@ def live(stage: Stage) -> None:
 def enrol_and_boot(stage: Stage) -> None:
     """Enrol, open the key store for the first time, attest."""
     story = stage.story
-    token = json.loads(stage.backend("token", "create", "--json"))["token"]
+    token = stage.token()
     with (
         story.chapter(
             "Enrol",
@@ -266,8 +113,7 @@ def enrol_and_boot(stage: Stage) -> None:
 def rotate(stage: Stage) -> StoredRoot:
     """Rotate the root; gives the old one, as a thief would have kept it."""
     story = stage.story
-    (known,) = json.loads(stage.backend("devices", "--json"))
-    stage.backend("rotate", known["device"])
+    stage.backend("rotate", stage.name())
     with (
         story.chapter(
             "Rotate the root",
@@ -430,62 +276,11 @@ def keep(stage: Stage) -> None:
     signal.pause()
 
 
-def expect(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
-    """Fail the demonstration unless `condition` holds."""
-    if not condition:
-        raise UnexpectedError(otherwise)
-
-
 def expect_secret(stage: Stage, device: Device) -> None:
     """The key store must still hold what was put there."""
     stored = (stage.home / "expected").read_bytes()
     expect(device.keystore[SECRET_NAME] == stored, f"{SECRET_NAME} has changed")
 
 
-def expect_trusted(standing: Standing, findings: tuple[object, ...]) -> None:
-    """The backend must trust the device."""
-    expect(standing is Standing.TRUSTED, f"standing: {standing}, {findings}")
-
-
-def expect_refusal(kind: type[HwTrustError], action: object) -> HwTrustError:
-    """`action` must be refused with an error of `kind`."""
-    try:
-        action()  # type: ignore[operator]
-    except kind as error:
-        return error
-    raise UnexpectedError(f"{kind.__name__} was expected, and everything went well")
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def answers(port: int) -> bool:
-    """Whether somebody listens on `port`."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process, with force if it takes too long."""
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def tail(path: Path) -> str:
-    """The end of a log."""
-    return path.read_text(errors="replace")[-800:]
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(perform(live, prog="scripts/demo", about=__doc__.splitlines()[0], keep=keep))

@@ -278,7 +278,11 @@ class BackendServer:
         self._stack.callback(self._backend.courier.close)
         self._stack.callback(self._backend.waiters.close)
         self._stack.callback(self._backend.committer.close)
-        self._server = make_server(self._backend, log_level="critical", shutdown_seconds=1)
+        self._stack.callback(self.go_away)
+        self._serve(listener)
+
+    def _serve(self, listener: socket.socket) -> None:
+        self._server = make_server(self.backend, log_level="critical", shutdown_seconds=1)
         self._thread = threading.Thread(
             target=asyncio.run,
             args=(self._server.serve(sockets=[listener]),),
@@ -286,7 +290,6 @@ class BackendServer:
             daemon=True,
         )
         self._thread.start()
-        self._stack.callback(self._stop)
         self._await_start(self._thread, self._server)
 
     def _await_start(self, thread: threading.Thread, server: uvicorn.Server) -> None:
@@ -299,7 +302,15 @@ class BackendServer:
             waited.wait(0.01)
         raise ConfigError("the backend did not start")
 
-    def _stop(self) -> None:
+    def go_away(self) -> None:
+        """Stop listening: devices find nobody. The services can still be called without HTTP."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(timeout=_START_SECONDS)
+
+    def come_back(self) -> None:
+        """Listen again, where it did before."""
+        port = int(self.url.rpartition(":")[2])
+        self._serve(self._stack.enter_context(socket.create_server(("127.0.0.1", port))))
+        # Before the socket that it listens to is closed.
+        self._stack.callback(self.go_away)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hwtrust.errors import TpmError
 from hwtrust.tpm import commands
 from hwtrust.tpm.provision import COUNTER_SIZE
+from hwtrust.tpm.response import FMT1_HANDLE, base_code
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.messages import Evidence, Signed
 from hwtrust.wire.structures import PcrSelection
@@ -36,14 +38,26 @@ def gather(
 
     `log` is what was measured into the application PCR, number `pcr`, and what
     `binding` was made over.
+
+    Raises:
+        TpmObjectConflictError: the key or the counter is gone, as after TPM2_Clear.
+        TpmError: the TPM refused; `rc` says why.
     """
     qualifying = binding.digest()
     values = {pcr: log.value()}
     platform = platform_part(selection, pcr)
     if platform is not None:
         values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
-    quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
-    certified = commands.nv_certify(tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE)
+    try:
+        quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
+        certified = commands.nv_certify(tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE)
+    except TpmError as error:
+        # A TPM that was cleared since names no object, only the number of a handle.
+        rc = error.data.get("rc")
+        if isinstance(rc, int) and base_code(rc) == FMT1_HANDLE:
+            tpm.require(ak)
+            tpm.require(counter)
+        raise
     return Evidence(
         binding=binding,
         quote=signed(quote),

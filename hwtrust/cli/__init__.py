@@ -7,6 +7,8 @@ Rules of what it prints:
 3. The exit code says what kind of thing went wrong; `EXIT_CODES` is the table.
 4. A secret is printed only by `keystore get`, and taken only from standard
    input or a file, never from the command line.
+5. The command's process leaves no core dump, and no debugger of the same user
+   looks into it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hwtrust.errors import (
+    AgentError,
     ChannelError,
     ConfigError,
     EvidenceError,
@@ -29,6 +32,7 @@ from hwtrust.errors import (
     RootError,
     StateError,
     TpmError,
+    UpdateError,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ EXIT_CODES: dict[type[HwTrustError], tuple[int, str]] = {
     LayerError: (8, "a layer is missing, or is not what its release says"),
     ConfigError: (9, "the configuration is wrong"),
     StateError: (10, "the device is not enrolled, or its state is busy or damaged"),
+    UpdateError: (11, "a release is not to be had, or was given up"),
+    AgentError: (12, "the agent is away, or refuses"),
 }
 
 _PLAIN_EXIT_CODES = (
@@ -56,9 +62,11 @@ _PLAIN_EXIT_CODES = (
 _TPM_STACK = frozenset({"tpm2_pytss", "pyudev"})
 
 _COMMANDS = {
+    "agent": "hwtrust.cli.agent:agent",
     "attest": "hwtrust.cli.device:attest",
     "boot": "hwtrust.cli.device:boot",
     "enrol": "hwtrust.cli.device:enrol",
+    "event": "hwtrust.cli.event:event",
     "eventlog": "hwtrust.cli.device:eventlog",
     "init": "hwtrust.cli.init:init",
     "keystore": "hwtrust.cli.keystore:keystore",
@@ -67,6 +75,7 @@ _COMMANDS = {
     "completion": "hwtrust.cli.completion:completion",
     "status": "hwtrust.cli.device:status",
     "tpm": "hwtrust.cli.tpm:tpm",
+    "update": "hwtrust.cli.update:update",
     "verify-quote": "hwtrust.cli.verify_quote:verify_quote",
 }
 
@@ -133,6 +142,14 @@ def exit_code(error: HwTrustError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit."""
+    # Not at the top: completion and `--help` of the library's users pay for nothing.
+    from hwtrust.agent.hardening import keep_memory_private  # noqa: PLC0415
+
+    try:
+        keep_memory_private()
+    except HwTrustError as error:
+        report(error)
+        sys.exit(exit_code(error))
     sys.exit(run(arguments))
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from hwtrust.agent.client import AgentClient
 from hwtrust.cli.output import (
     config_option,
+    device_or_agent,
     echo_json,
     echo_table,
     json_option,
@@ -17,11 +19,12 @@ from hwtrust.cli.output import (
     trace_option,
     utc,
 )
-from hwtrust.errors import AlreadyEnrolledError
+from hwtrust.errors import AlreadyEnrolledError, HwTrustError
 from hwtrust.wire.messages import Finding, Mode, Standing
 
 if TYPE_CHECKING:
-    from hwtrust.device import AttestResult
+    from hwtrust.agent.protocol import Condition
+    from hwtrust.device import AttestResult, Device, DeviceStatus
 
 UNTRUSTED = 3
 TOKEN_LIMIT = 4096
@@ -79,10 +82,15 @@ def boot(*, then_attest: bool, config_path: Path | None, trace: bool, as_json: b
     """Measure the layers, open the key store, and attest.
 
     The TPM releases the root, and so the key store's key, only if every layer is
-    what its release says.
+    what its release says. A load that fails is told to the backend, at once or by
+    the next attestation.
     """
     with opened_device(config_path, trace=trace) as device:
-        store = device.boot(on_step=step_printer(quiet=as_json))
+        try:
+            store = device.boot(on_step=step_printer(quiet=as_json))
+        except HwTrustError:
+            _tell(device, now=then_attest)
+            raise
         epoch, entries = store.epoch, len(store)
         result = device.attest(on_step=step_printer(quiet=as_json)) if then_attest else None
     if as_json:
@@ -123,10 +131,13 @@ def attest(*, config_path: Path | None, trace: bool, as_json: bool) -> int:
 def status(*, config_path: Path | None, as_json: bool) -> None:
     """Show what the device knows of itself.
 
-    The backend is not asked.
+    The backend is not asked. While an agent runs, it says what the device may do.
     """
-    with opened_device(config_path) as device:
-        known = device.status()
+    with device_or_agent(config_path) as found:
+        if isinstance(found, AgentClient):
+            _show_condition(found.state(), as_json=as_json)
+            return
+        known = found.status()
     left = known.not_after - known.clock.clock
     if as_json:
         echo_json(
@@ -142,6 +153,8 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
                 "expires_in_ms": left,
                 "events": len(known.log.records),
                 "tls_key": known.tls_kind,
+                "heard": known.heard,
+                "failure": known.failure,
             }
         )
         return
@@ -158,6 +171,8 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             ("root opens until", f"{utc(known.not_after)}, {expiry}"),
             ("measured", f"{events} events" if events else "nothing yet"),
             ("TLS key", known.tls_kind),
+            ("backend", _heard(known)),
+            *_untold(known),
         ]
     )
 
@@ -203,6 +218,52 @@ def eventlog(*, config_path: Path | None, as_json: bool) -> None:
     echo_table(rows, header=("#", "PCR", "EVENT", "LAYER", "SHA-256"))
 
 
+def _tell(device: Device, *, now: bool) -> None:
+    """After a load that failed: what the device is, and whether its backend knows."""
+    if not device.enrolled:
+        return
+    known = "the backend has not been told yet"
+    if now:
+        try:
+            result = device.attest()
+            known = f"the backend has been told, and finds the device {result.standing}"
+        except HwTrustError as error:
+            known += f": {error.message} [{error.code}]"
+    condition = device.condition
+    where = " ".join(filter(None, [condition.step, condition.layer]))
+    click.echo(f"{condition.state}: the load failed at {where}; {known}", err=True)
+
+
+def _heard(known: DeviceStatus) -> str:
+    if known.heard is None:
+        return "not heard yet"
+    return f"{known.heard.mode}, as heard {utc(known.heard.at_ms)}"
+
+
+def _untold(known: DeviceStatus) -> list[tuple[str, str]]:
+    failure = known.failure
+    if failure is None:
+        return []
+    where = " ".join(filter(None, [failure.step, failure.layer]))
+    said = f"{utc(failure.at_ms)}, {where}: {failure.detail} [{failure.code}]"
+    return [("failed", f"{said}, not told to the backend yet")]
+
+
+def _show_condition(condition: Condition, *, as_json: bool) -> None:
+    if as_json:
+        echo_json({"agent": True, "condition": condition})
+        return
+    where = " ".join(filter(None, [condition.step, condition.layer]))
+    rows = [
+        ("agent", "runs, and has the device to itself"),
+        ("state", f"{condition.state} since {utc(condition.since_ms)}"),
+        ("release", condition.release),
+        ("failed", where),
+        ("because", f"{condition.message} [{condition.code}]" if condition.code else ""),
+    ]
+    echo_table([row for row in rows if row[1]])
+
+
 def _token(file: BinaryIO | None) -> str:
     if file is None:
         return ""
@@ -220,6 +281,9 @@ def _show(result: AttestResult) -> None:
         click.echo(f"  {finding.severity}: {finding.message} [{finding.code}]")
     if result.rotated_to is not None:
         click.echo(f"root rotated: epoch {result.rotated_to}")
+    if result.update is not None:
+        forced = ", and at once" if result.update.forced else ""
+        click.echo(f"to run: {result.update.release}{forced} (hwtrust update)")
 
 
 def _document(result: AttestResult) -> dict[str, object]:
@@ -228,6 +292,7 @@ def _document(result: AttestResult) -> dict[str, object]:
         "mode": result.mode,
         "findings": [_finding(finding) for finding in result.findings],
         "rotated_to": result.rotated_to,
+        "update": result.update,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,6 +13,9 @@ from hwtrust.cli.output import echo_json, json_option
 from hwtrust.errors import ConfigError
 from hwtrust.files import write_atomic
 from hwtrust.wire.algorithms import alg_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -25,6 +29,11 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
     multiple=True,
     metavar="NAME=PATH",
     help="Where a layer of the release lies; repeat for each.",
+)
+@click.option(
+    "--slots",
+    type=click.Path(path_type=Path),
+    help="Directory for two slots, to take updates: release and layers are copied there.",
 )
 @click.option("--state", type=click.Path(path_type=Path), help="State directory. Default: state.")
 @click.option(
@@ -62,6 +71,7 @@ def init(
     trust: Path,
     release: Path,
     layers: tuple[str, ...],
+    slots: Path | None,
     state: Path | None,
     output: Path,
     tcti: str,
@@ -87,22 +97,27 @@ def init(
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already", hint="give --force to replace it")
     places, platform = _places(layers), _numbers(platform_pcrs)
+    places = {name: str(Path(place).absolute()) for name, place in places.items()}
     found = survey(tcti or None, pcr=pcr)
     banks = [alg_name(bank) for bank in found.banks]
-    text = _toml(
-        {
-            "state_dir": str((state or Path("state")).absolute()),
-            "trust": str(trust.absolute()),
-            "release": str(release.absolute()),
-            "tls_key": tls_key,
-        },
-        {"tcti": tcti, "pcr": found.pcr, "platform_pcrs": platform, "banks": banks},
-        {name: str(Path(place).absolute()) for name, place in places.items()},
-    )
+    top = {
+        "state_dir": str((state or Path("state")).absolute()),
+        "trust": str(trust.absolute()),
+        "release": str(release.absolute()),
+        "tls_key": tls_key,
+    }
+    tpm = {"tcti": tcti, "pcr": found.pcr, "platform_pcrs": platform, "banks": banks}
+    text = _toml(top, {"tpm": tpm, "layers": places})
     config = msgspec.toml.decode(text, type=DeviceConfig)
     config.check()
     config.read_trust()
     config.read_release()
+    if slots is not None:
+        current = _create(slots.absolute(), places, release)
+        top["release"] = str(current / "release.json")
+        places = {name: str(current / name) for name in places}
+        updates = {"slots": str(slots.absolute())}
+        text = _toml(top, {"tpm": tpm, "layers": places, "updates": updates})
     write_atomic(output, text.encode(), mode=0o644)
     if as_json:
         echo_json({"config": str(output), "pcr": found.pcr, "banks": banks})
@@ -131,12 +146,21 @@ def _numbers(text: str) -> list[int]:
         raise click.BadParameter(message, param_hint="--platform-pcrs") from error
 
 
-def _toml(top: dict[str, object], tpm: dict[str, object], layers: dict[str, str]) -> str:
-    def lines(table: dict[str, object]) -> list[str]:
+def _create(slots: Path, places: dict[str, str], release: Path) -> Path:
+    """Copy release and layers into the first slot; gives what leads to the slot in use."""
+    from hwtrust.updates.slots import CURRENT, Slots  # noqa: PLC0415 - few devices need it here
+
+    Slots(slots).create({name: Path(place) for name, place in places.items()}, release)
+    return slots / CURRENT
+
+
+def _toml(top: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> str:
+    def lines(table: Mapping[str, object]) -> list[str]:
         return [f"{_value(key)} = {_value(value)}" for key, value in table.items()]
 
     comment = "# A device of hwtrust; see hwtrust init --help."
-    parts = [[comment, *lines(top)], ["[tpm]", *lines(tpm)], ["[layers]", *lines(dict(layers))]]
+    parts = [[comment, *lines(top)]]
+    parts += [[f"[{name}]", *lines(table)] for name, table in tables.items()]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from hwtrust.agent.client import AgentClient
 from hwtrust.cli.output import (
     config_option,
+    device_or_agent,
     echo_json,
     echo_table,
     json_option,
-    opened_device,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hwtrust.agent.client import AgentKeyStore
     from hwtrust.keys.keystore import KeyStore
 
 
@@ -28,7 +30,8 @@ def keystore() -> None:
     """List, read, write and delete entries of the key store.
 
     Each command measures the layers and has the TPM open the root first, as
-    `hwtrust boot` does.
+    `hwtrust boot` does. While an agent runs, it asks the agent instead, which
+    decides by its rules what this user may do.
 
     \b
     Example:
@@ -113,6 +116,6 @@ def delete(*, name: str, config_path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _opened(config_path: Path | None) -> Iterator[KeyStore]:
-    with opened_device(config_path) as device:
-        yield device.boot()
+def _opened(config_path: Path | None) -> Iterator[KeyStore | AgentKeyStore]:
+    with device_or_agent(config_path) as found:
+        yield found.keystore if isinstance(found, AgentClient) else found.boot()

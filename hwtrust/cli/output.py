@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from hwtrust.errors import ConfigError
+from hwtrust.errors import (
+    AgentUnreachableError,
+    ConfigError,
+    StateBusyError,
+    StatePermissionError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from hwtrust.agent.client import AgentClient
     from hwtrust.device import Device, Step
 
 CONFIG_PLACES = (Path("hwtrust.toml"), Path("/etc/hwtrust/hwtrust.toml"))
@@ -83,6 +89,48 @@ def opened_device(config_path: Path | None, *, trace: bool = False) -> Iterator[
     observe = _trace if trace else None
     with Device.open(config, on_command=observe) as device:
         yield device
+
+
+@contextlib.contextmanager
+def device_or_agent(config_path: Path | None) -> Iterator[Device | AgentClient]:
+    """The device of a configuration, open, or the agent that has it to itself.
+
+    The agent is asked only when the device is out of reach: another device's
+    agent may serve at the same place.
+
+    Raises:
+        StateBusyError, StatePermissionError: it is out of reach, and no agent answers.
+    """
+    with contextlib.ExitStack() as cleanup:
+        try:
+            device = cleanup.enter_context(opened_device(config_path))
+        except (StateBusyError, StatePermissionError) as error:
+            agent = cleanup.enter_context(agent_client(config_path))
+            try:
+                agent.state()
+            except AgentUnreachableError:
+                raise error from None
+        else:
+            yield device
+            return
+        yield agent
+
+
+def agent_client(config_path: Path | None) -> AgentClient:
+    """A client of the agent that a configuration describes.
+
+    Raises:
+        AgentUnreachableError: the configuration says that it has no socket.
+    """
+    from hwtrust.agent.client import AgentClient  # noqa: PLC0415 - where it is used
+    from hwtrust.agent.config import AgentConfig  # noqa: PLC0415
+    from hwtrust.device.config import DeviceConfig  # noqa: PLC0415
+
+    path = AgentConfig.of(DeviceConfig.load(find_config(config_path)).agent).socket_path()
+    if path is None:
+        hint = "set agent.socket in the configuration"
+        raise AgentUnreachableError("the agent of this device has no socket", hint=hint)
+    return AgentClient(path)
 
 
 def step_printer(*, quiet: bool) -> Callable[[Step], None]:

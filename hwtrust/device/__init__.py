@@ -1,11 +1,10 @@
 """A device: its TPM, its layers, its dynamic root and its key store.
 
-    from hwtrust.device import Device, DeviceConfig
+    from hwtrust.device import Device, DeviceConfig, State
 
     with Device.open(DeviceConfig.load("hwtrust.toml")) as device:
-        device.boot()
-        secret = device.keystore["payments/transport"]
-        device.attest()
+        if device.load().state is State.NORMAL:
+            secret = device.keystore["payments/transport"]
 
 Everything is synchronous, and an open device belongs to one thread and one
 process. Every error is a `hwtrust.errors.HwTrustError` with a code.
@@ -13,6 +12,14 @@ process. Every error is a `hwtrust.errors.HwTrustError` with a code.
 
 from hwtrust.device.api import Device
 from hwtrust.device.config import DeviceConfig
-from hwtrust.device.results import AttestResult, DeviceStatus, Step
+from hwtrust.device.results import AttestResult, Condition, DeviceStatus, State, Step
 
-__all__ = ["AttestResult", "Device", "DeviceConfig", "DeviceStatus", "Step"]
+__all__ = [
+    "AttestResult",
+    "Condition",
+    "Device",
+    "DeviceConfig",
+    "DeviceStatus",
+    "State",
+    "Step",
+]

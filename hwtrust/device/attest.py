@@ -21,16 +21,22 @@ import msgspec
 
 from hwtrust.attest.tpm import gather
 from hwtrust.channel import AttestedKey
+from hwtrust.device.conditions import hear, told
+from hwtrust.device.failures import stated
 from hwtrust.errors import (
     ChannelTlsError,
     RefusedError,
     RootStateError,
     TpmOwnerAuthError,
+    TpmResetError,
 )
+from hwtrust.measure import application_selection
 from hwtrust.roots import FIRST, accept_approval, accept_root, accept_time
 from hwtrust.tpm import commands
 from hwtrust.tpm.provision import read_counter
 from hwtrust.tpm.tls_key import TpmTlsKey
+from hwtrust.wire.algorithms import Alg
+from hwtrust.wire.cel import RESET_VALUE
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
     AttestReply,
@@ -41,7 +47,8 @@ from hwtrust.wire.messages import (
     Evidence,
     TlsKeyKind,
 )
-from hwtrust.wire.structures import Attest, NvCertifyInfo, Public
+from hwtrust.wire.policy import pcr_digest
+from hwtrust.wire.structures import Attest, NvCertifyInfo, Public, QuoteInfo
 
 if TYPE_CHECKING:
     from hwtrust.channel import ClientKey
@@ -147,6 +154,7 @@ def bound_evidence(
         epoch=_claimed_epoch(device),
         release=device.release.name,
         log_digest=device.measured.log.digest(),
+        statement=stated(other=device.other, failure=device.failure),
     )
     return gather(
         device.tpm,
@@ -211,7 +219,9 @@ def _exchange(device: DeviceContext, purpose: Purpose, key: ClientKey) -> Answer
 
 def _answer(device: DeviceContext, purpose: Purpose, key: ClientKey, nonce: bytes) -> Answered:
     identity = device.known()
+    failure = device.failure
     evidence = bound_evidence(device, purpose=purpose, nonce=nonce, key=key)
+    _require_no_reset(device, evidence)
     csr = key.csr() if purpose is Purpose.SESSION else b""
     request = AttestRequest(device=identity.device, evidence=evidence, csr=csr)
     reply = device.channel.post("/v1/attest", request, AttestReply)
@@ -219,11 +229,34 @@ def _answer(device: DeviceContext, purpose: Purpose, key: ClientKey, nonce: byte
     utc_ms = accept_time(
         reply.time, metadata_key=device.metadata_key, device=identity.device, nonce=nonce
     )
+    hear(device, reply, utc_ms=utc_ms)
+    told(device, failure)
     quote = Attest.decode(evidence.quote.message)
     certified = Attest.decode(evidence.counter.message).attested
     assert isinstance(certified, NvCertifyInfo)  # noqa: S101 - our own TPM made it a moment ago
     counter = int.from_bytes(certified.contents, "big")
+    device.utc_ahead_ms = utc_ms - quote.clock.clock
     return Answered(reply, evidence, utc_ms, quote.clock.clock, counter)
+
+
+def _require_no_reset(device: DeviceContext, evidence: Evidence) -> None:
+    """Refuse to go on with a TPM that was reset under the open device.
+
+    A command is sent only where the quote contradicts the log.
+
+    Raises:
+        TpmResetError: the TPM has forgotten the layers, which run on.
+    """
+    quoted = Attest.decode(evidence.quote.message).attested
+    assert isinstance(quoted, QuoteInfo)  # noqa: S101 - our own TPM made it a moment ago
+    if quoted.digest == pcr_digest(value for _, value in sorted(evidence.pcrs.items())):
+        return
+    pcr = device.measured.pcr
+    values = commands.pcr_read(device.tpm, application_selection(pcr, ()))[Alg.SHA256]
+    if values[pcr] == RESET_VALUE and device.measured.log.records:
+        device.measured.synchronise(values)
+        message = "the TPM was reset while the device was open, and knows nothing of its layers"
+        raise TpmResetError(message, pcr=pcr)
 
 
 def _follow_clock(device: DeviceContext, answered: Answered) -> bool:

@@ -6,12 +6,21 @@ Rules:
 1. Before anything is extended, the state that a good load will reach is looked
    up in the approval. If no branch is for it, a new approval is fetched first:
    what has been extended cannot be taken back.
-2. A layer is measured, compared with its reference value, then extended. The
-   first that differs is extended as a violation, and the chain stops there.
-3. `cap` is extended as soon as the root is out, and also when it is refused, so
-   that nobody opens the same state again.
+2. A layer is measured, compared with its reference value, extended, then
+   activated by the host application. The first that differs is extended as a
+   violation, and the chain stops there, as it does at the first that cannot be
+   read or activated.
+3. `cap` is extended as soon as the root is out, and also when it is refused or
+   the last layer is not activated, so that nobody opens the same state again.
 4. The active root is the one that the counter opens; there is no pointer file.
    With one root on disk the TPM itself says whether it is that one.
+5. What an application activates goes by its path, and somebody may have changed
+   it since it was measured. So a layer is measured again once it is activated,
+   and a difference is a violation: the TPM has not released anything by then.
+   Who changes a layer and changes it back in between is not seen; only a layer
+   that nothing can write to (fs-verity, dm-verity) keeps him out.
+6. A device that its backend has locked asks it before it loads; while there is
+   no answer it stays locked.
 """
 
 from __future__ import annotations
@@ -21,10 +30,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hwtrust.device.attest import renew_approval
+from hwtrust.device.attest import attest_once, renew_approval
+from hwtrust.device.conditions import failures_noted, loaded
+from hwtrust.device.results import State
 from hwtrust.errors import (
+    ChannelError,
+    ConfigError,
+    DeviceLockedError,
     KeyStoreMissingError,
+    LayerActivationError,
     LayerMismatchError,
+    LayerSwappedError,
+    LayerUnreadableError,
     RootMissingError,
     RootStateError,
 )
@@ -38,30 +55,49 @@ from hwtrust.tpm.provision import read_counter
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import CAP, RELOAD, Event, EventKind
+from hwtrust.wire.messages import Mode
 from hwtrust.wire.states import cold_value, layer_event, live_value, state_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from hwtrust.device.context import DeviceContext
-    from hwtrust.device.state import StoredRoot
+    from hwtrust.device.results import Activate
+    from hwtrust.device.state import Identity, StoredRoot
+    from hwtrust.digests import MeasureCache
     from hwtrust.keys.kek import Kek
     from hwtrust.tpm.sessions import Session
     from hwtrust.wire.messages import LayerReference
 
 
-def boot(device: DeviceContext) -> None:
+def boot(device: DeviceContext, *, activate: Activate | None = None) -> None:
     """Load every layer and open the key store; afterwards `device.keystore` is open.
 
+    `activate` starts a layer that has been extended, before the next is measured.
+    What fails is noted (`hwtrust.device.conditions`), and raised.
+
     Raises:
-        LayerError: a layer is missing or not what its release says.
+        NotEnrolledError: there is nothing to load for.
+        DeviceLockedError: the backend has locked the device.
+        LayerError: a layer is missing, not what its release says, or not activated.
         RootError: the TPM does not release the root; the class says why.
         TpmPcrConflictError: the PCR was extended by another program.
         KeyStoreError: the key store is missing, damaged or of another epoch.
     """
+    device.known()
     device.lock()
+    device.become(State.LOADING)
+    with failures_noted(device):
+        _load(device, activate)
+    loaded(device)
+
+
+def _load(device: DeviceContext, activate: Activate | None) -> None:
+    _require_unlocked(device)
+    device.doing = "tpm", ""
     values = read_pcrs(device)
     cold = device.measured.synchronise(values)
+    device.doing = "verify", ""
     root = active_root(device)
     branch = _branch(device, root, values, cold=cold)
     if branch is None:
@@ -70,11 +106,26 @@ def boot(device: DeviceContext) -> None:
     if branch is None:
         message = "no branch of the root's approval is for the state that the layers lead to"
         raise RootStateError(message, epoch=root.epoch)
-    kek = load_and_unseal(device, root, branch=branch, reload=not cold)
+    kek = load_and_unseal(device, root, branch=branch, reload=not cold, activate=activate)
     try:
+        device.doing = "open", ""
         _open_keystore(device, kek)
     finally:
         kek.erase()
+
+
+def _require_unlocked(device: DeviceContext) -> None:
+    if device.heard is None or device.heard.mode is not Mode.LOCKED:
+        return
+    device.doing = "verify", ""
+    message = "the backend has locked this device"
+    try:
+        with device.step("attest", "whether the device is still locked"):
+            attest_once(device)
+    except ChannelError as error:
+        raise DeviceLockedError(f"{message}, and cannot be asked: {error.message}") from error
+    if device.heard.mode is Mode.LOCKED:
+        raise DeviceLockedError(message)
 
 
 def read_pcrs(device: DeviceContext) -> Mapping[int, bytes]:
@@ -102,9 +153,17 @@ def active_root(device: DeviceContext) -> StoredRoot:
     return root
 
 
-def load_and_unseal(device: DeviceContext, root: StoredRoot, *, branch: int, reload: bool) -> Kek:
+def load_and_unseal(
+    device: DeviceContext,
+    root: StoredRoot,
+    *,
+    branch: int,
+    reload: bool,
+    activate: Activate | None = None,
+) -> Kek:
     """Extend every layer, open `root`, extend `cap`; gives the root's KEK."""
     identity = device.known()
+    device.doing = "verify", ""
     accepted = reopen_root(
         root.metadata,
         root.public,
@@ -117,7 +176,13 @@ def load_and_unseal(device: DeviceContext, root: StoredRoot, *, branch: int, rel
         accepted.public, root.private, root.approval, accepted.authorization, root.ticket
     )
     with hmac_session(device.tpm, identity.storage_key) as session:
-        load_layers(device, session, reload=reload)
+        try:
+            load_layers(device, session, reload=reload, activate=activate)
+        except BaseException:
+            if _complete(device):
+                _cap(device, session)
+            raise
+        device.doing = "unseal", ""
         try:
             with device.step("unseal", f"root of epoch {root.epoch}"):
                 opened = unseal_root(device.tpm, device.anchorage(), sealed, branch=branch)
@@ -128,44 +193,106 @@ def load_and_unseal(device: DeviceContext, root: StoredRoot, *, branch: int, rel
     return derive_kek(opened.secret, device=identity.device, epoch=root.epoch)
 
 
-def load_layers(device: DeviceContext, session: Session, *, reload: bool) -> None:
-    """Measure, compare and extend each layer in order.
+def load_layers(
+    device: DeviceContext, session: Session, *, reload: bool, activate: Activate | None = None
+) -> None:
+    """Measure, compare, extend and activate each layer in order.
 
     Raises:
         LayerUnreadableError: a layer cannot be read.
         LayerMismatchError: a layer differs; a violation has been extended.
+        LayerActivationError: `activate` has raised what is its cause.
     """
     if reload:
+        device.doing = "extend", ""
         with device.step("reload"):
             device.measured.extend(device.tpm, RELOAD, session)
     for layer in device.release.layers:
+        device.doing = "measure", layer.name
         found = _found(device, layer)
         if found != layer.digest:
+            device.doing = "verify", layer.name
             report_violation(device, layer, found, session)
+        device.doing = "extend", layer.name
         with device.step("extend", layer.name):
             device.measured.extend(device.tpm, layer_event(layer), session)
+        if activate is not None:
+            _activate(device, layer, session, activate)
 
 
-def check_layers(device: DeviceContext) -> None:
-    """Measure every layer again at run time, and lock at the first that has changed.
+def _activate(
+    device: DeviceContext, layer: LayerReference, session: Session, activate: Activate
+) -> None:
+    device.doing = "activate", layer.name
+    with device.step("activate", layer.name):
+        try:
+            activate(layer, Path(device.config.layers[layer.name]))
+        except Exception as error:
+            # Its text is the application's, and may hold what is not for others to read.
+            message = f"layer {layer.name} was not activated: {type(error).__name__}"
+            raise LayerActivationError(message, layer=layer.name) from error
+    found = _found(device, layer)
+    if found != layer.digest:
+        report_violation(device, layer, found, session, kind=LayerSwappedError)
+
+
+def _complete(device: DeviceContext) -> bool:
+    """Whether the PCR holds the state for which the TPM would open the root."""
+    events = device.measured.log.events
+    return bool(events) and events[-1] == layer_event(device.release.layers[-1])
+
+
+def check_layers(
+    device: DeviceContext,
+    *,
+    only: Collection[str] | None = None,
+    cache: MeasureCache | None = None,
+) -> None:
+    """Measure layers again at run time, and lock at the first that has changed.
+
+    All of them, unless `only` names some. With a `cache`, files that fs-verity
+    guards are not read again.
 
     Raises:
         LayerMismatchError: a violation has been extended and the key store is locked.
+        LayerUnreadableError: a layer is gone; the key store is locked.
+        ConfigError: `only` names what is no layer.
     """
-    for layer in device.release.layers:
-        found = _found(device, layer)
-        if found != layer.digest:
-            with hmac_session(device.tpm, device.known().storage_key) as session:
-                report_violation(device, layer, found, session)
+    unknown = sorted(set(only or ()) - device.config.layers.keys())
+    if unknown:
+        raise ConfigError(f"there is no layer {unknown[0]!r}", layer=unknown[0])
+    with failures_noted(device, running=True):
+        for layer in device.release.layers:
+            if only is None or layer.name in only:
+                device.doing = "watch", layer.name
+                _check(device, layer, cache)
 
 
-def _found(device: DeviceContext, layer: LayerReference) -> bytes:
+def _check(device: DeviceContext, layer: LayerReference, cache: MeasureCache | None) -> None:
+    try:
+        found = _found(device, layer, cache)
+    except LayerUnreadableError:
+        device.lock()
+        raise
+    if found != layer.digest:
+        with hmac_session(device.tpm, device.known().storage_key) as session:
+            report_violation(device, layer, found, session)
+
+
+def _found(
+    device: DeviceContext, layer: LayerReference, cache: MeasureCache | None = None
+) -> bytes:
     with device.step("measure", f"{layer.name} {layer.version}"):
-        return measure(Path(device.config.layers[layer.name]))
+        return measure(Path(device.config.layers[layer.name]), cache=cache or device.cache)
 
 
 def report_violation(
-    device: DeviceContext, layer: LayerReference, found: bytes, session: Session
+    device: DeviceContext,
+    layer: LayerReference,
+    found: bytes,
+    session: Session,
+    *,
+    kind: type[LayerMismatchError] = LayerMismatchError,
 ) -> None:
     """Extend what was found as a violation, lock the key store, and say so.
 
@@ -177,9 +304,7 @@ def report_violation(
     with device.step("violation", layer.name):
         device.measured.extend(device.tpm, event, session)
     message = f"layer {layer.name} is not what release {device.release.name} says"
-    raise LayerMismatchError(
-        message, layer=layer.name, expected=layer.digest.hex(), found=found.hex()
-    )
+    raise kind(message, layer=layer.name, expected=layer.digest.hex(), found=found.hex())
 
 
 def _branch(
@@ -203,12 +328,20 @@ def _open_keystore(device: DeviceContext, kek: Kek) -> None:
         with device.step("open key store"):
             device.keystore = KeyStore.open(state.keystore, kek, device=identity.device)
             device.keystore.finish_rotation(kek.epoch)
+        if not identity.keystore_made:
+            # The power went between making it and noting that it was made.
+            _note_keystore(device, identity)
     elif identity.keystore_made:
         raise KeyStoreMissingError(f"the key store {state.keystore} is gone")
     else:
         with device.step("create key store"):
             device.keystore = KeyStore.create(state.keystore, kek, device=identity.device)
-            device.identity = msgspec.structs.replace(identity, keystore_made=True)
-            state.save_identity(device.identity)
+            _note_keystore(device, identity)
     for epoch in [epoch for epoch in state.roots() if epoch < kek.epoch]:
         state.drop_root(epoch)
+
+
+def _note_keystore(device: DeviceContext, identity: Identity) -> None:
+    """Note that there is a key store, so that one which goes is missed."""
+    device.identity = msgspec.structs.replace(identity, keystore_made=True)
+    device.state.save_identity(device.identity)

@@ -4,6 +4,7 @@
     trust = "trust.json"              # what ships of the backend: CA and public keys
     release = "release.json"          # the layers as they should be
     tls_key = "auto"                  # tpm, attested, or the best that works here
+    on_failure = "locked"             # after a failed load, until the backend speaks; or limited
 
     [tpm]
     tcti = "device:/dev/tpmrm0"       # absent: discover
@@ -13,6 +14,13 @@
 
     [layers]                          # where each layer of the release lies
     kernel = "/opt/app/kernel"
+
+    [updates]                         # absent: this device takes none
+    slots = "slots"                   # release and layers must lie in slots/current then
+    restart = ["kernel"]              # layers that take a restart to be replaced
+    automatic = true                  # the agent brings in what the backend orders
+
+    [agent]                           # of the daemon: hwtrust.agent.config
 
 Rules:
 1. Unknown keys are refused: a misspelt option is not a default.
@@ -26,7 +34,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -53,6 +61,17 @@ class TlsKeyChoice(enum.StrEnum):
     ATTESTED = "attested"
 
 
+class OnFailure(enum.StrEnum):
+    """What a device is after a load that failed, until its backend says what it may do.
+
+    The key store is locked in any case; `limited` lets the host application go on
+    without it.
+    """
+
+    LOCKED = "locked"
+    LIMITED = "limited"
+
+
 _DEFAULT = Handles()
 
 
@@ -76,6 +95,21 @@ class TpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     handles: HandleConfig = HandleConfig()
 
 
+class UpdateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How releases come. A new one is given up unless it is confirmed in `confirm_within_s`.
+
+    `metadata_url` and `targets_url` (https://host/path/) are those of a static host,
+    believed under the system's CAs; by default the backend serves both.
+    """
+
+    slots: str
+    restart: tuple[str, ...] = ()
+    automatic: bool = True
+    confirm_within_s: int = 600
+    metadata_url: str = ""
+    targets_url: str = ""
+
+
 class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device's configuration. Paths are absolute once loaded."""
 
@@ -85,6 +119,10 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tpm: TpmConfig
     layers: dict[str, str]
     tls_key: TlsKeyChoice = TlsKeyChoice.AUTO
+    on_failure: OnFailure = OnFailure.LOCKED
+    updates: UpdateConfig | None = None
+    agent: dict[str, Any] = {}
+    """Of `hwtrust agent`, which reads it (`hwtrust.agent.config`)."""
 
     @classmethod
     def load(cls, path: str | Path) -> DeviceConfig:
@@ -106,6 +144,8 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             trust=str(here / config.trust),
             release=str(here / config.release),
             layers={name: str(here / place) for name, place in config.layers.items()},
+            updates=config.updates
+            and msgspec.structs.replace(config.updates, slots=str(here / config.updates.slots)),
         )
 
     def check(self) -> None:
@@ -123,7 +163,20 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         if self.tpm.clock_threshold_s < 0:
             raise ConfigError("tpm.clock_threshold_s is a number of seconds, 0 or more")
         self._check_handles()
+        self._check_updates()
         self.banks()
+
+    def _check_updates(self) -> None:
+        updates = self.updates
+        if updates is None:
+            return
+        if updates.confirm_within_s <= 0:
+            raise ConfigError("updates.confirm_within_s is a number of seconds, above 0")
+        if bool(updates.metadata_url) != bool(updates.targets_url):
+            raise ConfigError("updates.metadata_url and updates.targets_url are given together")
+        unknown = [name for name in updates.restart if name not in self.layers]
+        if unknown:
+            raise ConfigError(f"updates.restart names {unknown[0]!r}, which is no layer")
 
     def _check_handles(self) -> None:
         handles = self.tpm.handles

@@ -8,6 +8,7 @@ measured log, open key store
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from hwtrust.device.results import Step, silent
-from hwtrust.errors import ConfigError, KeyStoreLockedError, RootMissingError
+from hwtrust.device.failures import cut
+from hwtrust.device.results import Condition, State, Step, silent, unwatched
+from hwtrust.digests import MeasureCache
+from hwtrust.errors import ConfigError, KeyStoreLockedError, RootMissingError, StateError
 from hwtrust.keys.unseal import Anchorage
 from hwtrust.measure import application_selection
 from hwtrust.wire.root import policy_key_public
@@ -26,12 +29,22 @@ if TYPE_CHECKING:
 
     from hwtrust.channel import Channel, ClientKey
     from hwtrust.device.config import DeviceConfig
-    from hwtrust.device.state import DeviceState, Identity, StoredRoot
+    from hwtrust.device.results import Activate, AttestResult
+    from hwtrust.device.state import DeviceState, Heard, Identity, StoredRoot
     from hwtrust.keys.keystore import KeyStore
     from hwtrust.measure import MeasuredLog
     from hwtrust.tpm.connection import Tpm
     from hwtrust.wire.messages import Release, TrustAnchor
+    from hwtrust.wire.statement import StepFailure
     from hwtrust.wire.structures import PcrSelection, Public
+
+
+_log = logging.getLogger(__name__)
+
+
+def utc_ms() -> int:
+    """This machine's clock, UTC milliseconds. Nothing is decided by it."""
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -51,7 +64,25 @@ class DeviceContext:
     client_key: ClientKey | None = field(default=None, repr=False)
     keystore: KeyStore | None = field(default=None, repr=False)
     challenge: bytes = b""
+    other: str = ""
+    """The release in the second slot, for which leave is asked too."""
+    utc_ahead_ms: int | None = None
+    """By how much UTC, as the backend signed it last, was ahead of the TPM's clock."""
+    activate: Activate | None = field(default=None, repr=False)
+    answer: AttestResult | None = None
+    """What the backend made of the evidence last."""
     on_step: Callable[[Step], None] = silent
+    on_condition: Callable[[Condition], None] = unwatched
+    condition: Condition = field(default_factory=lambda: Condition(State.STARTING, since_ms=0))
+    doing: tuple[str, str] = ("tpm", "")
+    """The step that is under way and its layer, for whoever notes that it failed."""
+    failure: StepFailure | None = None
+    """What failed and was not told to the backend yet."""
+    heard: Heard | None = None
+    """The backend's last word."""
+    heard_on_disk: Heard | None = None
+    cache: MeasureCache = field(default_factory=MeasureCache, repr=False)
+    now: Callable[[], int] = utc_ms
 
     @property
     def selection(self) -> PcrSelection:
@@ -79,15 +110,48 @@ class DeviceContext:
         Raises:
             KeyStoreLockedError: the device has not booted.
         """
-        if self.keystore is None:
+        keystore = self.keystore  # another thread may lock in between
+        if keystore is None:
             raise KeyStoreLockedError("the key store is locked: the device has not booted")
-        return self.keystore
+        return keystore
 
     def lock(self) -> None:
         """Forget the keys."""
         if self.keystore is not None:
             self.keystore.close()
             self.keystore = None
+
+    def become(
+        self, state: State, *, step: str = "", layer: str = "", code: str = "", message: str = ""
+    ) -> None:
+        """Be in another condition, and tell the host application.
+
+        It is told at once, perhaps between two commands of the TPM. So what its
+        callback raises is written to the log, and goes no further.
+        """
+        was = self.condition
+        condition = Condition(
+            state,
+            was.since_ms if was.state is state and was.since_ms else self.now(),
+            step=step,
+            layer=layer,
+            release=self.release.name,
+            code=code,
+            message=message,
+        )
+        if condition == was:
+            return
+        self.condition = condition
+        try:
+            self.on_condition(condition)
+        except Exception:  # noqa: BLE001 - whatever a callback raises
+            _log.exception("the host application's on_condition has failed")
+
+    def note_failure(self, failure: StepFailure) -> None:
+        """Keep what failed until the backend has been told; the latest counts."""
+        self.failure = cut(failure, at_ms=self.now())
+        with contextlib.suppress(StateError):
+            self.state.save_failure(self.failure)
 
     def newest_root(self) -> StoredRoot:
         """The root with the highest epoch.

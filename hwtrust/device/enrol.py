@@ -175,7 +175,7 @@ def _claim_handles(device: DeviceContext) -> Handles:
     provision.require_free(device.tpm, handles)
     device.state.claim_handles(handles)
     device.state.forget()
-    device.identity = device.client_key = None
+    device.identity = device.client_key = device.heard = None
     device.challenge = b""
     return handles
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from hwtrust.channel import Channel
 from hwtrust.device.context import DeviceContext, trusted_keys
+from hwtrust.device.results import State, unwatched
 from hwtrust.device.state import DeviceState
+from hwtrust.device.trial import resume
 from hwtrust.errors import ConfigError, StateError, StateMissingError
 from hwtrust.files import read_limited
 from hwtrust.measure import MeasuredLog
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from hwtrust.device.config import DeviceConfig
+    from hwtrust.device.results import Condition
     from hwtrust.tpm.tcti import TCTI, Exchange
 
 OWNER_AUTH_CREDENTIAL = "hwtrust-owner-auth"
@@ -33,6 +36,7 @@ def opened(
     owner_auth: Callable[[], bytes] | None,
     on_command: Callable[[Exchange], None] | None,
     wrap_tcti: Callable[[TCTI], TCTI] | None,
+    on_condition: Callable[[Condition], None] = unwatched,
 ) -> Iterator[DeviceContext]:
     """Everything that an open device works with; see `Device.open`."""
     trust, release = config.read_trust(), config.read_release()
@@ -61,8 +65,14 @@ def opened(
             measured=MeasuredLog(state.event_log, pcr=config.tpm.pcr, banks=config.banks()),
             policy_key=policy_key,
             metadata_key=metadata_key,
+            on_condition=on_condition,
+            failure=state.failure(),
+            heard=(heard := state.heard()),
+            heard_on_disk=heard,
         )
+        context.become(State.STARTING)
         try:
+            resume(context)
             yield context
         finally:
             context.lock()

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hwtrust.device.state import Heard
     from hwtrust.tpm.discover import Identity as TpmIdentity
     from hwtrust.wire.cel import EventLog
-    from hwtrust.wire.messages import Finding, Mode, Standing
+    from hwtrust.wire.messages import Finding, LayerReference, Mode, Standing, UpdateOrder
+    from hwtrust.wire.statement import StepFailure
     from hwtrust.wire.structures import ClockInfo
+
+
+Activate: TypeAlias = "Callable[[LayerReference, Path], None]"
+"""Starts a layer that was measured and extended; what it raises stops the load there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +35,58 @@ def silent(_: Step) -> None:
     """Watch nothing."""
 
 
+class State(StrEnum):
+    """Where a device stands, as its host application is told."""
+
+    STARTING = "starting"
+    """Opened; nothing has been loaded yet."""
+    LOADING = "loading"
+    """The layers are being measured; the key store is closed."""
+    NORMAL = "normal"
+    """The key store is open."""
+    LIMITED = "limited"
+    """The backend, or after a failed load the configuration, lets it do only so much.
+
+    The key store is open where the backend has limited a device that has loaded.
+    After a failed load it is closed.
+    """
+    LOCKED = "locked"
+    """The key store is closed, and stays so."""
+    TPM_AWAY = "tpm-away"
+    """The TPM does not answer; the key store is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the host application is told: where the device stands, since when and why.
+
+    `step`, `layer` and `code` say what failed, as in `hwtrust.wire.statement.StepFailure`,
+    and are empty where nothing did; `code` and `message` are an error's, or those of
+    the backend's first finding. `release` is the one that is to run. `since_ms` is
+    when the state was entered, by this machine's clock, UTC milliseconds.
+    """
+
+    state: State
+    since_ms: int
+    step: str = ""
+    layer: str = ""
+    release: str = ""
+    code: str = ""
+    message: str = ""
+
+
+def unwatched(_: Condition) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttestResult:
     """What the backend made of the evidence.
 
     `mode` is what the device may do now; where it is locked, its key store is
-    locked already. The next attestation is expected within `heartbeat_ms` (0:
-    the backend says nothing of it). `rotated_to` is the new epoch, where the
+    locked already. The next attestation is expected within `heartbeat_ms`; without
+    one the device may run on for `offline_grace_ms` (0: the backend says nothing of
+    it). `rotated_to` is the new epoch, where the
     root was rotated on the way; `root_waits` that one is offered, and can be
     taken once the device has booted.
     """
@@ -42,6 +97,44 @@ class AttestResult:
     heartbeat_ms: int
     rotated_to: int | None = None
     root_waits: bool = False
+    offline_grace_ms: int = 0
+    update: UpdateOrder | None = None
+    clock_ms: int = 0
+    """The TPM's clock, as the evidence says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long the TPM opens the root: its clock, and until when in that clock. Milliseconds."""
+
+    clock_ms: int
+    not_after_ms: int
+
+
+class Outcome(StrEnum):
+    """What became of an update."""
+
+    CURRENT = "current"
+    """The device runs that release."""
+    CONFIRMED = "confirmed"
+    """It runs, and the backend trusts the device with it."""
+    ON_TRIAL = "on-trial"
+    """It runs, and the backend has not been heard since."""
+    RESTART = "restart"
+    """It comes up with the next restart, on trial."""
+    FELL_BACK = "fell-back"
+    """It was given up; the release before runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """How an update has ended. `code` and `message` say why the device fell back."""
+
+    release: str
+    outcome: Outcome
+    attestation: AttestResult | None = None
+    code: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +154,7 @@ class DeviceStatus:
     not_after: int
     log: EventLog
     tls_kind: str
+    heard: Heard | None = None
+    """What the backend said last; None if it was not heard yet."""
+    failure: StepFailure | None = None
+    """What failed, where the backend has not been told yet."""

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hwtrust.device import trial
 from hwtrust.device.attest import attest_once
 from hwtrust.device.boot import load_and_unseal, read_pcrs
+from hwtrust.device.conditions import absence_noted, failures_noted, follow
 from hwtrust.device.results import AttestResult
 from hwtrust.device.state import StoredRoot
 from hwtrust.errors import RootApprovalError, RootStateError
 from hwtrust.tpm import commands
 from hwtrust.tpm.provision import increment_counter
-from hwtrust.wire.messages import Mode
 from hwtrust.wire.states import live_value, state_digest
 
 if TYPE_CHECKING:
@@ -30,21 +31,39 @@ if TYPE_CHECKING:
 
 
 def attest(device: DeviceContext) -> AttestResult:
-    """Attest once, and rotate where the backend sends the next root and the key store is open."""
+    """Attest once, and rotate where the backend sends the next root and the key store is open.
+
+    Afterwards the device's condition is what the backend says.
+    """
+    with absence_noted(device):
+        return _attest(device)
+
+
+def _attest(device: DeviceContext) -> AttestResult:
     with device.step("attest"):
         answered, accepted = attest_once(device)
+    trial.confirm(device, answered.reply.standing)
     rotated_to, waits = None, accepted is not None and device.keystore is None
     if accepted is not None and device.keystore is not None:
-        rotated_to = rotate(device, accepted)
+        with failures_noted(device):
+            rotated_to = rotate(device, accepted)
         with device.step("attest", "to confirm the new epoch"):
             answered, _ = attest_once(device)
     reply = answered.reply
-    if reply.mode is Mode.LOCKED:
-        with device.step("lock", "the backend says so"):
-            device.lock()
-    return AttestResult(
-        reply.standing, reply.findings, reply.mode, reply.heartbeat_ms, rotated_to, waits
+    trial.note_order(device, reply.update)
+    follow(device, reply)
+    device.answer = AttestResult(
+        reply.standing,
+        reply.findings,
+        reply.mode,
+        reply.heartbeat_ms,
+        rotated_to,
+        waits,
+        reply.offline_grace_ms,
+        reply.update,
+        answered.clock_ms,
     )
+    return device.answer
 
 
 def store_root(device: DeviceContext, accepted: AcceptedRoot) -> StoredRoot:
@@ -76,6 +95,7 @@ def rotate(device: DeviceContext, accepted: AcceptedRoot) -> int:
         RootError: the TPM does not release the new root; the old one stays.
         LayerError: a layer has changed; the old root stays, the key store is locked.
     """
+    device.doing = "verify", ""
     keystore = device.opened()
     delivery = accepted.delivery
     if not accepted.increments:

@@ -6,6 +6,9 @@
       handles.json            handles that are ours, written before they are used
       roots/<epoch>.json      a root: metadata, sealed object, approval
       tls-key.pem             a TPM's TLS key, wrapped; tls-certificate.pem beside it
+      update.json             hwtrust.device.trial; releases/ beside it is hwtrust.updates
+      heard.json              the backend's last word, and when
+      failure.json            what failed in a load, until the backend was told
       eventlog.cel            hwtrust.measure
       keystore.db             hwtrust.keys
 
@@ -21,22 +24,30 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
-from hwtrust.errors import NotEnrolledError, StateDamagedError, StateMissingError
+from hwtrust.errors import (
+    NotEnrolledError,
+    StateDamagedError,
+    StateError,
+    StateMissingError,
+)
 from hwtrust.files import FileLock, private_directory, read_limited, state_error, write_atomic
 from hwtrust.tpm.connection import Pinned
 from hwtrust.tpm.handles import Handles
 from hwtrust.wire.envelope import Envelope
-from hwtrust.wire.messages import TlsKeyKind
+from hwtrust.wire.messages import Mode, TlsKeyKind, UpdateOrder
 from hwtrust.wire.root import Approval
+from hwtrust.wire.statement import StepFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILE_LIMIT = 1024 * 1024
+_YEAR_10000 = 253_402_300_800_000
+"""Milliseconds from 1970; a date of the calendar lies before it."""
 
 T = TypeVar("T")
 
@@ -62,6 +73,45 @@ class StoredRoot(msgspec.Struct, frozen=True, kw_only=True):
     private: bytes
     approval: Approval
     ticket: bytes = b""
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """The backend's last word: the mode, and its signed time, UTC milliseconds."""
+
+    mode: Mode
+    at_ms: Annotated[int, msgspec.Meta(ge=0, lt=_YEAR_10000)]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that runs, or is to run, and is not confirmed. `begun` is the TPM's clock, ms."""
+
+    release: str
+    previous: str
+    slot: str
+    begun: int
+    starts: int = 0
+    restart: bool = False
+    """It is switched to, and comes up with the next reset of the PCRs."""
+    failed: str = ""
+    """The code of why it was given up, from just before the slots are switched back."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that was tried and given up. `at` is the TPM's clock, ms."""
+
+    release: str
+    code: str
+    message: str
+    at: int
+
+
+class UpdateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to say of updates."""
+
+    order: UpdateOrder | None = None
+    """What the backend said last."""
+    trial: Trial | None = None
+    refused: Refusal | None = None
 
 
 class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +218,49 @@ class DeviceState:
         """Forget a root; nothing if it is gone."""
         _unlink(self.directory / "roots" / f"{epoch}.json")
 
+    # updates
+
+    def updates(self) -> UpdateRecord:
+        """What there is to say of updates; nothing is said by an empty record."""
+        try:
+            return self._read(self.directory / "update.json", UpdateRecord)
+        except StateMissingError:
+            return UpdateRecord()
+
+    def save_updates(self, record: UpdateRecord) -> None:
+        """Replace it."""
+        self._write(self.directory / "update.json", record)
+
+    # what the backend said, and what it was not told yet
+
+    def heard(self) -> Heard | None:
+        """What the backend said last, if it is known."""
+        with contextlib.suppress(StateError):
+            return self._read(self.directory / "heard.json", Heard)
+        return None
+
+    def save_heard(self, heard: Heard) -> None:
+        """Keep what the backend said."""
+        self._write(self.directory / "heard.json", heard)
+
+    def failure(self) -> StepFailure | None:
+        """What failed and was not told yet. A file that cannot be read is a failure too."""
+        try:
+            return self._read(self.directory / "failure.json", StepFailure)
+        except StateMissingError:
+            return None
+        except StateError as error:
+            detail = "what failed before cannot be read any more"
+            return StepFailure(step="open", code=error.code, detail=detail)
+
+    def save_failure(self, failure: StepFailure) -> None:
+        """Keep what failed, until it is told."""
+        self._write(self.directory / "failure.json", failure)
+
+    def drop_failure(self) -> None:
+        """It was told; nothing if there is none."""
+        _unlink(self.directory / "failure.json")
+
     # TLS
 
     def tls_pem(self) -> bytes:
@@ -192,13 +285,15 @@ class DeviceState:
         write_atomic(self.directory / "tls-certificate.pem", pem.encode())
 
     def forget(self) -> None:
-        """Forget identity, roots and TLS key, as before a new enrolment. The key store stays.
+        """Forget identity, roots and TLS key, as before a new enrolment.
+
+        The key store stays, and what failed and was not told.
 
         Files are not read for it: a damaged one goes like the others.
         """
         for path in self._root_files():
             _unlink(path)
-        for name in ("identity.json", "tls-key.pem", "tls-certificate.pem"):
+        for name in ("identity.json", "heard.json", "tls-key.pem", "tls-certificate.pem"):
             _unlink(self.directory / name)
 
     def _root_files(self) -> list[Path]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hwtrust.device.boot import active_root, read_pcrs
-from hwtrust.device.results import DeviceStatus
+from hwtrust.device.conditions import absence_noted
+from hwtrust.device.results import DeviceStatus, Lease
+from hwtrust.errors import TpmResetError
 from hwtrust.tpm import commands
 from hwtrust.tpm.discover import identify
 from hwtrust.tpm.provision import read_counter
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
 def status(device: DeviceContext) -> DeviceStatus:
     """Identity, root, clock and log."""
+    with absence_noted(device):
+        return _status(device)
+
+
+def _status(device: DeviceContext) -> DeviceStatus:
     identity = device.known()
     log = event_log(device)
     root = active_root(device)
@@ -30,7 +37,16 @@ def status(device: DeviceContext) -> DeviceStatus:
         not_after=root.approval.not_after,
         log=log,
         tls_kind=identity.tls_kind,
+        heard=device.heard,
+        failure=device.failure,
     )
+
+
+def lease(device: DeviceContext) -> Lease:
+    """How long the TPM opens the device's root."""
+    with absence_noted(device):
+        not_after = active_root(device).approval.not_after
+        return Lease(commands.read_clock(device.tpm).clock, not_after)
 
 
 def event_log(device: DeviceContext) -> EventLog:
@@ -38,6 +54,11 @@ def event_log(device: DeviceContext) -> EventLog:
 
     Raises:
         TpmPcrConflictError: the PCR holds what the log does not explain.
+        TpmResetError: the TPM has forgotten the layers, which run on.
     """
-    device.measured.synchronise(read_pcrs(device))
-    return device.measured.log
+    with absence_noted(device):
+        cold = device.measured.synchronise(read_pcrs(device))
+        if cold and device.keystore is not None:
+            message = "the TPM was reset while the device was open"
+            raise TpmResetError(message, pcr=device.measured.pcr)
+        return device.measured.log

@@ -59,6 +59,20 @@ class DeviceStateError(ServiceError):
     code = "device:state"
 
 
+class DeviceSilentError(ServiceError):
+    """A device was asked and has not answered in time."""
+
+    code = "device:query:unanswered"
+    hint = "its next attestation answers: hwtrust-backend device answer ID shows it"
+
+
+class DeviceAnswerMissingError(ServiceError):
+    """A device has not answered any question yet."""
+
+    code = "device:query:none"
+    hint = "ask it: hwtrust-backend device query ID"
+
+
 class EkImportError(RequestError):
     """A list of endorsement keys has bad lines; nothing of it was taken."""
 

@@ -15,6 +15,7 @@ class LayerUnreadableError(LayerError):
     """A layer is missing, unreadable, or holds something that is not a file, link or directory."""
 
     code = "layer:unreadable"
+    hint = "put the layer of its release where the configuration's table [layers] says"
 
 
 class LayerMismatchError(LayerError):
@@ -22,6 +23,47 @@ class LayerMismatchError(LayerError):
 
     code = "layer:mismatch"
     hint = "restore the layer from its release, then restart the device"
+
+
+class LayerSwappedError(LayerMismatchError):
+    """A layer changed while it was activated: what runs may not be what was measured."""
+
+    code = "layer:swapped"
+    hint = "stop the device, find what writes to the layer, restore it, then restart"
+
+
+class LayerActivationError(LayerError):
+    """The host application could not activate a layer; its own exception is the cause."""
+
+    code = "layer:activation"
+    hint = "see the host application's log for why; then boot again"
+
+
+class WatchError(HwTrustError):
+    """Changes of a layer, or of the TPM's presence, are not told by the system."""
+
+    code = "watch"
+
+
+class WatchUnavailableError(WatchError):
+    """The system does not tell of changes here: they are noticed at intervals only."""
+
+    code = "watch:unavailable"
+    hint = "what was to be watched is looked at at intervals instead"
+
+
+class WatchLimitError(WatchError):
+    """A layer has more parts than the user's inotify watches are enough for."""
+
+    code = "watch:limit"
+    hint = "raise the sysctl fs.inotify.max_user_watches; until then measure at short intervals"
+
+
+class WatchPathError(WatchError):
+    """A part of a layer, or of the way to it, may not be read, and so is not watched."""
+
+    code = "watch:path"
+    hint = "let the agent's user read the directories that lead to the layer"
 
 
 class KeyStoreError(HwTrustError):
@@ -175,6 +217,13 @@ class StateBusyError(StateError):
 
     code = "state:busy"
     hint = "stop the other process; one agent owns a device"
+
+
+class DeviceLockedError(StateError):
+    """The backend has locked the device: its root is not opened until the backend says so."""
+
+    code = "state:locked"
+    hint = "the backend's administrator sees why; boot again once that is mended"
 
 
 class NotEnrolledError(StateError):

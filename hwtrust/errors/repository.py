@@ -67,6 +67,13 @@ class RepositoryBundleError(RepositoryError):
     hint = "make it with hwtrust release create"
 
 
+class RepositoryFileError(RepositoryError):
+    """A file of a published release is not in its place, or is not what it was."""
+
+    code = "repository:file"
+    hint = "publish the bundle that it came with once more: its files are written anew"
+
+
 class RepositoryConflictError(RepositoryError):
     """A target of that path is published with other content."""
 

@@ -65,6 +65,20 @@ class TpmTransportError(TpmError):
     code = "tpm:transport"
 
 
+class TpmGoneError(TpmTransportError):
+    """Nothing answers where the TPM is, or was: it was unplugged, or its program has ended."""
+
+    code = "tpm:gone"
+    hint = "plug the TPM in again, or start the program that it is"
+
+
+class TpmResetError(TpmTransportError):
+    """The TPM was reset under an open device: it was away, and what it measured is forgotten."""
+
+    code = "tpm:reset"
+    hint = "open the device anew, and load it"
+
+
 class TpmTamperedError(TpmError):
     """A response's HMAC is wrong: something between the TPM and this program changed it."""
 

@@ -103,6 +103,51 @@ class SlotLayerError(SlotError):
     code = "update:slot:layer"
 
 
+class StagedLayerError(UpdateError):
+    """A layer came as it was signed, and is not what its release's manifest says."""
+
+    code = "update:stage:layer"
+    hint = "the release was published wrongly: have it revoked, and made anew"
+
+
+class UpdatePlacesError(UpdateError):
+    """The device's slots and its configuration do not fit the release."""
+
+    code = "update:places"
+    hint = "release and layers must point into slots/current, each layer under its own name"
+
+
+class UpdateLeaveError(UpdateError):
+    """The backend gives no leave to run the release; the device stays with what it runs."""
+
+    code = "update:leave"
+    hint = "accept the release for the device's group, and see that the device is trusted"
+
+
+class TrialError(UpdateError):
+    """A release on trial was not confirmed: the device returns to the one before."""
+
+    code = "update:trial"
+
+
+class TrialFailedError(TrialError):
+    """The backend does not accept the device with the new release."""
+
+    code = "update:trial:failed"
+
+
+class TrialStartsError(TrialError):
+    """The new release was started several times, and never came as far as to be confirmed."""
+
+    code = "update:trial:starts"
+
+
+class TrialOverdueError(TrialError):
+    """No attestation has confirmed the new release in time."""
+
+    code = "update:trial:overdue"
+
+
 class ManifestError(UpdateError):
     """A file is not the manifest of a release."""
 

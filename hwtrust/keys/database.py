@@ -152,7 +152,8 @@ def check_file(path: Path) -> None:
     Raises:
         KeyStoreMissingError: there is nothing at the path.
         KeyStorePermissionError: it is no regular file, belongs to somebody
-            else, others have any permission for it, or can write its directory.
+            else, others have any permission for it, can write its directory, or
+            it has a second name, under which its lock and journal are others.
         KeyStoreDamagedError: it is larger than a key store ever gets.
     """
     where = str(path)
@@ -164,6 +165,10 @@ def check_file(path: Path) -> None:
     if found.st_uid != os.geteuid():
         raise KeyStorePermissionError(
             f"{where} belongs to uid {found.st_uid}", path=where, uid=found.st_uid
+        )
+    if found.st_nlink > 1:
+        raise KeyStorePermissionError(
+            f"{where} has {found.st_nlink} names (hard links)", path=where, links=found.st_nlink
         )
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = stat.S_IMODE(found.st_mode)

@@ -82,6 +82,7 @@ class Tpm:
         `owner_auth` is the owner hierarchy's password.
 
         Raises:
+            TpmGoneError: nothing answers there.
             TpmTransportError: the TCTI cannot be opened.
         """
         self.name = tcti
@@ -146,6 +147,7 @@ class Tpm:
         Raises:
             TpmError: or the subclass that fits; the context is replaced where
                 the response cannot be believed.
+            TpmGoneError: the connection broke, and there is none to be had.
         """
         pause = _FIRST_PAUSE_S
         for _ in range(_TRIES - 1):
@@ -163,12 +165,20 @@ class Tpm:
             return function(*args, **kwargs)
         except TSS2_Exception as error:
             rc, tcti = int(error.rc), self._tcti
-            if breaks_context(rc):
-                with contextlib.suppress(TpmError):
-                    self._renew()
+            gone = breaks_context(rc) and not self._comes_back()
             if isinstance(tcti, RelayTcti):
                 tcti.raise_failure()
-            raise translate(error, command) from error
+            raise translate(error, command, gone=gone) from error
+
+    def _comes_back(self) -> bool:
+        """Whether the TPM answers on a new connection, which takes the broken one's place."""
+        try:
+            self._renew()
+        except TpmTransportError:
+            return False
+        except TpmError:
+            pass  # it does answer
+        return True
 
     def track(self, handle: ESYS_TR) -> ESYS_TR:
         """Remember a transient object or session until it is flushed."""
@@ -270,7 +280,8 @@ class Tpm:
             if not isinstance(rc, int) or base_code(rc) != FMT1_HANDLE:
                 raise
             message = f"handle {handle:#010x} holds nothing"
-            raise TpmObjectConflictError(message, handle=handle) from error
+            hint = "was the TPM cleared? then enrol again"
+            raise TpmObjectConflictError(message, handle=handle, hint=hint) from error
 
     def _deserialized(self, pinned: Pinned) -> ESYS_TR | None:
         # Where another version of the TSS has written the blob, the TPM is asked.

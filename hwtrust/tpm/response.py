@@ -14,6 +14,7 @@ from hwtrust.errors import (
     TpmBusyError,
     TpmError,
     TpmFailureModeError,
+    TpmGoneError,
     TpmLockoutError,
     TpmPermissionError,
     TpmTamperedError,
@@ -51,6 +52,8 @@ _TAMPERED = {
 }
 _RESPONSE_LAYERS = {_LAYER_ESYS, _LAYER_SYS, _LAYER_TCTI}
 _GENERAL_FAILURE, _BAD_SEQUENCE = 0x001, 0x007
+_NO_CONNECTION, _IO_ERROR = 0x008, 0x00A
+_NO_DEVICE = {errno.ENODEV, errno.ENXIO}
 SYS_GENERAL_FAILURE = _LAYER_SYS << 16 | _GENERAL_FAILURE
 """What the system API makes of the tag of a TPM 1.2's response, among others."""
 _FORMAT_ONE = 0x080
@@ -74,8 +77,16 @@ def breaks_context(rc: int) -> bool:
     return rc >> 16 not in _FROM_TPM
 
 
-def translate(error: TSS2_Exception, command: str) -> TpmError:
-    """The error of the tree that `error`, raised by `command`, stands for."""
+def nothing_answers(rc: int) -> bool:
+    """Whether a TCTI that gave this code when it was opened is right, and only its TPM missing."""
+    return rc >> 16 == _LAYER_TCTI and rc & 0xFFFF in {_NO_CONNECTION, _IO_ERROR}
+
+
+def translate(error: TSS2_Exception, command: str, *, gone: bool = False) -> TpmError:
+    """The error of the tree that `error`, raised by `command`, stands for.
+
+    `gone`: the TPM cannot be reached by a new connection either.
+    """
     rc = int(error.rc)
     layer, code = rc >> 16 & 0xFF, rc & 0xFFFF
     message = f"{command} failed: {error}"
@@ -86,7 +97,8 @@ def translate(error: TSS2_Exception, command: str) -> TpmError:
         tampered = f"{command}: the response was not sent by the TPM as it arrived"
         return TpmTamperedError(tampered, command=command, rc=rc)
     if layer == _LAYER_TCTI:
-        return TpmTransportError(message, command=command, rc=rc)
+        kind = TpmGoneError if gone else TpmTransportError
+        return kind(message, command=command, rc=rc)
     special: dict[int, type[TpmError]] = {
         RC_FAILURE: TpmFailureModeError,
         RC_LOCKOUT: TpmLockoutError,
@@ -102,4 +114,6 @@ def translate_open(error: OSError, path: str, group: str) -> TpmError:
         return TpmPermissionError(message, path=path, group=group)
     if error.errno == errno.EBUSY:
         return TpmBusyError(f"{path} is in use by another program", path=path)
+    if error.errno in _NO_DEVICE:
+        return TpmGoneError(f"there is no TPM behind {path} any more", path=path)
     return TpmTransportError(f"{path} cannot be opened: {error.strerror}", path=path)

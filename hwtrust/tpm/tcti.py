@@ -51,7 +51,8 @@ from tpm2_pytss.TCTI import TCTI, PyTCTI
 from tpm2_pytss.TCTILdr import TCTILdr
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
-from hwtrust.errors import TpmTransportError
+from hwtrust.errors import TpmGoneError, TpmTransportError
+from hwtrust.tpm.response import nothing_answers
 from hwtrust.wire.codec import Reader
 
 if TYPE_CHECKING:
@@ -148,13 +149,16 @@ def open_tcti(conf: str) -> TCTI:
     """The native TCTI that `conf` names, such as `device:/dev/tpmrm0`.
 
     Raises:
-        TpmTransportError: it is not installed, or its TPM does not answer.
+        TpmGoneError: nothing answers there.
+        TpmTransportError: there is no such TCTI, or it is not installed.
     """
     try:
         return TCTILdr.parse(conf)
     except TSS2_Exception as error:
+        rc = int(error.rc)
         message = f"the TPM connection {conf!r} cannot be opened: {error}"
-        raise TpmTransportError(message, rc=int(error.rc)) from error
+        kind = TpmGoneError if nothing_answers(rc) else TpmTransportError
+        raise kind(message, rc=rc) from error
 
 
 class RelayTcti(PyTCTI):  # type: ignore[misc]  # tpm2-pytss has no type hints

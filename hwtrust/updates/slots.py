@@ -62,9 +62,9 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("a", "b")
 RELEASE: Final = "release.json"
+CURRENT: Final = "current"
 MAX_RELEASE: Final = 1 << 20
 
-_CURRENT: Final = "current"
 _NEXT: Final = ".current.tmp"
 _SLOT_MODE: Final = 0o755
 _RELEASE_MODE: Final = 0o644
@@ -91,7 +91,7 @@ class Slots:
             SlotDamagedError: `current` is not a link to one of them.
             StateError: the directory cannot be read.
         """
-        link = self._path / _CURRENT
+        link = self._path / CURRENT
         try:
             status = link.lstat()
             target = os.readlink(link) if stat.S_ISLNK(status.st_mode) else ""  # noqa: PTH115 - as it is written
@@ -160,7 +160,7 @@ class Slots:
             self._path.mkdir(mode=_SLOT_MODE, parents=True, exist_ok=True)
             sync_directory(self._path.parent)
         private_directory(self._path)
-        if os.path.lexists(self._path / _CURRENT):
+        if os.path.lexists(self._path / CURRENT):
             raise SlotExistsError(f"{self._path} holds slots already", path=str(self._path))
         for place in (*layers.values(), release):
             with _reading(place):
@@ -304,7 +304,7 @@ class Slots:
         with _writing(temporary):
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(slot)
-            temporary.replace(self._path / _CURRENT)
+            temporary.replace(self._path / CURRENT)
         sync_directory(self._path)
 
 

@@ -1,6 +1,7 @@
 """Is this device in a state that its group's policy accepts? Claims and rules in, a judgement out.
 
     Claims + Rules ── judge ──▶ Judgement (verdict, mode)
+    Judgement + Rules ── order ──▶ the release to run instead, if any
 
 `appraise` finds what is wrong with a device as such; here come the rules that an
 administrator sets, and what a failure does. Rules:
@@ -13,6 +14,14 @@ administrator sets, and what a failure does. Rules:
    longest beginning of a code that is named decides.
 5. What no policy may make less of: a revoked or unknown epoch, an absent field,
    an administrator's lock.
+6. From the moment in which a newer release is accepted, an older accepted one has
+   its term. When that is over, it fails.
+7. A device is ordered to the wanted release where it runs another, and where its
+   layers are not those of the release that it claims. It is never ordered back:
+   what is accepted, and was accepted after the wanted one, may stay.
+8. An order is forced where what runs is not accepted, is not as it should be, or
+   has come to the second half of its term: so it is forced before it fails.
+9. Leave for a second release is given if that is accepted and its term is not over.
 
 Values in which the rules for PCRs find nothing are kept, by the rules of
 `hwtrust.verify.kept`: the very objects, neither of which can change. A quote
@@ -23,8 +32,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import msgspec
 
@@ -37,11 +47,12 @@ from hwtrust.wire.messages import Finding, Mode, Severity
 from hwtrust.wire.states import layer_events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from hwtrust.verify.appraise import ClockRules, History, References, Sight
     from hwtrust.verify.evidence import Claims
     from hwtrust.wire.cel import Event, EventLog
+    from hwtrust.wire.messages import Release
 
 POLICY_FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
     {
@@ -52,6 +63,7 @@ POLICY_FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
         "pcr:value": (Severity.FAIL, "a PCR holds a value that is not accepted"),
         "log:length": (Severity.FAIL, "the event log has more records than accepted"),
         "log:outdated": (Severity.FAIL, "a release that is not accepted ran before in this boot"),
+        "release:outdated": (Severity.FAIL, "the term to update to a newer release is over"),
         "admin:locked": (Severity.FAIL, "an administrator has locked the device"),
     }
 )
@@ -59,6 +71,9 @@ POLICY_FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
 
 UNDENIABLE: Final = ("admin:", "epoch:", "policy:")
 """Codes that no policy may make less of (rule 5), by their beginnings."""
+
+DEVIATIONS: Final = ("layer:", "log:violation")
+"""Codes of findings by which a device does not run what it claims, by their beginnings."""
 
 TPM: Final = "tpm"
 
@@ -99,10 +114,68 @@ class LogRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """From when to when a release may run beside a newer one, UTC milliseconds."""
+
+    begun_ms: int
+    over_ms: int
+
+    def is_pressing(self, now_ms: int) -> bool:
+        """Whether half of it is over: time to update, before the device is refused."""
+        return 2 * now_ms >= self.begun_ms + self.over_ms
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether the release may not run any more."""
+        return now_ms >= self.over_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRules:
+    """Which release devices should run, and until when older ones may.
+
+    `wanted` is None where there is none to be had. `newer` are the accepted releases
+    that were accepted after it.
+    """
+
+    wanted: str | None
+    newer: frozenset[str]
+    terms: Mapping[str, Term]
+
+    @classmethod
+    def of(
+        cls, accepted_at: Mapping[str, int], *, published: Collection[str], within_ms: int | None
+    ) -> Self:
+        """What follows from when each accepted release was accepted, and which can be had.
+
+        Wanted is the one of the published that was accepted last. A term begins with
+        the next newer release, not with the newest one: however fast they follow each
+        other, it ends. `within_ms` is how long it is; None: there are none.
+        """
+        in_order = sorted(accepted_at, key=lambda name: accepted_at[name])
+        wanted = next((name for name in reversed(in_order) if name in published), None)
+        newer = () if wanted is None else in_order[in_order.index(wanted) + 1 :]
+        terms = {}
+        if within_ms is not None:
+            for older, next_one in pairwise(in_order):
+                begun = accepted_at[next_one]
+                terms[older] = Term(begun_ms=begun, over_ms=begun + within_ms)
+        return cls(wanted=wanted, newer=frozenset(newer), terms=MappingProxyType(terms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The release that a device is to run; whether it may put that off."""
+
+    release: str
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What a policy says of evidence; `absent` names what it does not say."""
 
     references: References
+    updates: UpdateRules
     clock: ClockRules
     evidence: frozenset[str]
     pcrs: PcrRules
@@ -138,11 +211,13 @@ def judge(
     epochs: frozenset[int],
     locked: str | None,
     now_ms: int,
+    term_ms: int | None = None,
 ) -> Judgement:
     """Appraise `claims` by `rules`; `now_ms` is UTC.
 
     `epochs` are the accepted values of the counter, `locked` an administrator's
-    reason where the device is locked by hand.
+    reason where the device is locked by hand. Evidence that came long ago is judged
+    as of then; `term_ms` is when the device was last known to run what it says.
     """
     base = appraisal.appraise(
         claims,
@@ -159,6 +234,8 @@ def judge(
         found.append(_finding("evidence:kind", f"evidence of kind {TPM} is not accepted"))
     _of_pcrs(found, claims.pcrs, rules.pcrs, claims.device.pcr)
     _of_log(found, claims.log, rules)
+    if rules.updates.terms:
+        _of_term(found, claims.binding.release, rules, now_ms if term_ms is None else term_ms)
     if locked is not None:
         found.append(_finding("admin:locked", locked or "an administrator has locked the device"))
     if not found:
@@ -174,6 +251,41 @@ def judge(
     elif Effect.LIMITED in effects:
         mode = Mode.LIMITED
     return Judgement(verdict=appraisal.with_findings(base, findings), mode=mode)
+
+
+def order(claims: Claims, judgement: Judgement, *, rules: Rules, now_ms: int) -> Order | None:
+    """The release that a device is to run instead of what it runs, by rules 7 and 8."""
+    findings = judgement.verdict.findings
+    return order_by(claims.binding.release, findings, rules=rules, now_ms=now_ms)
+
+
+def order_by(
+    running: str, findings: tuple[Finding, ...], *, rules: Rules, now_ms: int
+) -> Order | None:
+    """The same for what a device ran when it was last heard of, and what was found then."""
+    updates = rules.updates
+    wanted = updates.wanted
+    if wanted is None or (running == wanted and not findings):
+        return None
+    deviates = any(finding.code.startswith(DEVIATIONS) for finding in findings)
+    # (7): another release, or not as it should be.
+    if not deviates and (running == wanted or running in updates.newer):
+        return None
+    # (8): forced.
+    term = updates.terms.get(running)
+    pressing = term is not None and term.is_pressing(now_ms)
+    accepted = running in rules.references.accepted
+    return Order(release=wanted, forced=deviates or not accepted or pressing)
+
+
+def second_release(name: str, *, running: str, rules: Rules, now_ms: int) -> Release | None:
+    """The release `name` beside the running one, if leave may be given for it too (rule 9)."""
+    if not name or name == running or name not in rules.references.accepted:
+        return None
+    term = rules.updates.terms.get(name)
+    if term is not None and term.is_over(now_ms):
+        return None
+    return rules.references.releases.get(name)
 
 
 def _effect(finding: Finding, rules: Rules) -> Effect | None:
@@ -226,6 +338,14 @@ def _of_required(values: Mapping[int, bytes], rules: PcrRules) -> Iterator[Findi
     # (3): required.
     for number in sorted(rules.required.difference(values)):
         yield _finding("pcr:missing", f"the quote does not cover PCR {number}")
+
+
+def _of_term(found: list[Finding], name: str, rules: Rules, now_ms: int) -> None:
+    # (6): term.
+    term = rules.updates.terms.get(name)
+    if term is not None and term.is_over(now_ms):
+        message = f"the release {name!r} was to be replaced by a newer one before now"
+        found.append(_finding("release:outdated", message))
 
 
 def _of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:

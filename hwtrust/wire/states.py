@@ -3,17 +3,25 @@
     cold   reset value ─▶ layers                     after a reboot
     live   value quoted now ─▶ reload ─▶ layers      without one
 
+With a second release, to which a device may switch, and from which it may return:
+
+    other-cold    reset value ─▶ layers of the other
+    other-live    value quoted now ─▶ reload ─▶ layers of the other
+    return-live   other-live ─▶ cap ─▶ reload ─▶ layers
+    return-cold   other-cold ─▶ cap ─▶ reload ─▶ layers
+
 Rules:
 1. A state is computed from a release's reference values, never from what a
    device says that it measured.
 2. Platform PCRs in the selection enter with the values that the TPM quoted.
+3. A device returns from a load that was complete and capped, and from no other.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwtrust.wire.cel import RELOAD, RESET_VALUE, Event, EventKind, extended
+from hwtrust.wire.cel import CAP, RELOAD, RESET_VALUE, Event, EventKind, extended
 from hwtrust.wire.policy import pcr_digest
 from hwtrust.wire.root import Branch
 
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     from hwtrust.wire.structures import PcrSelection
 
 COLD, LIVE = "cold", "live"
+OTHER_COLD, OTHER_LIVE = "other-cold", "other-live"
+RETURN_LIVE, RETURN_COLD = "return-live", "return-cold"
 
 
 def layer_event(layer: LayerReference) -> Event:
@@ -46,6 +56,11 @@ def live_value(release: Release, current: bytes) -> bytes:
     return extended(current, (RELOAD, *layer_events(release)))
 
 
+def return_value(release: Release, loaded: bytes) -> bytes:
+    """The application PCR after a good load on top of another one, `loaded`, that was capped."""
+    return live_value(release, extended(loaded, (CAP,)))
+
+
 def state_digest(
     selection: PcrSelection, values: Mapping[int, bytes], *, pcr: int, value: bytes
 ) -> bytes:
@@ -55,9 +70,30 @@ def state_digest(
 
 
 def approved_states(
-    release: Release, *, selection: PcrSelection, values: Mapping[int, bytes], pcr: int
-) -> tuple[Branch, Branch]:
-    """The two branches of an approval for a device whose TPM has quoted `values`."""
-    cold = state_digest(selection, values, pcr=pcr, value=cold_value(release))
-    live = state_digest(selection, values, pcr=pcr, value=live_value(release, values[pcr]))
-    return (Branch(label=COLD, pcr_digest=cold), Branch(label=LIVE, pcr_digest=live))
+    release: Release,
+    *,
+    other: Release | None,
+    selection: PcrSelection,
+    values: Mapping[int, bytes],
+    pcr: int,
+) -> tuple[Branch, ...]:
+    """The branches of an approval for a device whose TPM has quoted `values`.
+
+    Two for the release that it runs. With a second one, `other`, there are six: the
+    device may switch to it and return, with a reboot or without. TPM2_PolicyOR takes
+    eight.
+    """
+    quoted = values[pcr]
+    reached = {COLD: cold_value(release), LIVE: live_value(release, quoted)}
+    if other is not None:
+        cold, live = cold_value(other), live_value(other, quoted)
+        reached |= {
+            OTHER_COLD: cold,
+            OTHER_LIVE: live,
+            RETURN_LIVE: return_value(release, live),
+            RETURN_COLD: return_value(release, cold),
+        }
+    return tuple(
+        Branch(label=label, pcr_digest=state_digest(selection, values, pcr=pcr, value=value))
+        for label, value in reached.items()
+    )

@@ -51,7 +51,7 @@ from hwtrust.verify.evidence import (
     verify_evidence,
     verify_group,
 )
-from hwtrust.verify.policy import LogRules, PcrRules, Rules, judge
+from hwtrust.verify.policy import LogRules, PcrRules, Rules, UpdateRules, judge
 from hwtrust.verify.quote import quote_claims
 from hwtrust.verify.signature import run
 from hwtrust.wire.algorithms import Alg
@@ -131,6 +131,7 @@ def make_rules(release: Release, devices: Sequence[Attester]) -> Rules:
     """The policy of these devices: the release that they run, and what their PCRs hold."""
     return Rules(
         references=References(releases={release.name: release}, accepted=frozenset({release.name})),
+        updates=UpdateRules.of({release.name: 0}, published=(), within_ms=None),
         clock=CLOCK,
         evidence=frozenset({"tpm"}),
         pcrs=PcrRules(

@@ -37,6 +37,7 @@ from hwtrust.wire.messages import (
 )
 from hwtrust.wire.policy import fold
 from hwtrust.wire.root import counter_policy, policy_key_public
+from hwtrust.wire.statement import NOTHING_SAID, encode_statement
 from hwtrust.wire.states import layer_events
 from hwtrust.wire.structures import PcrSelection
 from simulators.software_tpm import SoftwareTpm, counter_public
@@ -99,6 +100,7 @@ class Attester:
         self.pcr = pcr
         self.counter = counter
         self.release = release
+        self.statement = NOTHING_SAID
         self.log = EventLog()
         self.platform = {number: bytes([number + 1]) * 32 for number in range(24)}
         self.index = counter_public(fold(counter_policy(self.policy_public, self.tpm.ek.name)))
@@ -167,6 +169,7 @@ class Attester:
             epoch=self.counter if epoch is None else epoch,
             release=self.release,
             log_digest=hashlib.sha256(self.log.encode() if log is None else log).digest(),
+            statement=encode_statement(self.statement),
         )
 
     def evidence(

@@ -3,8 +3,8 @@
     died = run_and_kill(config, AtCommand(7, "after"))
 
 The process boots the device and attests, which rotates the root where one is
-offered. It is killed by SIGKILL, as kill -9 or a power cut would: nothing of it
-runs any more.
+offered; or it does another `Work`. It is killed by SIGKILL, as kill -9 or a power
+cut would: nothing of it runs any more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _context.set_forkserver_preload(
 
 @dataclass(frozen=True, slots=True)
 class AtCommand:
-    """Die at the `nth` TPM command of the attestation, before it is sent or after it was done."""
+    """Die at the `nth` TPM command of the work, before it is sent or after it was done."""
 
     nth: int
     moment: Literal["before", "after"]
@@ -40,9 +40,24 @@ class AtCommand:
 
 @dataclass(frozen=True, slots=True)
 class AfterStep:
-    """Die after the `nth` step that the library reports of the attestation."""
+    """Die after the `nth` step that the library reports of the work."""
 
     nth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the process does; before it attests or updates it boots, unarmed.
+
+    `token` is what it enrols with, `release` what it updates to.
+    """
+
+    kind: Literal["attest", "boot", "enrol", "update"] = "attest"
+    token: str = ""
+    release: str = ""
+
+
+ATTESTING = Work()
 
 
 class _ArmedPlan(FaultPlan):
@@ -54,9 +69,9 @@ class _ArmedPlan(FaultPlan):
         return super().faults_of(request) if self.armed else []
 
 
-def run_and_kill(config: str, point: AtCommand | AfterStep) -> bool:
+def run_and_kill(config: str, point: AtCommand | AfterStep, work: Work = ATTESTING) -> bool:
     """Run the device; True if it was killed, False if it finished before that point."""
-    process = _context.Process(target=_work, args=(config, point))
+    process = _context.Process(target=_work, args=(config, point, work))
     process.start()
     process.join(_FOREVER_S)
     code = process.exitcode
@@ -66,7 +81,7 @@ def run_and_kill(config: str, point: AtCommand | AfterStep) -> bool:
     return code != 0
 
 
-def _work(config: str, point: AtCommand | AfterStep) -> None:
+def _work(config: str, point: AtCommand | AfterStep, work: Work) -> None:
     plan = _ArmedPlan(*([kill_at(point.nth, point.moment)] if isinstance(point, AtCommand) else []))
 
     def wrap(inner: TCTI) -> TCTI:
@@ -81,7 +96,15 @@ def _work(config: str, point: AtCommand | AfterStep) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Device.open(DeviceConfig.load(config), wrap_tcti=wrap) as device:
-        device.boot()
+        if work.kind in {"attest", "update"}:
+            device.boot()
         plan.armed = True
-        device.attest(on_step=on_step)
+        if work.kind == "enrol":
+            device.enrol(token=work.token, on_step=on_step)
+        elif work.kind == "boot":
+            device.boot(on_step=on_step)
+        elif work.kind == "update":
+            device.update(work.release, on_step=on_step)
+        else:
+            device.attest(on_step=on_step)
         plan.armed = False

@@ -27,6 +27,7 @@ from hwtrust_backend.admin import Role, local_administrator, lock, retire
 from hwtrust_backend.admin.api_tokens import create_api_token
 from hwtrust_backend.admin.authorities import import_authority
 from hwtrust_backend.admin.hooks import add_webhook
+from hwtrust_backend.admin.queries import query
 from hwtrust_backend.admin.tokens import create_token
 from hwtrust_backend.app.routes.events import LONGEST_WAIT
 from hwtrust_backend.enrolment.authorities import AuthorityKind
@@ -157,10 +158,14 @@ class Callers:
                 by=by,
                 now=now,
             )
+            query(session, device.name.hex(), by=by, now=now)
             session.flush()
             lock(session, locked, reason="tried", by=by, now=now)
             retire(session, retired, reason="tried", by=by, now=now)
+        device.attest(HttpApi(server, device))
         return {
+            "GET /v1/admin/devices/{device}/evidence": device.name.hex(),
+            "POST /v1/admin/devices/{device}/query": device.name.hex(),
             "POST /v1/admin/devices/{device}/unlock": locked,
             "POST /v1/admin/devices/{device}/readmit": retired,
             "api-tokens": "spare",

@@ -17,6 +17,7 @@ import msgspec
 from tpm2_pytss import ESAPI, ESYS_TR
 
 from hwtrust.device import Device, DeviceConfig
+from hwtrust.device.results import unwatched
 from hwtrust.layers import reference
 from hwtrust.wire.messages import Release
 from hwtrust_backend.publishing.models import RootState
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tpm2_pytss.TCTI import TCTI
 
+    from hwtrust.device import Condition
     from hwtrust.testing.manufacture import Vendor
     from hwtrust.testing.swtpm import Swtpm
     from hwtrust.tpm.tcti import Exchange
@@ -101,9 +103,12 @@ class Site:
         *,
         on_command: Callable[[Exchange], None] | None = None,
         wrap_tcti: Callable[[TCTI], TCTI] | None = None,
+        on_condition: Callable[[Condition], None] = unwatched,
     ) -> Iterator[Device]:
         """The device, open."""
-        with Device.open(self.config, on_command=on_command, wrap_tcti=wrap_tcti) as device:
+        with Device.open(
+            self.config, on_command=on_command, wrap_tcti=wrap_tcti, on_condition=on_condition
+        ) as device:
             yield device
 
     def enrol(self) -> bytes:

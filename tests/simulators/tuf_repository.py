@@ -30,6 +30,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from hwtrust.errors import UpdateResponseError
 from hwtrust.updates.client import METADATA_PATH, TARGETS_PATH, ReleaseClient
 from hwtrust.updates.source import PinnedCa, Source
 from hwtrust.wire.release import (
@@ -78,6 +79,8 @@ class TufRepository:
         self.releases: dict[str, ReleaseManifest] = {}
         self.answers: dict[str, Callable[[socket.socket, bytes], None]] = {}
         """Answers to tell instead of a file, by the path's last part without its hash."""
+        self.asked: list[str] = []
+        """Every path that was asked for."""
         self.publish_root()
         self.trusted_root = self.files["1.root.json"]
 
@@ -158,6 +161,7 @@ class TufRepository:
     def answer(self, connection: socket.socket, request: bytes) -> None:
         """Answer one request as a static host does."""
         path = asked_for(request)
+        self.asked.append(path)
         name = re.sub(r"^[0-9a-f]{64}\.", "", path.rpartition("/")[2])
         if name in self.answers:
             self.answers[name](connection, request)
@@ -255,6 +259,41 @@ def release(name: str, layers: Mapping[str, tuple[str, bytes]]) -> ReleaseManife
             for layer, (version, content) in layers.items()
         ),
     )
+
+
+class MemorySource:
+    """A source without a server: what a repository holds, and the URL it would have."""
+
+    url = "https://repository/"
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def get(self, path: str, *, most: int) -> MemoryAnswer:
+        """The file at `path`."""
+        if path not in self._files:
+            raise UpdateResponseError(path, status=404)
+        return MemoryAnswer(self._files[path][: most + 1])
+
+
+class MemoryAnswer:
+    """A file that comes in one piece."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.length = len(content)
+
+    def __enter__(self) -> Self:
+        """Nothing to open."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Nothing to close."""
+
+    def read(self) -> bytes:
+        """All, then nothing."""
+        content, self._content = self._content, b""
+        return content
 
 
 class UpdateSite:

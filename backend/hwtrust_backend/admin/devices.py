@@ -156,6 +156,7 @@ def retire(session: Session, prefix: str, *, reason: str, by: Principal, now: in
     # It is neither waited for nor owed anything.
     device.rotation_asked_at = device.rotate_at = None
     device.watchdog_at = device.silent_since = None
+    device.query_asked_at = device.failing_since = None
     device.rotation_reason = ""
     _note(session, Event.DEVICE_RETIRED, device, why, by=by, now=now)
     _announce(session, Topic.RETIRED, device, why, by=by, now=now)

@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import ReleaseMissingError
 from hwtrust.wire.messages import Release
+from hwtrust.wire.release import decode_manifest
 from hwtrust_backend import references
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.publishing import release_accepted
 from hwtrust_backend.references import StoredRelease
-from hwtrust_backend.repository import published_releases
+from hwtrust_backend.repository import PublishedRelease, published_releases
 
 
 class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,30 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: int | None
     retired_at: int | None
     layers: tuple[str, ...]
+
+
+class LayerDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of a release. What only a manifest says is empty where there is none."""
+
+    name: str
+    version: str
+    digest: str
+    """SHA-256, in hexadecimal digits."""
+    kind: str = ""
+    """`file` or `tree`."""
+    frequency: str = ""
+    note: str = ""
+    target: str = ""
+    """Its path in the repository."""
+
+
+class ReleaseDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """A release with its layers in load order. Times are UTC milliseconds."""
+
+    release: ReleaseReport
+    published_at: int | None
+    revoked_at: int | None
+    layers: tuple[LayerDetail, ...]
 
 
 def add_release(session: Session, release: Release, *, by: Principal, now: int) -> ReleaseReport:
@@ -84,6 +109,37 @@ def release_report(session: Session, name: str, *, by: Principal) -> ReleaseRepo
     """
     by.require(Role.VIEWER)
     return _report(session, _stored(session, name))
+
+
+def release_detail(session: Session, name: str, *, by: Principal) -> ReleaseDetail:
+    """One release with what its manifest says, where it was published with one.
+
+    Raises:
+        ReleaseMissingError: it was never added.
+    """
+    by.require(Role.VIEWER)
+    stored = _stored(session, name)
+    row = session.get(PublishedRelease, name)
+    entries = () if row is None else decode_manifest(row.manifest).layers
+    of_manifest = {entry.name: entry for entry in entries}
+    layers = []
+    for layer in references.decode_release(stored.content).layers:
+        detail = LayerDetail(name=layer.name, version=layer.version, digest=layer.digest.hex())
+        if (entry := of_manifest.get(layer.name)) is not None:
+            detail = msgspec.structs.replace(
+                detail,
+                kind=entry.kind.value,
+                frequency=entry.frequency,
+                note=entry.note,
+                target=entry.target,
+            )
+        layers.append(detail)
+    return ReleaseDetail(
+        release=_report(session, stored),
+        published_at=None if row is None else row.published_at,
+        revoked_at=None if row is None else row.revoked_at,
+        layers=tuple(layers),
+    )
 
 
 def release(session: Session, name: str, *, by: Principal) -> Release:

@@ -18,12 +18,14 @@ from hwtrust_backend.repository import (
     Blobs,
     RoleReport,
     TufMetadata,
+    pruning,
     publishing,
     role_reports,
     roots,
 )
 from hwtrust_backend.repository.bundle import Bundle
 from hwtrust_backend.repository.online import Online
+from hwtrust_backend.repository.pruning import Pruned
 from hwtrust_backend.repository.publishing import Signing
 
 
@@ -85,6 +87,20 @@ def revoke_release(
     publishing.revoke_release(session, name, online=online, signing=signing, by=by.name, now=now)
     references.retire_release(session, name, now=now, by=by.name)
     return release_report(session, name, by=by)
+
+
+def prune_files(
+    session: Session, blobs: Blobs, *, grace_ms: int, dry_run: bool, by: Principal, now: int
+) -> Pruned:
+    """Remove files of releases that no list has named for `grace_ms`.
+
+    Raises:
+        ConfigError: the directory cannot be read or changed.
+    """
+    by.require_all_groups(Role.ADMINISTRATOR)
+    return pruning.prune_files(
+        session, blobs, grace_ms=grace_ms, dry_run=dry_run, by=by.name, now=now
+    )
 
 
 def repository_status(session: Session, *, by: Principal) -> list[RoleReport]:

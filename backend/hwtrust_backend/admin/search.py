@@ -42,6 +42,7 @@ class DeviceFilter(msgspec.Struct, frozen=True, kw_only=True):
         locked: that an administrator has locked it.
         retired: absent: only those in service.
         due: that its next root is asked for, or due by now.
+        failing: that it has reported a failure, and has not got over it.
     """
 
     search: Label = ""
@@ -53,6 +54,7 @@ class DeviceFilter(msgspec.Struct, frozen=True, kw_only=True):
     locked: bool | None = None
     retired: bool | None = None
     due: bool | None = None
+    failing: bool | None = None
 
 
 class DevicePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +143,7 @@ def _planned(wanted: DeviceFilter, group: str | None, now: int) -> _Plan:
     for column, asked in (
         (Device.silent_since, wanted.silent),
         (Device.locked_at, wanted.locked),
+        (Device.failing_since, wanted.failing),
         (Device.retired_at, wanted.retired),
     ):
         if asked:

@@ -23,7 +23,9 @@ from typing import Final
 
 from hwtrust.errors import BackendBusyError
 from hwtrust.wire.messages import AttestReply
+from hwtrust.wire.statement import decode_statement
 from hwtrust_backend.appraisal import GROUP_LIMIT, Asked, Outcome
+from hwtrust_backend.enrolment import step_label
 from hwtrust_backend.observe import metrics
 
 QUEUE_LIMIT: Final = 1024
@@ -123,9 +125,10 @@ class Committer:
             metrics.COMMIT_SIZE.observe(len(group))
             with metrics.COMMIT_SECONDS.time():
                 outcomes = self._outcomes([waiting.asked for waiting in group])
-            for outcome in outcomes:
+            for waiting, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, AttestReply):
                     metrics.ATTESTATIONS.inc(standing=outcome.standing.value)
+                    _count_failure(waiting.asked)
             self._expected = min(len(group) + len(self._queue), self._group_limit)
             _tell(group, outcomes)
 
@@ -171,6 +174,14 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - rule 4
             _log.exception("attestations were not answered")
             return [error] * len(group)
+
+
+def _count_failure(asked: Asked) -> None:
+    """Count what an attestation that was decided reports to have failed."""
+    said = asked.request.evidence.binding.statement
+    failure = decode_statement(said).failure if said else None
+    if failure is not None:
+        metrics.FAILURES.inc(step=step_label(failure.step))
 
 
 def _tell(group: list[_Waiting], outcomes: Sequence[Outcome]) -> None:

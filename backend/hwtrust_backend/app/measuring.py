@@ -106,6 +106,9 @@ def fleet_facts(session: Session, *, now: int) -> list[Fact]:
     silent = select(func.count()).where(
         Device.silent_since.is_not(None), Device.retired_at.is_(None)
     )
+    failing = select(func.count()).where(
+        Device.failing_since.is_not(None), Device.retired_at.is_(None)
+    )
     due = select(func.count()).where(
         Device.rotate_at <= now, Device.rotation_asked_at.is_(None), Device.retired_at.is_(None)
     )
@@ -115,6 +118,7 @@ def fleet_facts(session: Session, *, now: int) -> list[Fact]:
             for standing, count in counts.items()
         ),
         Fact(metrics.DEVICES_SILENT, session.scalar(silent) or 0),
+        Fact(metrics.DEVICES_FAILING, session.scalar(failing) or 0),
         Fact(metrics.ROTATIONS_DUE, session.scalar(due) or 0),
     ]
 

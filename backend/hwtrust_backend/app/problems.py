@@ -48,6 +48,7 @@ _STATUSES: Final[dict[type[errors.HwTrustError], HTTPStatus]] = {
     errors.DeviceRetiredError: HTTPStatus.FORBIDDEN,
     errors.DeviceAmbiguousError: HTTPStatus.CONFLICT,
     errors.DeviceStateError: HTTPStatus.CONFLICT,
+    errors.DeviceAnswerMissingError: HTTPStatus.NOT_FOUND,
     errors.TokenUnknownError: HTTPStatus.NOT_FOUND,
     errors.ApiTokenUnknownError: HTTPStatus.NOT_FOUND,
     errors.ApiTokenConflictError: HTTPStatus.CONFLICT,

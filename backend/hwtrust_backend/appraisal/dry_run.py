@@ -4,7 +4,8 @@
 
 Rules:
 1. Nothing is changed, and nothing that is told depends on when it was asked:
-   clock rules are judged as of the moment in which the evidence came.
+   clock rules are judged as of the moment in which the evidence came, the term of
+   a release as of the last attestation, which said the same.
 2. What is compared is the standing by this policy against the standing by the
    one in force, both from the same evidence: what changes is the policy's doing.
 3. A device without kept evidence is counted, and nothing is said of it.
@@ -30,9 +31,8 @@ from hwtrust.verify.policy import POLICY_FINDINGS, Rules, judge
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
 from hwtrust_backend.appraisal.service import accepted_kind
 from hwtrust_backend.appraisal.stored import stored_claims
-from hwtrust_backend.enrolment import Device, rules_by, rules_of
+from hwtrust_backend.enrolment import Device, known_releases, rules_by, rules_of
 from hwtrust_backend.policies import Policy, StoredEvidence
-from hwtrust_backend.references import references
 
 EXAMPLES: Final = 20
 """Devices that are named; the others are counted."""
@@ -86,7 +86,7 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
 
 def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None = None) -> DryRun:
     """Hold a group's kept evidence to `policy`; at most `limit` devices (None: all)."""
-    trial = rules_by(policy, references(session))
+    trial = rules_by(policy, known_releases(session))
     present = rules_of(session, group)
     counted, modes, codes = Counter[str](), Counter[str](), Counter[str]()
     first: dict[str, str] = {}
@@ -158,6 +158,7 @@ def _outcome(device: Device, claims: Claims, policy: Policy, rules: Rules, at: i
         epochs=frozenset({claims.counter, claims.binding.epoch}),
         locked=None if device.locked_at is None else device.lock_reason,
         now_ms=at,
+        term_ms=max(at, device.attested_at),
     )
     findings = judgement.verdict.findings
     failures = tuple(finding for finding in findings if finding.severity is Severity.FAIL)

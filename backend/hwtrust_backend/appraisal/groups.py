@@ -191,7 +191,7 @@ class Groups:
         savepoints: bool,
     ) -> Outcome:
         try:
-            device, verified = self._admitted(session, devices, verified)
+            device, verified = self._admitted(session, devices, verified, now)
         except HwTrustError as error:
             return _refused(session, asked, error, now)
         if not savepoints and not asked.request.csr:
@@ -210,12 +210,13 @@ class Groups:
         session: Session,
         devices: Mapping[str, DeviceState],
         verified: Verified | HwTrustError,
+        now: int,
     ) -> tuple[DeviceState, Verified]:
         """The locked row, and evidence that was verified against it; nothing is changed."""
         if isinstance(verified, HwTrustError):
             raise verified
         device = held(devices, verified.keys.id)
-        self.attestations.admit(session, device, verified)
+        self.attestations.admit(session, device, verified, now=now)
         return device, verified
 
 

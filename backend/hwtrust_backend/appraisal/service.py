@@ -4,6 +4,7 @@
     purpose               ATTEST                      SESSION
     evidence binds        the certificate's key       any key of an accepted kind
     reply may hold        approval, root, certificate certificate
+                          order                       order
 
 Rules:
 1. Evidence that is not authentic changes nothing, not even the nonce: whoever
@@ -12,9 +13,12 @@ Rules:
    faster wins.
 3. What the certified counter shows is noted even if the device has failed: it
    is true of its TPM.
-4. A device that has failed gets its findings, the time and a challenge.
+4. A device that has failed gets its findings, the time, a challenge, and the order
+   to update, which may be its way out.
 5. For a session there is no root and no approval: they need the channel that a
    certificate opens.
+6. What a device says of itself is read before anything is decided. A second release
+   that it names gets leave by the group's rules alone.
 """
 
 from __future__ import annotations
@@ -33,11 +37,12 @@ from hwtrust.errors import (
     HwTrustError,
     IdentityError,
     IdentityKeyError,
+    MalformedError,
     TlsKeyRefusedError,
 )
 from hwtrust.verify.appraise import Verdict
 from hwtrust.verify.evidence import Claims, Offered, verify_group
-from hwtrust.verify.policy import Rules, judge
+from hwtrust.verify.policy import Judgement, Rules, judge, order, second_release
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Challenge, Purpose
 from hwtrust.wire.envelope import Envelope, seal
@@ -51,8 +56,11 @@ from hwtrust.wire.messages import (
     SignedTime,
     Standing,
     TlsKeyKind,
+    UpdateOrder,
 )
 from hwtrust.wire.root import Approval, RootDelivery
+from hwtrust.wire.statement import Statement, decode_statement
+from hwtrust_backend.appraisal.queries import keep_answer, require_answers
 from hwtrust_backend.appraisal.stored import keep_evidence
 from hwtrust_backend.audit import Event, evidence_digest, record
 from hwtrust_backend.config import Settings
@@ -63,9 +71,11 @@ from hwtrust_backend.enrolment import (
     DeviceState,
     history_of,
     lock_states,
+    note_failure,
     note_verdict,
     retired,
     rules_of,
+    settle,
     write_states,
 )
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, KeyVault, issue_device_certificate
@@ -105,10 +115,14 @@ class Rotation(Protocol):
         *,
         claims: Claims,
         release: Release,
+        other: Release | None,
         policy: Policy,
         now: int,
     ) -> tuple[Approval | None, RootDelivery | None]:
-        """Leave for the current root, and the next root if it is due."""
+        """Leave for the current root, and the next root if it is due.
+
+        For `release`, which the device runs, and for `other`, to which it may switch.
+        """
         ...
 
 
@@ -134,6 +148,8 @@ class Verified:
     claims: Claims
     digest: bytes
     """Of the evidence, as the audit trail names it."""
+    statement: Statement
+    """What the device says of itself; its TPM vouches only that it is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +192,7 @@ class Attestations:
         device = held(lock_states(session, [name]), name)
         self.rotation.prepare(session, [name])
         verified = self.verify(request, keys=DeviceKeys.of(device), identity=identity, now=now)
-        self.admit(session, device, verified)
+        self.admit(session, device, verified, now=now)
         reply = self.decide(session, device, verified, now=now)
         write_states(session, [device])
         return reply
@@ -199,7 +215,7 @@ class Attestations:
         """The same for a group, which costs less than one at a time; in the same order."""
         results = verify_group([opened.offered for opened in group])
         return [
-            result if isinstance(result, HwTrustError) else _verified(opened, result)
+            result if isinstance(result, HwTrustError) else _stated(opened, result)
             for opened, result in zip(group, results, strict=True)
         ]
 
@@ -229,7 +245,9 @@ class Attestations:
         )
         return Opened(request, keys, purpose, nonce, offered)
 
-    def admit(self, session: Session, device: DeviceState, verified: Verified) -> None:
+    def admit(
+        self, session: Session, device: DeviceState, verified: Verified, *, now: int
+    ) -> None:
         """Refuse what may not be decided on; nothing is changed. The caller holds the row.
 
         Raises:
@@ -243,6 +261,7 @@ class Attestations:
         if self.rotation.forgets_before(session) >= verified.nonce.issued:
             message = "the challenge is from before the backend was restored"
             raise ChallengeExpiredError(message, issued=verified.nonce.issued)
+        require_answers(device, verified.nonce, now=now)
 
     def decide(
         self, session: Session, device: DeviceState, verified: Verified, *, now: int
@@ -258,17 +277,26 @@ class Attestations:
         held_to = rules_of(session, device.group)
         device.nonce_issued = nonce.issued
         before = device.standing
-        verdict = self._appraised(session, device, claims, held_to.rules, now)
+        judgement = self._appraised(session, device, claims, held_to.rules, now)
+        verdict = judgement.verdict
         self.rotation.confirm(session, device, counter=claims.counter, now=now)
         self.rotation.attested(session, device, before=before, policy=held_to.policy, now=now)
         approval, root, certificate = None, None, ""
         if verdict.standing is not Standing.FAILED:
-            if purpose is Purpose.ATTEST:
+            release = held_to.rules.references.releases.get(binding.release)
+            # Where a policy only alerts of it, a device may run one that nobody knows.
+            if purpose is Purpose.ATTEST and release is not None:
                 approval, root = self.rotation.follow(
                     session,
                     device,
                     claims=claims,
-                    release=held_to.rules.references.releases[binding.release],
+                    release=release,
+                    other=second_release(
+                        verified.statement.other,
+                        running=binding.release,
+                        rules=held_to.rules,
+                        now_ms=now,
+                    ),
                     policy=held_to.policy,
                     now=now,
                 )
@@ -277,21 +305,26 @@ class Attestations:
                 certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
         keep_evidence(session, device, request.evidence, claims, now=now)
         self._audit(session, device, verified.digest, verdict, now)
-        return AttestReply(
+        reply = AttestReply(
             standing=verdict.standing,
             mode=device.mode,
             heartbeat_ms=held_to.policy.heartbeat_ms,
+            offline_grace_ms=held_to.policy.offline_grace_ms,
             findings=verdict.findings,
             time=self._time(device.name, nonce.nonce, now),
             challenge=self._issue(device.name, Purpose.ATTEST, now),
             approval=approval,
             root=root,
             certificate=certificate,
+            update=_order(claims, judgement, held_to.rules, now),
         )
+        _note_words(session, device, verified.statement, reply, now)
+        keep_answer(session, device, verified, reply, now=now)
+        return reply
 
     def _appraised(
         self, session: Session, device: DeviceState, claims: Claims, rules: Rules, now: int
-    ) -> Verdict:
+    ) -> Judgement:
         epochs = self.rotation.epochs(session, device, counter=claims.counter)
         judgement = judge(
             claims,
@@ -310,7 +343,7 @@ class Attestations:
                 f"the counter stands at {claims.counter}; the newest known epoch is {max(epochs)}"
             )
             record(session, Event.EPOCH_UNKNOWN, now=now, device=device.id, reason=reason)
-        return verdict
+        return judgement
 
     def _certificate(
         self,
@@ -377,9 +410,19 @@ def held(devices: Mapping[str, DeviceState], name: str) -> DeviceState:
     return device
 
 
-def _verified(opened: Opened, claims: Claims) -> Verified:
-    digest = evidence_digest(opened.request.evidence)
-    return Verified(opened.request, opened.keys, opened.purpose, opened.nonce, claims, digest)
+def _stated(opened: Opened, claims: Claims) -> Verified | HwTrustError:
+    try:
+        statement = decode_statement(claims.binding.statement)
+    except MalformedError as error:
+        return error
+    request = opened.request
+    digest = evidence_digest(request.evidence)
+    return Verified(request, opened.keys, opened.purpose, opened.nonce, claims, digest, statement)
+
+
+def _order(claims: Claims, judgement: Judgement, rules: Rules, now: int) -> UpdateOrder | None:
+    found = order(claims, judgement, rules=rules, now_ms=now)
+    return None if found is None else UpdateOrder(release=found.release, forced=found.forced)
 
 
 def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose:
@@ -395,6 +438,16 @@ def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpo
     if identity.device != request.device.hex():
         raise IdentityKeyError("the client certificate is that of another device")
     return Purpose.ATTEST
+
+
+def _note_words(
+    session: Session, device: DeviceState, statement: Statement, reply: AttestReply, now: int
+) -> None:
+    """Keep the failure that a device reports, or note that it has got over the last one."""
+    if statement.failure is not None:
+        note_failure(session, device, statement.failure, now=now)
+    else:
+        settle(device, ordered=reply.update, now=now)
 
 
 def _announce(

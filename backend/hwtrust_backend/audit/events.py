@@ -13,6 +13,7 @@ class Event(StrEnum):
     ENROLMENT_REFUSED = "device:enrolment:refused"
     EVIDENCE_ACCEPTED = "device:evidence:accepted"
     EVIDENCE_REFUSED = "device:evidence:refused"
+    FAILURE_REPORTED = "device:failure:reported"
     EPOCH_UNKNOWN = "device:epoch:unknown"
     EPOCH_RECOVERED = "device:epoch:recovered"
     CERTIFICATE_ISSUED = "backend:certificate:issued"
@@ -27,6 +28,7 @@ class Event(StrEnum):
     CAMPAIGN_STARTED = "backend:campaign:started"
     CAMPAIGN_FINISHED = "backend:campaign:finished"
     ROTATION_ASKED = "admin:rotation:asked"
+    DEVICE_QUERIED = "admin:device:queried"
     TOKEN_CREATED = "admin:token:created"  # noqa: S105 - the name of an event
     TOKEN_REVOKED = "admin:token:revoked"  # noqa: S105 - the name of an event
     RELEASE_ADDED = "admin:release:added"
@@ -36,6 +38,7 @@ class Event(StrEnum):
     RELEASE_REVOKED = "admin:release:revoked"
     REPOSITORY_ROOT_PUBLISHED = "admin:repository-root:published"
     TARGETS_SIGNED = "admin:targets:signed"
+    TARGETS_PRUNED = "admin:targets:pruned"
     DATABASE_RECOVERED = "admin:database:recovered"
     POLICY_ADDED = "admin:policy:added"
     POLICY_SIGNED = "admin:policy:signed"

@@ -5,7 +5,9 @@ A database may be larger than the memory: it goes from file to file.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -33,6 +35,8 @@ from hwtrust_backend.config import (
     written_file,
 )
 from hwtrust_backend.db import Database, migrate
+from hwtrust_backend.repository import Blobs
+from hwtrust_backend.repository.blobs import pieces
 
 DATABASE_NAME = "backend.sqlite"
 _KEYS = (VAULT_NAME, AUDIT_KEY_NAME, TRUST_NAME)
@@ -40,6 +44,9 @@ _KEYS = (VAULT_NAME, AUDIT_KEY_NAME, TRUST_NAME)
 _FILES = (CONFIG_NAME, *_KEYS)
 """Beside the database."""
 _PUBLIC = {AUDIT_KEY_NAME, TRUST_NAME}
+_RELEASES = "targets/"
+"""Files of releases, each named by its SHA-256."""
+_RELEASE = re.compile(rf"{_RELEASES}[0-9a-f]{{64}}", re.ASCII)
 _FILE_LIMIT = 16 * 1024 * 1024
 
 
@@ -50,9 +57,16 @@ _FILE_LIMIT = 16 * 1024 * 1024
     is_flag=True,
     help="Keys and settings only: for a database that its own tools back up.",
 )
+@click.option(
+    "--without-releases",
+    is_flag=True,
+    help="Leave out the files of releases: for those whose bundles are kept elsewhere.",
+)
 @as_json
 @placed
-def backup(place: Place, *, file: Path, without_database: bool, as_json: bool) -> None:
+def backup(
+    place: Place, *, file: Path, without_database: bool, without_releases: bool, as_json: bool
+) -> None:
     """Write everything that the backend needs into FILE, while it runs.
 
     The private keys in it are encrypted under the passphrase, which is not in it.
@@ -75,8 +89,14 @@ def backup(place: Place, *, file: Path, without_database: bool, as_json: bool) -
             path = settings.directory / name
             if path.exists():
                 _pack(archive, name, path)
+        blobs = Blobs(settings.targets)
+        # After the database, so that every file that it lists is among them.
+        releases = () if without_releases else blobs.names()
+        for name in releases:
+            _pack(archive, f"{_RELEASES}{name}", blobs.path(name))
     if as_json:
-        say_json({"file": str(file), "database": not without_database})
+        told = {"database": not without_database, "release_files": len(releases)}
+        say_json({"file": str(file), **told})
         return
     click.echo(f"{file}: written")
 
@@ -102,6 +122,7 @@ def restore(place: Place, *, file: Path, note: str, as_json: bool) -> None:
         if DATABASE_NAME in entries and place.settings().database:
             raise BackupError("the setting database names another one than would be restored")
         _put(archive, entries, directory, (CONFIG_NAME, DATABASE_NAME))
+        _put_releases(archive, entries, Blobs(place.settings().targets))
         # Before the keys: without them nothing serves what has not been noted as restored.
         noted = _noted_in(place.settings(), note) if DATABASE_NAME in entries else None
         _put(archive, entries, directory, _KEYS)
@@ -141,6 +162,23 @@ def _put(
             mode = 0o644 if name in _PUBLIC else 0o600
             with written_file(directory / name, mode=mode, replace=False) as written:
                 shutil.copyfileobj(content, written)
+
+
+def _put_releases(
+    archive: tarfile.TarFile, entries: dict[str, tarfile.TarInfo], blobs: Blobs
+) -> None:
+    for name, entry in entries.items():
+        content = archive.extractfile(entry) if name.startswith(_RELEASES) else None
+        if content is None:
+            continue
+        make_private_directory(blobs.directory)
+        sha256, digest = name.removeprefix(_RELEASES), hashlib.sha256()
+        with written_file(blobs.path(sha256), mode=0o600, replace=True) as written:
+            for piece in pieces(content):
+                digest.update(piece)
+                written.write(piece)
+            if digest.hexdigest() != sha256:
+                raise BackupError(f"the backup is damaged: {name} is not what it was")
 
 
 def _noted_in(settings: Settings, note: str) -> Recovered:
@@ -218,10 +256,11 @@ def _checked(archive: tarfile.TarFile, file: Path) -> dict[str, tarfile.TarInfo]
     """What a backup holds: plain files of names that are ours, each once, and nothing else."""
     found: dict[str, tarfile.TarInfo] = {}
     for entry in archive:
-        known = entry.name in {*_FILES, DATABASE_NAME} - found.keys()
-        if not known or not entry.isreg():
+        of_release = _RELEASE.fullmatch(entry.name) is not None
+        known = of_release or entry.name in {*_FILES, DATABASE_NAME}
+        if not known or entry.name in found or not entry.isreg():
             raise BackupError(f"{file} holds {entry.name[:80]!r}, which is part of no backup")
-        if entry.name != DATABASE_NAME and entry.size > _FILE_LIMIT:
+        if entry.name in _FILES and entry.size > _FILE_LIMIT:
             raise BackupError(f"{file} holds a {entry.name} larger than any real one")
         found[entry.name] = entry
     missing = {TRUST_NAME, VAULT_NAME} - found.keys()

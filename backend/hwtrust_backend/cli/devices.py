@@ -28,10 +28,11 @@ from hwtrust_backend.admin import (
 )
 from hwtrust_backend.admin.paging import LONGEST_PAGE
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
+from hwtrust_backend.cli.queries import query_device, show_answer
 from hwtrust_backend.cli.shared import Place, as_json, every_page, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
-from hwtrust_backend.enrolment import Device
-from hwtrust_backend.monitor import DeviceSummary
+from hwtrust_backend.enrolment import Device, KeptFailure, spelled
+from hwtrust_backend.monitor import DeviceSummary, Update
 
 SHORT = 16
 """Digits of a device's name that a list shows; `device` takes any unique beginning."""
@@ -43,6 +44,7 @@ HEADS = (
     "STANDING",
     "FOR",
     "WHY",
+    "RELEASE",
     "EPOCH",
     "ROOT AGE",
     "LAST SEEN",
@@ -69,6 +71,9 @@ may_say_why = click.option("--reason", default="", help="Why, for the audit trai
 @click.option("--overdue", "silent", flag_value=True, default=None, help="That were found missing.")
 @click.option("--locked", flag_value=True, default=None, help="That an administrator has locked.")
 @click.option("--retired", flag_value=True, default=None, help="That are out of service.")
+@click.option(
+    "--failing", flag_value=True, default=None, help="That report a failure they have not got over."
+)
 @click.option("--due", flag_value=True, default=None, help="Whose next root is due.")
 @click.option(
     "--limit",
@@ -111,11 +116,27 @@ def devices(
         click.echo(f"there are more than {limit}: --all shows them", err=True)
 
 
-@click.command(epilog="Example: hwtrust-backend device 000b5e1f")
+class DeviceGroup(click.Group):
+    """`device ID` is `device show ID`: no name of a device is the name of a command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let what is no command and no question for help be the device to show."""
+        helps = ctx.help_option_names
+        if not args or (args[0] not in self.commands and args[0] not in helps):
+            args.insert(0, "show")
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DeviceGroup)
+def device() -> None:
+    """Show one device, or ask it what it runs: `device ID` is `device show ID`."""
+
+
+@device.command("show", epilog="Example: hwtrust-backend device show 000b5e1f")
 @device_argument
 @as_json
 @placed
-def device(place: Place, *, device_id: str, as_json: bool) -> None:
+def show_device(place: Place, *, device_id: str, as_json: bool) -> None:
     """Show all about one device: every finding, every root, the audit trail.
 
     ID is the device's name or any unique beginning of it.
@@ -127,6 +148,10 @@ def device(place: Place, *, device_id: str, as_json: bool) -> None:
         say_json(report)
         return
     _show(report, now)
+
+
+device.add_command(query_device)
+device.add_command(show_answer)
 
 
 @click.command("label", epilog='Example: hwtrust-backend label 000b5e1f "hall 2, cabinet 7"')
@@ -266,11 +291,44 @@ def _row(summary: DeviceSummary, now: int) -> tuple[str, ...]:
         summary.standing,
         spell_span(now - summary.since),
         ", ".join(finding.code for finding in summary.why) or "-",
+        _release(summary),
         str(summary.epoch),
         spell_span(summary.root_age_ms) if summary.root else "-",
         spell_span(now - summary.attested_at) + (" (overdue)" if summary.overdue else ""),
         summary.next_step,
     )
+
+
+def _release(summary: DeviceSummary) -> str:
+    """`1.0`, and what it is told to run instead: `1.0 > 2.0`, `1.0 > 2.0 (forced)`."""
+    running = summary.release or "-"
+    if summary.update is Update.NONE:
+        return running
+    forced = " (forced)" if summary.update is Update.FORCED else ""
+    return f"{running} > {summary.wanted}{forced}"
+
+
+def _running(summary: DeviceSummary, now: int) -> str:
+    if summary.release_since is None:
+        return summary.release
+    return f"{summary.release}, for {spell_span(max(now - summary.release_since, 0))}"
+
+
+def _wanted(summary: DeviceSummary) -> str:
+    if summary.update is Update.NONE or not summary.wanted:
+        return summary.wanted
+    return f"{summary.wanted}, the update is {summary.update}"
+
+
+def _failure(failure: KeptFailure | None, now: int) -> str:
+    if failure is None:
+        return ""
+    ago = f"{spell_span(max(now - failure.at, 0))} ago"
+    often = (
+        "" if failure.times == 1 else f", {failure.times} times since {utc_text(failure.first_at)}"
+    )
+    past = "" if failure.over_at is None else f", past since {utc_text(failure.over_at)}"
+    return f"{spelled(failure)} ({ago}{often}{past})"
 
 
 def _show(report: DeviceReport, now: int) -> None:
@@ -289,7 +347,9 @@ def _show(report: DeviceReport, now: int) -> None:
         ("group", f"{summary.group}, policy {report.policy} ({version})"),
         ("ek", report.ek_source),
         ("tls key", summary.tls_key),
-        ("release", summary.release),
+        ("reported", _failure(summary.failure, now)),
+        ("release", _running(summary, now)),
+        ("wanted", _wanted(summary)),
         ("pcrs", f"{report.selection}, application PCR {report.application_pcr}"),
         ("epoch", f"{summary.epoch}, base {report.base_epoch}"),
     ]
@@ -299,6 +359,7 @@ def _show(report: DeviceReport, now: int) -> None:
         ("readmitted", summary.readmitted_at, ""),
         ("missed since", summary.silent_since, ""),
         ("next root", summary.rotate_at, summary.rotation_reason),
+        ("asked", summary.query_asked_at, "not answered yet"),
     )
     fields += [
         (name, ", ".join(filter(None, (utc_text(at), why))))

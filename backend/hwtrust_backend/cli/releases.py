@@ -8,7 +8,7 @@ import click
 
 from hwtrust_backend import references
 from hwtrust_backend.admin import local_administrator, releases
-from hwtrust_backend.cli.output import say_json, say_state, say_table
+from hwtrust_backend.cli.output import say_fields, say_json, say_state, say_table
 from hwtrust_backend.cli.shared import (
     Place,
     as_json,
@@ -97,6 +97,78 @@ def release_list(place: Place, *, as_json: bool) -> None:
     )
 
 
+@release.command("show", epilog="Example: hwtrust-backend release show 1.0")
+@click.argument("name")
+@as_json
+@placed
+def release_show(place: Place, *, name: str, as_json: bool) -> None:
+    """Show a release: its layers in load order, and what their vendor says of them."""
+    with place.reading() as (session, _):
+        shown = releases.release_detail(session, name, by=local_administrator())
+    if as_json:
+        say_json(shown)
+        return
+    report = shown.release
+    times = {
+        "added": report.added_at,
+        "accepted": report.accepted_at,
+        "retired": report.retired_at,
+        "published": shown.published_at,
+        "revoked": shown.revoked_at,
+    }
+    say_fields(
+        [
+            ("release", report.name),
+            ("state", report.state + (", current" if report.current else "")),
+            *((word, utc_text(at)) for word, at in times.items() if at is not None),
+        ]
+    )
+    click.echo()
+    say_table(
+        ("LAYER", "VERSION", "KIND", "CHANGES", "SHA-256", "NOTE"),
+        [
+            (layer.name, layer.version, layer.kind, layer.frequency, layer.digest, layer.note)
+            for layer in shown.layers
+        ],
+    )
+
+
+@release.command(
+    "create", epilog="Example: hwtrust-backend release create ./bundle --manifest release.toml"
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--manifest",
+    "plan",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="release.toml",
+    show_default=True,
+    help="The release's name and layers; paths in it are relative to it.",
+)
+@as_json
+@placed
+def release_create(_: Place, *, bundle: Path, plan: Path, as_json: bool) -> None:
+    """Make the directory BUNDLE of a release, from its layers and a manifest in TOML.
+
+    No backend is needed for that: `hwtrust release create` does the same on the
+    vendor's machines, and its help shows what a manifest has.
+    """
+    from hwtrust.updates.bundle import make_bundle  # noqa: PLC0415 - measures and packs
+
+    manifest = make_bundle(bundle, plan)
+    if as_json:
+        say_json({"release": manifest.name, "bundle": str(bundle), "layers": manifest.layers})
+        return
+    say_table(
+        ("LAYER", "VERSION", "KIND", "CHANGES", "SHA-256"),
+        [
+            (layer.name, layer.version, layer.kind.value, layer.frequency, layer.digest.hex())
+            for layer in manifest.layers
+        ],
+    )
+    click.echo(f"next: hwtrust-backend release publish {bundle} --key KEY", err=True)
+
+
 @release.command(
     "publish", epilog="Example: hwtrust-backend release publish ./bundle --key targets.pem --accept"
 )
@@ -117,7 +189,7 @@ def release_publish(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Publish the release in BUNDLE, which `hwtrust release create` makes.
+    """Publish the release in BUNDLE, which `release create` makes.
 
     The list of releases is signed with the targets key: by --key here, or elsewhere
     (release propose, repository sign) and given by --signed.
@@ -226,3 +298,5 @@ def _say_release(name: str, state: str, *, as_json: bool, published: bool) -> No
         say_json({"release": name, "state": state, "published": published})
         return
     click.echo(f"{name}: {state}, {'published' if published else 'not published'}")
+    if published and state != "accepted":
+        click.echo(f"next: hwtrust-backend release accept {name}, to let devices run it", err=True)

@@ -22,7 +22,7 @@ from hwtrust_backend.cli.shared import (
 )
 from hwtrust_backend.cli.signing import PROPOSAL_LIMIT, key_file, online_of, signers_of
 from hwtrust_backend.config import spell_span, system_clock, utc_text, write_file
-from hwtrust_backend.repository import role_reports
+from hwtrust_backend.repository import Blobs, role_reports
 
 if TYPE_CHECKING:
     from hwtrust_backend.repository.roots import RootChange
@@ -53,6 +53,14 @@ _expires = click.option(
     show_default=True,
     metavar="SPAN",
     help="How long the root is good.",
+)
+_grace = click.option(
+    "--grace",
+    callback=as_span,
+    default="7d",
+    show_default=True,
+    metavar="SPAN",
+    help="What was needed so lately stays, for devices that are at it.",
 )
 _output = click.option(
     "--output",
@@ -139,9 +147,83 @@ def repository_sign(
             ("expires", utc_text(told.expires_at)),
             *((f"{name} keys", keys) for name, keys in told.keys.items()),
             *(("target", target) for target in told.targets),
-            ("signed by", ", ".join(told.signed_by)),
+            *(("signed by", keyid) for keyid in told.signed_by),
         ]
     )
+    for keyid in told.strangers:
+        message = f"note: {keyid} is none of this root's root keys"
+        click.echo(f"{message}; it counts only if the root before has it", err=True)
+
+
+@repository.command("key", epilog="Example: hwtrust-backend repository key a.pub b.pub")
+@click.argument("files", nargs=-1, required=True, type=_PUBLIC)
+@as_json
+@placed
+def repository_key(_: Place, *, files: tuple[Path, ...], as_json: bool) -> None:
+    """Show the ids that roots and signatures give to public keys. No backend is needed."""
+    from hwtrust_backend.repository.signers import load_public  # noqa: PLC0415 - loads TUF
+
+    found = {str(path): load_public(path).keyid for path in files}
+    if as_json:
+        say_json(found)
+        return
+    for name, keyid in found.items():
+        click.echo(f"{keyid}  {name}")
+
+
+@repository.command("export", epilog="Example: hwtrust-backend repository export /srv/www/releases")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@_grace
+@as_json
+@placed
+def repository_export(place: Place, *, directory: Path, grace: int, as_json: bool) -> None:
+    """Write what is published into DIRECTORY, for a static host to serve.
+
+    It is this command's alone. Again, it writes what has changed: often enough that the
+    timestamp, which the backend signs anew while it runs, does not expire there.
+    """
+    from hwtrust_backend.repository.exporting import export, published_state  # noqa: PLC0415
+
+    now = system_clock()
+    with place.reading() as (session, settings):
+        state = published_state(session, grace_ms=grace, now=now)
+        blobs = Blobs(settings.targets)
+    done = export(state, blobs, directory)
+    if as_json:
+        say_json(done)
+        return
+    click.echo(f"{directory}: {done.written} files written, {done.removed} removed")
+    if done.expires_at <= now:
+        click.echo("note: the timestamp is expired; does the backend run?", err=True)
+    else:
+        click.echo(f"next: export again before {utc_text(done.expires_at)}", err=True)
+
+
+@repository.command("prune", epilog="Example: hwtrust-backend repository prune --dry-run")
+@_grace
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@as_json
+@placed
+def repository_prune(place: Place, *, grace: int, dry_run: bool, as_json: bool) -> None:
+    """Remove the files of releases that no published release needs any more."""
+    from hwtrust_backend.admin.repository import prune_files  # noqa: PLC0415 - loads TUF
+
+    with place.session() as (session, settings):
+        pruned = prune_files(
+            session,
+            Blobs(settings.targets),
+            grace_ms=grace,
+            dry_run=dry_run,
+            by=local_administrator(),
+            now=system_clock(),
+        )
+    if as_json:
+        say_json(pruned)
+        return
+    for name in pruned.files:
+        click.echo(name)
+    done = "would be removed" if dry_run else "removed"
+    click.echo(f"{len(pruned.files)} files of {pruned.size} bytes {done}", err=True)
 
 
 @repository.command("status", epilog="Example: hwtrust-backend repository status")

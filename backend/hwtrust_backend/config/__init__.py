@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtrust_backend.config.clock import Clock, spell_span, system_clock, utc_text
+from hwtrust_backend.config.clock import Clock, clock_text, spell_span, system_clock, utc_text
 from hwtrust_backend.config.files import make_private_directory, write_file, written_file
 from hwtrust_backend.config.reading import parse_span
 from hwtrust_backend.config.serving import (
@@ -26,6 +26,7 @@ __all__ = [
     "LogFormat",
     "RateSettings",
     "Settings",
+    "clock_text",
     "load_settings",
     "make_private_directory",
     "parse_span",

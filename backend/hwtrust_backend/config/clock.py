@@ -19,6 +19,8 @@ MINUTE: Final = 60 * SECOND
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 
+_LAST_MOMENT: Final = 253_402_300_799_000
+"""The end of the year 9999."""
 _UNITS: Final = ((DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s"))
 
 
@@ -30,6 +32,13 @@ def system_clock() -> int:
 def utc_text(utc_ms: int) -> str:
     """ISO 8601, to the second, for people."""
     return datetime.fromtimestamp(utc_ms / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock_text(milliseconds: int) -> str:
+    """The same for a clock that somebody else has set, to whatever time."""
+    if milliseconds > _LAST_MOMENT:
+        return f"{milliseconds} ms"
+    return utc_text(milliseconds)
 
 
 def utc_datetime(utc_ms: int) -> datetime:

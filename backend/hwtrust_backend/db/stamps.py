@@ -44,7 +44,7 @@ _STAMPS: Final = Base.metadata.tables[Stamp.__tablename__]
 _SERIAL: Final = select(_STAMPS.c.serial).where(_STAMPS.c.name == bindparam("stamp"))
 
 RULES = "rules"
-"""Of releases, groups and policies."""
+"""Of releases, groups and policies, and of which releases are published."""
 WEBHOOKS = "webhooks"
 """Of the receivers of webhooks."""
 EK_AUTHORITIES = "ek-authorities"

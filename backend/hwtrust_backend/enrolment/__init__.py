@@ -15,6 +15,15 @@ from hwtrust_backend.enrolment.devices import (
     note_verdict,
     retired,
 )
+from hwtrust_backend.enrolment.failures import (
+    KeptFailure,
+    failure_of,
+    note_failure,
+    plain,
+    settle,
+    spelled,
+    step_label,
+)
 from hwtrust_backend.enrolment.models import (
     NAME_DIGITS,
     AllowedEk,
@@ -23,7 +32,13 @@ from hwtrust_backend.enrolment.models import (
     Enrolment,
     EnrolmentToken,
 )
-from hwtrust_backend.enrolment.rules import GroupRules, rules_by, rules_of
+from hwtrust_backend.enrolment.rules import (
+    GroupRules,
+    Releases,
+    known_releases,
+    rules_by,
+    rules_of,
+)
 from hwtrust_backend.enrolment.service import Enrolments, forget_expired
 from hwtrust_backend.enrolment.states import (
     AnyDevice,
@@ -45,18 +60,27 @@ __all__ = [
     "EnrolmentToken",
     "Enrolments",
     "GroupRules",
+    "KeptFailure",
+    "Releases",
+    "failure_of",
     "find_device",
     "findings_of",
     "forget_expired",
     "history_of",
     "keys_of",
     "known_device",
+    "known_releases",
     "list_devices",
     "lock_device",
     "lock_states",
+    "note_failure",
     "note_verdict",
+    "plain",
     "retired",
     "rules_by",
     "rules_of",
+    "settle",
+    "spelled",
+    "step_label",
     "write_states",
 ]

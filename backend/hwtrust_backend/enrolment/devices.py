@@ -150,7 +150,8 @@ def note_verdict(device: DeviceState, verdict: Verdict, mode: Mode, *, now: int)
         device.standing, device.standing_since = standing, now
     device.mode = mode
     device.findings = _ENCODER.encode(verdict.findings)
-    device.release = claims.binding.release
+    if device.release != claims.binding.release:
+        device.release, device.release_since = claims.binding.release, now
     device.counter = min(claims.counter, LAST_EPOCH)
     device.attested_at = now
     if standing is not Standing.FAILED:

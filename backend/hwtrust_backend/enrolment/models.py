@@ -51,6 +51,7 @@ class Device(Base):
         _rare("ix_devices_retired", "retired_at IS NOT NULL"),
         _rare("ix_devices_asked", "rotation_asked_at IS NOT NULL"),
         _rare("ix_devices_not_normal", "mode <> 'normal'"),
+        _rare("ix_devices_failing", "failing_since IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(String(NAME_DIGITS), primary_key=True)
@@ -91,6 +92,14 @@ class Device(Base):
     """When the device was found missing; None while it is heard of."""
     event_free_at: Mapped[int] = mapped_column(BigInteger, default=0)
     """When the device has reported no event lately; later, the more it has."""
+    release_since: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when it claims the release that it claims; None: for longer than is known."""
+    failure: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """What it last reported to have failed; see `enrolment.failures`."""
+    failing_since: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when it reports that; None: never, or it has got over it."""
+    query_asked_at: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when somebody waits for what it runs; None: nobody does."""
     group: Mapped[str] = mapped_column(String(100), default=DEFAULT_GROUP)
     label: Mapped[str] = mapped_column(String(200), default="")
     """An administrator's note."""

@@ -325,7 +325,8 @@ class Enrolments:
         device.standing = verdict.standing
         device.findings = msgspec.json.encode(verdict.findings)
         device.history = msgspec.json.encode(History.of(found.claims, observed_ms=now))
-        device.release = found.claims.binding.release
+        if device.release != found.claims.binding.release:
+            device.release, device.release_since = found.claims.binding.release, now
         device.group = row.group
         device.retired_at = device.readmitted_at = None
         device.mode = Mode.NORMAL if device.locked_at is None else Mode.LOCKED

@@ -57,6 +57,10 @@ class DeviceState(msgspec.Struct, eq=False):
     watchdog_at: int | None
     silent_since: int | None
     mode: Mode
+    release_since: int | None
+    failure: bytes | None
+    failing_since: int | None
+    query_asked_at: int | None
 
     @property
     def name(self) -> bytes:

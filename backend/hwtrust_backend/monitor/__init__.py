@@ -10,13 +10,17 @@ from hwtrust_backend.monitor.service import (
     summary_of,
 )
 from hwtrust_backend.monitor.skew import ClockWatch, clock_skew
+from hwtrust_backend.monitor.updates import Update, Wanted, wanted_of
 
 __all__ = [
     "ClockWatch",
     "DeviceSummary",
     "RootSummary",
+    "Update",
+    "Wanted",
     "clock_skew",
     "root_summary",
     "summaries_of",
     "summary_of",
+    "wanted_of",
 ]

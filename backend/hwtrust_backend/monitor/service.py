@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session
 
 from hwtrust.wire.messages import Finding, Severity, Standing
 from hwtrust_backend.config.clock import spell_span
-from hwtrust_backend.enrolment import Device, findings_of
+from hwtrust_backend.enrolment import (
+    Device,
+    KeptFailure,
+    failure_of,
+    findings_of,
+    plain,
+    step_label,
+)
+from hwtrust_backend.monitor.updates import Update, wanted_of
 from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
 
@@ -26,6 +34,7 @@ _ADVICE: Final = (
     ("evidence:", "accept this kind of evidence in the policy, or move it to another group"),
     ("log:", "reboot the device, so that its layers are measured from the start"),
     ("layer:", "restore the layers from their release on the device, and reboot it"),
+    ("release:outdated", "see on the device why it does not update, or give it a longer term"),
     ("release:", "accept the release here (release accept NAME), or change it on the device"),
     ("epoch:unknown", "this database is older than the device: restore the newest, or re-enrol"),
     ("epoch:", "clear the device's TPM and enrol it again, unless you know why it went back"),
@@ -33,6 +42,21 @@ _ADVICE: Final = (
     ("firmware:", "update the TPM's firmware, or lower the floor in the policy"),
 )
 """What to do about a finding that fails a device, by the beginning of its code."""
+
+_AFTER_STEP: Final = {
+    "verify": "compare its layers with their release; restore them, or update it",
+    "measure": "see on the device whether the layer's files are there and can be read",
+    "extend": "see on the device whether its TPM answers",
+    "activate": "see in the application's log on the device why the layer does not start",
+    "unseal": "have it attest (device query); where that finds nothing, reboot it",
+    "open": "see in its log why the key store does not open; do not delete the store",
+    "stage": "see that it reaches the repository and has room on the disk; it tries again",
+    "confirm": "it went back to the last release: examine the new one before it goes further",
+    "watch": "a layer was changed while the device ran: examine it, restore, reboot",
+    "tpm": "see whether its TPM is plugged in and answers",
+    "other": "look at the code, and at the device's log",
+}
+"""What to do about a failure that a device reports, by its step."""
 
 
 class RootSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +78,12 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     since: int
     why: tuple[Finding, ...]
     release: str
+    release_since: int | None
+    """Since when it claims that release; absent: for longer than is known."""
+    wanted: str
+    """The release that it should run; empty where none can be had."""
+    update: Update
+    """Whether it is told to take the wanted one."""
     epoch: int
     """The epoch counter as last certified."""
     root: RootSummary | None
@@ -74,6 +104,10 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     rotate_at: int | None
     rotation_asked_at: int | None
     rotation_reason: str
+    failure: KeptFailure | None
+    """What it last reported to have failed."""
+    query_asked_at: int | None
+    """Since when somebody waits for what it runs."""
     next_step: str
 
 
@@ -101,13 +135,17 @@ def _summary(
     roots = {root.state: root for root in living}
     active, offered = roots.get(RootState.ACTIVE), roots.get(RootState.OFFERED)
     findings = findings_of(device)
+    wanted = wanted_of(session, device, now=now)
     overdue = now - device.attested_at > policy_of(session, device.group).watchdog_ms
     return DeviceSummary(
         device=device.id,
         standing=device.standing.value,
         since=device.standing_since,
         why=findings,
-        release=device.release,
+        release=plain(device.release),
+        release_since=device.release_since,
+        wanted=wanted.release,
+        update=wanted.update,
         epoch=device.counter,
         root=None if active is None else root_summary(active),
         offered=None if offered is None else root_summary(offered),
@@ -127,6 +165,8 @@ def _summary(
         rotate_at=device.rotate_at,
         rotation_asked_at=device.rotation_asked_at,
         rotation_reason=device.rotation_reason,
+        failure=failure_of(device),
+        query_asked_at=device.query_asked_at,
         next_step=_next_step(device, findings, offered, overdue=overdue, now=now),
     )
 
@@ -161,6 +201,9 @@ def _next_step(
     if overdue:
         silent = spell_span(now - device.attested_at)
         return f"silent for {silent}: check that it runs and reaches the backend"
+    failure = failure_of(device)
+    if failure is not None and failure.over_at is None:
+        return advice_on_failure(failure)
     return _of_good(device, findings, offered, now=now)
 
 
@@ -177,6 +220,12 @@ def _of_good(
         return "wait until all layers are loaded; if that lasts, look at the device"
     alerts = [finding.code for finding in findings if finding.severity is Severity.ALERT]
     return f"look at {', '.join(alerts)}" if alerts else "nothing"
+
+
+def advice_on_failure(failure: KeptFailure) -> str:
+    """The next step for a device that reports a failure, by the step of it."""
+    advice = _AFTER_STEP[step_label(failure.step)]
+    return f"it reports that {failure.step} failed: {advice}"
 
 
 def advice_on(findings: tuple[Finding, ...]) -> str:

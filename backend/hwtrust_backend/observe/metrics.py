@@ -166,6 +166,15 @@ ATTESTATIONS: Final = Counter(
     ("standing",),
     known=tuple(standing.value for standing in Standing),
 )
+FAILURES: Final = Counter(
+    "hwtrust_device_failures_total",
+    "Failures that devices reported, by the step of their load or update.",
+    ("step",),
+    known=(
+        *("verify", "measure", "extend", "activate", "unseal", "open"),
+        *("stage", "confirm", "watch", "tpm", "other"),
+    ),
+)
 REFUSALS: Final = Counter(
     "hwtrust_refusals_total", "Requests refused, by the code of the error.", ("code",)
 )
@@ -209,6 +218,9 @@ DEVICES: Final = FleetGauge(
 )
 DEVICES_SILENT: Final = FleetGauge(
     "hwtrust_devices_silent", "Devices that missed their watchdog's time."
+)
+DEVICES_FAILING: Final = FleetGauge(
+    "hwtrust_devices_failing", "Devices that have reported a failure and not got over it yet."
 )
 ROTATIONS_DUE: Final = FleetGauge(
     "hwtrust_rotations_due", "Devices whose next root is due and not asked for yet."
@@ -255,6 +267,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     REQUESTS_RUNNING,
     RATE_LIMITED,
     ATTESTATIONS,
+    FAILURES,
     REFUSALS,
     DECISIONS,
     COMMIT_SECONDS,
@@ -267,6 +280,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     WAITING,
     DEVICES,
     DEVICES_SILENT,
+    DEVICES_FAILING,
     ROTATIONS_DUE,
     REPOSITORY_EXPIRES,
     READ_ONLY,

@@ -102,6 +102,12 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = MappingProxyType(
             "retired, was never accepted, or is not in the policy.",
             "Update the device. Or accept the release, or name it in the group's policy.",
         ),
+        "release:outdated": Explanation(
+            "The device runs a release that is accepted, and a newer one was accepted so long "
+            "ago that the policy of its group does not let it stay behind any more.",
+            "See on the device why it does not update. Or raise updates.within in the group's "
+            "policy.",
+        ),
         "epoch:revoked": Explanation(
             "The device's counter stands below the epoch of its root. A TPM's counter never "
             "falls: the TPM was cleared and made anew, or is another one.",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hwtrust_backend.config.clock import SECOND, spell_span, utc_datetime
+from hwtrust_backend.config.clock import SECOND, clock_text, spell_span, utc_datetime
 from hwtrust_backend.pages.assets import asset_path
 from hwtrust_backend.pages.explanations import explain
 
@@ -84,6 +84,7 @@ def _environment() -> Environment:
         machine=machine_time,
         relative=relative,
         span=spell_span,
+        clock=clock_text,
         grouped=grouped,
         short=short_name,
         brief=brief,

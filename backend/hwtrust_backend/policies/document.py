@@ -36,9 +36,13 @@
     jitter = "1h"
     per_minute = 60
 
+    [updates]
+    within = "14d"                   # how long an older release may run; absent: for ever
+
 Rules:
 1. An unknown name is an error; so is a value that cannot be meant.
-2. What is absent refuses: the policy is valid, and every device fails by it.
+2. What is absent refuses: the policy is valid, and every device fails by it. Only
+   `pcrs.unsafe_any` and `updates` may be left out.
 3. A document is kept as it was given; its digest is over its bytes.
 """
 
@@ -119,6 +123,10 @@ class _Rotation(_Part, frozen=True, kw_only=True):
     per_minute: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
 
 
+class _Updates(_Part, frozen=True, kw_only=True):
+    within: str | UnsetType = UNSET
+
+
 class _Document(_Part, frozen=True, kw_only=True):
     releases: Literal["accepted"] | tuple[Name, ...] | UnsetType = UNSET
     evidence: tuple[EvidenceKind, ...] | UnsetType = UNSET
@@ -133,6 +141,7 @@ class _Document(_Part, frozen=True, kw_only=True):
     log: _Log = _Log()
     on_failure: dict[str, Effect] = {}
     rotation: _Rotation = _Rotation()
+    updates: _Updates = _Updates()
 
 
 class RotationRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +175,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     log: LogRules
     on_failure: tuple[tuple[str, Effect], ...]
     rotation: RotationRules
+    update_within_ms: int | None
+    """How long an older accepted release may run once a newer one is accepted; None: for ever."""
     absent: tuple[str, ...]
 
 
@@ -272,6 +283,7 @@ class _Reading:
             ),
             on_failure=self._on_failure(),
             rotation=self._rotation(),
+            update_within_ms=self._within(),
             absent=(),
         )
         _require_order(policy)
@@ -334,6 +346,10 @@ class _Reading:
             jitter_ms=self._jitter(),
             per_minute=self._or_absent("rotation.per_minute", rotation.per_minute, 1),
         )
+
+    def _within(self) -> int | None:
+        text = self._document.updates.within
+        return None if text is UNSET else self._span("updates.within", text)
 
     def _jitter(self) -> int:
         text = self._document.rotation.jitter
@@ -412,5 +428,9 @@ events = ["transaction", "secure-input"]
 windows = []
 jitter = "1h"
 per_minute = 60
+
+[updates]
+# An older release may run for as long as it is accepted. Or, with a newer one accepted, for:
+# within = "14d"
 """
 """The policy that `init` writes down for the group `default`."""

@@ -5,8 +5,10 @@ Rules:
    storage key and dropped.
 2. An approval is reckoned in the device's own TPM clock: the clock in the quote
    plus the time that is left.
-3. States are folded from a release's reference values; from the device come
+3. States are folded from releases' reference values; from the device come
    only values that its TPM has quoted.
+4. A second release is approved only where the caller gives it: what a device
+   asks for is not looked at here.
 """
 
 from __future__ import annotations
@@ -72,13 +74,22 @@ def sign_metadata(metadata: RootMetadata, *, metadata_key: Signer) -> Envelope:
 
 
 def approve(
-    claims: Claims, release: Release, *, epoch: int, left_ms: int, policy_key: Signer
+    claims: Claims,
+    release: Release,
+    *,
+    other: Release | None,
+    epoch: int,
+    left_ms: int,
+    policy_key: Signer,
 ) -> Approval:
-    """Leave to open the root of `epoch` for `left_ms` more of the device's clock."""
+    """Leave to open the root of `epoch` for `left_ms` more of the device's clock.
+
+    In the states of `release`, and in those of `other` where the device may switch to it.
+    """
     device = claims.device
     kept = _STANDING.get(device.name)
-    if kept is None or not kept.is_of(claims, release, epoch):
-        kept = _standing(claims, release, epoch)
+    if kept is None or not kept.is_of(claims, release, other, epoch):
+        kept = _standing(claims, release, other, epoch)
         _STANDING.keep(device.name, kept)
     recipe = replace(kept.recipe, not_after=min(claims.clock.clock + left_ms, U64_MAX))
     digest = approval_digest(fold((recipe.deadline(),), begun=kept.folded), kept.ref)
@@ -90,16 +101,18 @@ class _Standing(msgspec.Struct, frozen=True, eq=False):
 
     device: KnownDevice
     release: Release
+    other: Release | None
     values: Mapping[int, bytes]
     recipe: Approval
     folded: bytes
     ref: bytes
 
-    def is_of(self, claims: Claims, release: Release, epoch: int) -> bool:
+    def is_of(self, claims: Claims, release: Release, other: Release | None, epoch: int) -> bool:
         """Whether it is made of just this: of the very objects, none of which can change."""
         return (
             self.device is claims.device
             and self.release is release
+            and self.other is other
             and self.values is claims.pcrs
             and self.recipe.epoch == epoch
         )
@@ -109,18 +122,20 @@ _STANDING: Final[Kept[bytes, _Standing]] = Kept(most=STANDING_KEPT)
 """By the device's name."""
 
 
-def _standing(claims: Claims, release: Release, epoch: int) -> _Standing:
+def _standing(claims: Claims, release: Release, other: Release | None, epoch: int) -> _Standing:
     device, values = claims.device, claims.pcrs
+    quoted = tuple(sorted(values.items()))
     recipe = Approval(
         epoch=epoch,
         selection=str(device.selection),
-        branches=_branches(release, device.selection, tuple(sorted(values.items())), device.pcr),
+        branches=_branches(release, other, device.selection, quoted, device.pcr),
         counter_name=device.counter_name,
         not_after=0,
     )
     return _Standing(
         device=device,
         release=release,
+        other=other,
         values=values,
         recipe=recipe,
         folded=fold(recipe.standing()),
@@ -130,10 +145,14 @@ def _standing(claims: Claims, release: Release, epoch: int) -> _Standing:
 
 @lru_cache(maxsize=4096)
 def _branches(
-    release: Release, selection: PcrSelection, values: tuple[tuple[int, bytes], ...], pcr: int
-) -> tuple[Branch, Branch]:
+    release: Release,
+    other: Release | None,
+    selection: PcrSelection,
+    values: tuple[tuple[int, bytes], ...],
+    pcr: int,
+) -> tuple[Branch, ...]:
     """The approved states of devices that are alike; they stay the same between releases."""
-    return approved_states(release, selection=selection, values=dict(values), pcr=pcr)
+    return approved_states(release, other=other, selection=selection, values=dict(values), pcr=pcr)
 
 
 def allow_increment(

@@ -16,13 +16,15 @@ Rules:
    it, together with the next root: without both it could not move its keys.
 6. After the database was restored, an epoch that may have been given away and
    forgotten is left out (`recovery`).
+7. A device that holds a second release which it may run gets leave for both, with
+   each approval from its first attestation on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import select
@@ -61,6 +63,13 @@ from hwtrust_backend.webhooks import Topic, announce
 BACKDATED_MS: Final = 5 * MINUTE
 MOVE_WINDOW_MS: Final = HOUR
 """How long an expired root may still be opened to move the keys to the next one (rule 5)."""
+
+
+class Running(NamedTuple):
+    """What a device runs, and the release to which it may switch."""
+
+    release: Release
+    other: Release | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ class Publisher:
             public=made.public,
             duplicate=made.duplicate,
             seed=made.seed,
-            approval=self._approval(claims, root, release, policy, now),
+            approval=self._approval(claims, root, Running(release), policy, now),
         )
 
     def prepare(self, session: Session, devices: Collection[str]) -> None:
@@ -167,10 +176,15 @@ class Publisher:
         *,
         claims: Claims,
         release: Release,
+        other: Release | None,
         policy: Policy,
         now: int,
     ) -> tuple[Approval | None, RootDelivery | None]:
-        """What a device that has not failed gets: leave for its root, and the next one if due."""
+        """What a device that has not failed gets: leave for its root, and the next one if due.
+
+        `release` is what it runs, `other` one in its second slot that it may run too.
+        """
+        running = Running(release, other)
         active, found = live_roots(session, device.id)
         if active is None:
             return None, None
@@ -194,14 +208,14 @@ class Publisher:
             self._redate(session, device, offered, release, policy=policy, now=now)
         if offered is not None and claims.counter > active.epoch:
             # The epoch that was left out is being counted over: the next root opens already.
-            approval: Approval | None = self._approval(claims, offered, release, policy, now)
+            approval: Approval | None = self._approval(claims, offered, running, policy, now)
         else:
             approval = self._active_approval(
-                session, claims, active, offered, release, policy=policy, now=now
+                session, claims, active, offered, running, policy=policy, now=now
             )
         if offered is None:
             return approval, None
-        return approval, self._delivery(claims, offered, release, policy, now=now)
+        return approval, self._delivery(claims, offered, running, policy, now=now)
 
     def _make(
         self,
@@ -286,11 +300,12 @@ class Publisher:
         record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
 
     def _approval(
-        self, claims: Claims, root: AnyRoot, release: Release, policy: Policy, now: int
+        self, claims: Claims, root: AnyRoot, running: Running, policy: Policy, now: int
     ) -> Approval:
         return approve(
             claims,
-            release,
+            running.release,
+            other=running.other,
             epoch=root.epoch,
             left_ms=_left(root, policy, now),
             policy_key=self.policy_key,
@@ -302,20 +317,21 @@ class Publisher:
         claims: Claims,
         active: LiveRoot,
         offered: StoredRoot | None,
-        release: Release,
+        running: Running,
         *,
         policy: Policy,
         now: int,
     ) -> Approval | None:
         if _left(active, policy, now) > 0:
-            return self._approval(claims, active, release, policy, now)
+            return self._approval(claims, active, running, policy, now)
         if offered is None:
             return None
         reason = f"epoch {active.epoch} has expired; to move the keys to {offered.epoch}"
         record(session, Event.APPROVAL_EXTENDED, now=now, device=active.device, reason=reason)
         return approve(
             claims,
-            release,
+            running.release,
+            other=running.other,
             epoch=active.epoch,
             left_ms=min(MOVE_WINDOW_MS, policy.offline_grace_ms),
             policy_key=self.policy_key,
@@ -325,7 +341,7 @@ class Publisher:
         self,
         claims: Claims,
         offered: StoredRoot,
-        release: Release,
+        running: Running,
         policy: Policy,
         *,
         now: int,
@@ -337,7 +353,7 @@ class Publisher:
             public=offered.public,
             duplicate=offered.duplicate,
             seed=offered.seed,
-            approval=self._approval(claims, offered, release, policy, now),
+            approval=self._approval(claims, offered, running, policy, now),
             increments=tuple(
                 allow_increment(
                     claims.device.name,

@@ -89,6 +89,11 @@ class Waiters:
         finally:
             self._forget(device, waiter)
 
+    @property
+    def ended(self) -> bool:
+        """Whether this process is going away."""
+        return self._ended.is_set()
+
     def end(self) -> None:
         """End every wait, from any thread: this process is going away."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwtrust_backend.references.models import StoredRelease
 from hwtrust_backend.references.service import (
     accept_release,
+    acceptances,
     add_release,
     current_release,
     decode_release,
@@ -16,6 +17,7 @@ from hwtrust_backend.references.service import (
 __all__ = [
     "StoredRelease",
     "accept_release",
+    "acceptances",
     "add_release",
     "current_release",
     "decode_release",

@@ -111,6 +111,15 @@ def references(session: Session) -> References:
     )
 
 
+def acceptances(session: Session) -> dict[str, int]:
+    """When each accepted release was accepted, UTC milliseconds; no two at one moment."""
+    return {
+        row.name: row.accepted_at
+        for row in list_releases(session)
+        if row.accepted_at is not None and row.state == "accepted"
+    }
+
+
 def _stored(session: Session, name: str) -> StoredRelease:
     stored = session.get(StoredRelease, name, populate_existing=True)
     if stored is None:

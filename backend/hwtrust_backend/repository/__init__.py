@@ -7,6 +7,8 @@
     roots             the ceremony: who may sign what
     online            snapshot and timestamp, which this backend signs
     publishing        publishing and revoking
+    pruning           files that nobody needs any more
+    exporting         all of it as files, for a static host
 
 Rules:
 1. Root and targets are signed by people, with keys that this backend does not have.
@@ -32,6 +34,7 @@ from hwtrust_backend.repository.reading import (
     RoleReport,
     ServedTarget,
     due_roles,
+    listed_releases,
     metadata_named,
     newest,
     published_releases,
@@ -49,6 +52,7 @@ __all__ = [
     "TufRepository",
     "TufRole",
     "due_roles",
+    "listed_releases",
     "metadata_named",
     "newest",
     "published_releases",

@@ -4,26 +4,28 @@ Rules:
 1. A file is there whole or not at all, whoever adds the same one at the same time.
 2. Adding one that is there writes it anew: what a disk has spoilt is whole again.
 3. Reading does not hash: a device hashes what it gets, and believes nothing else.
+   What is copied to another place is hashed on its way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from hwtrust.errors import (
-    ConfigError,
-    RepositoryBundleError,
-)
+from hwtrust.errors import ConfigError, RepositoryBundleError, RepositoryFileError
 from hwtrust_backend.config import make_private_directory, written_file
 
 CHUNK: Final = 256 * 1024
+
+_NAME: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_UNFINISHED: Final = re.compile(r"\.[0-9a-f]{64}\.[a-z0-9_]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,67 @@ class Blobs:
             return self.path(blob.sha256).stat().st_size == blob.length
         except OSError:
             return False
+
+    def copy(self, blob: Blob, target: IO[bytes]) -> None:
+        """Write a file's content into `target`.
+
+        Raises:
+            RepositoryFileError: it is missing or spoilt.
+        """
+        digest = hashlib.sha256()
+        try:
+            file = self.path(blob.sha256).open("rb")
+        except OSError as error:
+            message = f"the file {blob.sha256} of a release cannot be read: {error.strerror}"
+            raise RepositoryFileError(message, sha256=blob.sha256) from error
+        with file:
+            for piece in pieces(file):
+                digest.update(piece)
+                target.write(piece)
+        if digest.hexdigest() != blob.sha256:
+            message = f"the file {blob.sha256} of a release is spoilt"
+            raise RepositoryFileError(message, sha256=blob.sha256)
+
+    def names(self) -> list[str]:
+        """The SHA-256 of every file that is there, in order.
+
+        Raises:
+            ConfigError: the directory cannot be read.
+        """
+        return sorted(name for name in self._listed() if _NAME.fullmatch(name))
+
+    def remove(self, needed: Collection[str], *, before: int, dry_run: bool) -> list[Blob]:
+        """Remove files that are not needed, and what an interrupted copy has left.
+
+        What is newer than `before` (UTC milliseconds) stays: somebody may be about to publish
+        it. Gives what was removed, or with `dry_run` would be.
+
+        Raises:
+            ConfigError: the directory cannot be read or changed.
+        """
+        removed = []
+        try:
+            for name in sorted(self._listed()):
+                known = name not in needed if _NAME.fullmatch(name) else _UNFINISHED.fullmatch(name)
+                path = self.directory / name
+                if not known or (status := path.lstat()).st_mtime_ns >= before * 1_000_000:
+                    continue
+                removed.append(Blob(name, status.st_size))
+                if not dry_run:
+                    path.unlink()
+        except OSError as error:
+            message = f"{self.directory} cannot be changed: {error.strerror}"
+            raise ConfigError(message, path=str(self.directory)) from error
+        return removed
+
+    def _listed(self) -> list[str]:
+        try:
+            return os.listdir(self.directory)  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            message = f"{self.directory} cannot be read: {error.strerror}"
+            raise ConfigError(message, path=str(self.directory)) from error
 
     def path(self, sha256: str) -> Path:
         """Where the file of that hash is."""

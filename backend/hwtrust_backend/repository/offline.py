@@ -29,6 +29,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...]
     """Of targets: path, length and SHA-256 of each."""
     signed_by: tuple[str, ...]
+    strangers: tuple[str, ...]
+    """Of a root: who of those has no root key in it, and counts only by the root before it."""
 
 
 def sign_proposal(content: bytes, signers: Sequence[Signer]) -> tuple[bytes, Told]:
@@ -61,6 +63,8 @@ def sign_proposal(content: bytes, signers: Sequence[Signer]) -> tuple[bytes, Tol
 def _told(
     metadata: Metadata[Root] | Metadata[Targets], keys: dict[str, str], targets: Sequence[str]
 ) -> Told:
+    root = metadata.signed if isinstance(metadata.signed, Root) else None
+    known = metadata.signatures if root is None else root.roles[TufRole.ROOT].keyids
     return Told(
         role=metadata.signed.type,
         version=metadata.signed.version,
@@ -68,4 +72,5 @@ def _told(
         keys=keys,
         targets=tuple(targets),
         signed_by=tuple(metadata.signatures),
+        strangers=tuple(keyid for keyid in metadata.signatures if keyid not in known),
     )

@@ -28,6 +28,7 @@ from hwtrust.errors import (
 )
 from hwtrust.wire.release import decode_manifest, release_target
 from hwtrust_backend.audit import Event, record
+from hwtrust_backend.db import RULES, count_up
 from hwtrust_backend.repository import metadata as tuf
 from hwtrust_backend.repository.blobs import Blob, Blobs
 from hwtrust_backend.repository.bundle import Bundle
@@ -152,6 +153,8 @@ def _put(
     tuf.require_signed(root, made)
     tuf.require_in_force(made, now=now)
     tuf.store(session, made, now=now)
+    # Which release devices are ordered to is kept with the rules of their groups.
+    count_up(session, RULES)
 
 
 def _next(

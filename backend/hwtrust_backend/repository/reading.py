@@ -21,6 +21,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DatabaseError, RepositoryTargetUnknownError
+from hwtrust.wire.release import released
 from hwtrust_backend.db import REPOSITORY, Kept, count_up
 from hwtrust_backend.repository.models import (
     PublishedRelease,
@@ -30,7 +31,7 @@ from hwtrust_backend.repository.models import (
 )
 
 _VERSIONED: Final = re.compile(r"([1-9][0-9]{0,17})\.(root|targets|snapshot)\.json", re.ASCII)
-_TIMESTAMP: Final = f"{TufRole.TIMESTAMP.value}.json"
+TIMESTAMP_NAME: Final = f"{TufRole.TIMESTAMP.value}.json"
 
 
 class _Hashes(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ def metadata_named(session: Session, name: str) -> bytes:
     """
     found = None
     match = _VERSIONED.fullmatch(name)
-    if name == _TIMESTAMP:
+    if name == TIMESTAMP_NAME:
         found = newest(session, TufRole.TIMESTAMP)
     elif match is not None:
         found = session.get(TufMetadata, (TufRole(match[2]), int(match[1])))
@@ -115,6 +116,11 @@ def target_named(session: Session, path: str) -> ServedTarget:
     if found is None:
         raise RepositoryTargetUnknownError("there is no such target")
     return found
+
+
+def listed_releases(session: Session) -> frozenset[str]:
+    """The names of the releases that devices find: those that the newest targets list."""
+    return frozenset(name for name in map(released, _read_listed(session)) if name is not None)
 
 
 def published_releases(session: Session) -> list[PublishedRelease]:
@@ -146,18 +152,47 @@ def due_roles(session: Session, *, now: int) -> frozenset[TufRole]:
     )
 
 
-def _read_served(session: Session) -> Mapping[str, ServedTarget]:
-    row = newest(session, TufRole.TARGETS)
-    if row is None:
-        return {}
-    try:
-        listed = msgspec.json.decode(row.content, type=_Metadata).signed.targets
-    except msgspec.MsgspecError as error:
-        raise DatabaseError("the targets metadata in the database is damaged") from error
+def served_by(row: TufMetadata) -> dict[str, ServedTarget]:
+    """What targets metadata lists, by the paths that clients ask for.
+
+    Raises:
+        DatabaseError: it is damaged.
+    """
     return {
         _consistent(path, target.hashes.sha256): ServedTarget(target.hashes.sha256, target.length)
-        for path, target in listed.items()
+        for path, target in _listed_by(row).items()
     }
+
+
+def lately_served(session: Session, *, since: int) -> dict[str, ServedTarget]:
+    """What the targets in force list, and what those listed that were in force after `since`.
+
+    As far as old metadata is kept: of very many changes in a short time not all is known.
+    """
+    query = select(TufMetadata).where(TufMetadata.role == TufRole.TARGETS)
+    rows = session.scalars(query.order_by(TufMetadata.version.desc())).all()
+    found: dict[str, ServedTarget] = {}
+    for number, row in enumerate(rows):
+        if number == 0 or rows[number - 1].made_at > since:
+            found |= served_by(row)
+    return found
+
+
+def _read_listed(session: Session) -> Mapping[str, _Target]:
+    row = newest(session, TufRole.TARGETS)
+    return {} if row is None else _listed_by(row)
+
+
+def _listed_by(row: TufMetadata) -> Mapping[str, _Target]:
+    try:
+        return msgspec.json.decode(row.content, type=_Metadata).signed.targets
+    except msgspec.MsgspecError as error:
+        raise DatabaseError("the targets metadata in the database is damaged") from error
+
+
+def _read_served(session: Session) -> Mapping[str, ServedTarget]:
+    row = newest(session, TufRole.TARGETS)
+    return {} if row is None else served_by(row)
 
 
 def _consistent(path: str, sha256: str) -> str:

@@ -129,7 +129,8 @@ def _require_signed(proposal: Metadata[Root], previous: Root | None) -> None:
     for which, one in (("old", result.first), ("new", result.second)):
         if not one:
             signed, wanted = len(one.signed), one.threshold
-            message = f"the root is signed by {signed} of the {wanted} keys that the {which} wants"
+            whose = "it" if previous is None else f"the {which} root"
+            message = f"the root is signed by {signed} of the {wanted} keys that {whose} wants"
             raise RepositorySignatureError(message, threshold=wanted)
 
 

@@ -14,6 +14,8 @@ class Topic(StrEnum):
     """A device was found missing."""
     HEARD = "device.heard"
     """A device that was missing is there again."""
+    FAILURE_REPORTED = "device.failure.reported"
+    """A step of a load or of an update failed, says the device."""
     LOCKED = "device.locked"
     UNLOCKED = "device.unlocked"
     RETIRED = "device.retired"

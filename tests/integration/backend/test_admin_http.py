@@ -77,6 +77,9 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/devices/{device}/events"): Call(
         200, {"kind": "transaction"}, path=ONE, foreign=OTHER
     ),
+    ("POST", "/devices/{device}/query"): Call(200, {"wait": 0}, path=ONE, foreign=OTHER),
+    ("GET", "/devices/{device}/answer"): Call(200, path=ONE, foreign=OTHER),
+    ("GET", "/devices/{device}/evidence"): Call(404, path=ONE, foreign=OTHER),
     ("POST", "/devices/{device}/lock"): Call(200, WHY, path=ONE, foreign=OTHER),
     ("POST", "/devices/{device}/unlock"): Call(200, {}, path=ONE, foreign=OTHER),
     ("POST", "/devices/{device}/retire"): Call(200, WHY, path=ONE, foreign=OTHER),
@@ -148,6 +151,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("GET", "/webhooks/{webhook}/deliveries"): Call(404, path={"webhook": "wh_none"}),
 }
 OPERATORS = {
+    ("POST", "/devices/{device}/query"),
     ("POST", "/devices/{device}/events"),
     ("PATCH", "/devices/{device}"),
     ("POST", "/devices/{device}/rotate"),

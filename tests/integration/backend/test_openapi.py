@@ -32,6 +32,7 @@ from schemathesis.specs.openapi.checks import (
 from hwtrust.errors import ConfigError
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import ChallengeRequest, EventReply, EventReport
+from hwtrust_backend.app.asking import Asking
 from hwtrust_backend.app.openapi import AREAS, complete
 from hwtrust_backend.app.problems import PROBLEM_TYPE
 from hwtrust_backend.app.routes import create_app
@@ -114,8 +115,13 @@ class Exchange:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[BackendServer]:
-    """A backend over TLS, as it is served; nobody is told to come later."""
-    with BackendServer() as started:
+    """A backend over TLS, as it is served; nobody is told to come later, and no answer awaited."""
+
+    async def at_once(*_: object, **__: object) -> bool:
+        return False
+
+    with pytest.MonkeyPatch.context() as patch, BackendServer() as started:
+        patch.setattr(Asking, "wait", at_once)
         yield started
 
 

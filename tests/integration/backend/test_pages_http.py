@@ -72,7 +72,7 @@ def test_a_get_changes_nothing(fleet: Fleet, cookie: str) -> None:
     """Following every address, also those that forms are sent to, leaves the trail as it was."""
     before = fleet.newest_record()
     name = fleet.name("press 1")
-    acts = ("rotate", "lock", "unlock", "retire", "readmit", "label")
+    acts = ("query", "rotate", "lock", "unlock", "retire", "readmit", "label")
     for path in (*every_page(fleet), *(f"/ui/devices/{name}/{act}" for act in acts)):
         assert fleet.ask("GET", path, cookie=cookie)[0] in {200, 404, 405}
     for path in ("/ui/logout", "/ui/releases/retire", "/ui/audit/check"):

@@ -8,6 +8,7 @@ import pytest
 
 from hwtrust_backend.testing import BackendServer
 from simulators.site import Site
+from simulators.updating import UpdatingSite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,3 +29,17 @@ def backend() -> Iterator[BackendServer]:
 def site(tmp_path: Path, tpm: Swtpm, backend: BackendServer, tpm_vendor: Vendor) -> Site:
     """A device with four layers that is not enrolled yet."""
     return Site(tmp_path, tpm, backend, tpm_vendor)
+
+
+@pytest.fixture
+def updating(
+    tmp_path: Path, tpm: Swtpm, backend: BackendServer, tpm_vendor: Vendor
+) -> UpdatingSite:
+    """An enrolled device that takes updates; its layer `system` takes a restart."""
+    site = UpdatingSite(tmp_path, tpm, backend, tpm_vendor, restart=("system",))
+    site.enrol()
+    with site.open() as device:
+        device.boot()
+        device.keystore.put(UpdatingSite.ENTRY, UpdatingSite.SECRET)
+        device.attest()
+    return site

@@ -364,6 +364,37 @@ def test_a_changed_layer_is_exit_code_8_and_a_failed_standing_exit_code_3(shell:
     assert "log:violation" in shell.run("attest", code=3).out
 
 
+def test_a_failed_boot_says_what_the_device_is_and_what_the_backend_makes_of_it(
+    shell: Shell,
+) -> None:
+    """The error keeps its exit code; beside it stands that the backend knows."""
+    shell.enrol()
+    (shell.home / "frontend").write_bytes(b"changed")
+    said = shell.run("boot", code=8)
+    assert said.err[-3].startswith("locked: the load failed at verify frontend")
+    assert "has been told, and finds the device failed" in said.err[-3]
+    assert said.err[-2].endswith("[layer:mismatch]")
+    document = shell.run("status", "--json").document
+    assert document["failure"] is None
+    assert str(document["heard"]).startswith("{'mode': 'locked'")
+    assert "locked, as heard" in shell.run("status").out
+
+
+def test_status_shows_what_failed_while_the_backend_was_away(shell: Shell) -> None:
+    """Until it has been told."""
+    shell.enrol()
+    (shell.home / "frontend").unlink()
+    shell.backend.__exit__(None, None, None)
+    said = shell.run("boot", code=8)
+    assert "has not been told yet" in said.err[-3]
+    assert "[channel:unreachable]" in said.err[-3]
+    assert said.err[-2].endswith("[layer:unreadable]")
+    assert "measure frontend" in shell.run("status").out
+    failure = shell.run("status", "--json").document["failure"]
+    assert isinstance(failure, dict)
+    assert (failure["step"], failure["code"]) == ("measure", "layer:unreadable")
+
+
 def test_a_root_that_has_expired_is_exit_code_6_and_attesting_recovers(shell: Shell) -> None:
     """The hint is what helps."""
     shell.enrol()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hwtrust_backend.app.backend import Backend
     from simulators.postgres import Postgres
+    from simulators.vendor import Vendor
 
 PASSPHRASE = Secret(b"protects nothing")
 
@@ -60,6 +61,21 @@ def backend(settings: Settings, clock: ManualClock) -> Iterator[Backend]:
         accept_release(session, release.name, now=clock())
     yield opened
     opened.database.close()
+
+
+@pytest.fixture
+def vendor(backend: Backend, tmp_path: Path) -> Vendor:
+    """A vendor before the first ceremony."""
+    from simulators.vendor import Vendor  # noqa: PLC0415 - loads the TUF library
+
+    return Vendor(backend, tmp_path)
+
+
+@pytest.fixture
+def ready(vendor: Vendor) -> Vendor:
+    """A vendor after the first ceremony."""
+    vendor.begin()
+    return vendor
 
 
 @pytest.fixture

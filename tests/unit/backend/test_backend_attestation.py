@@ -103,7 +103,11 @@ def test_a_good_device_gets_a_longer_approval(
     opened = authorization(reply.approval, ref, policy_key=device.policy_public)
     assert opened.ref == ref
     expected = approved_states(
-        make_release(), selection=device.selection, values=device.values, pcr=device.pcr
+        make_release(),
+        other=None,
+        selection=device.selection,
+        values=device.values,
+        pcr=device.pcr,
     )
     assert reply.approval.branches == expected
     grace = read_policy(DEFAULT_DOCUMENT).offline_grace_ms
@@ -471,6 +475,7 @@ def test_the_publisher_gives_nothing_for_a_counter_that_is_not_the_active_root_s
             state,
             claims=claims,
             release=make_release(),
+            other=None,
             policy=read_policy(DEFAULT_DOCUMENT),
             now=backend.clock(),
         )

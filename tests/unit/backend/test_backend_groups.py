@@ -21,6 +21,7 @@ from hwtrust.errors import (
     HwTrustError,
     IdentityCertificateError,
     IdentityError,
+    MalformedError,
     SignatureError,
 )
 from hwtrust.wire.messages import AttestReply, AttestRequest, Standing
@@ -228,6 +229,14 @@ def foreign_signature(backend: Backend, device: BackendDevice) -> Asked:
     return replace(good, request=msgspec.structs.replace(good.request, evidence=evidence))
 
 
+def malformed_statement(backend: Backend, device: BackendDevice) -> Asked:
+    """Authentic evidence in which the device says of itself what nobody can read."""
+    good = asked(backend, device)
+    binding = msgspec.structs.replace(good.request.evidence.binding, statement=b"{")
+    evidence = device.evidence(binding.nonce, binding=binding)
+    return replace(good, request=msgspec.structs.replace(good.request, evidence=evidence))
+
+
 def no_certificate(backend: Backend, device: BackendDevice) -> Asked:
     """An attestation over a connection that shows nobody."""
     return replace(asked(backend, device), identity=None)
@@ -250,11 +259,15 @@ def bad_csr(backend: Backend, device: BackendDevice) -> Asked:
     [
         (used_nonce, ChallengeUsedError.code),
         (foreign_signature, SignatureError.code),
+        (malformed_statement, MalformedError.code),
         (no_certificate, IdentityError.code),
         (refused_certificate, IdentityCertificateError.code),
         (bad_csr, CsrError.code),
     ],
-    ids=["used nonce", "changed signature", "no certificate", "old certificate", "bad CSR"],
+    ids=[
+        *("used nonce", "changed signature", "malformed statement", "no certificate"),
+        *("old certificate", "bad CSR"),
+    ],
 )
 def test_a_bad_attestation_harms_no_neighbour(
     backend: Backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 import tarfile
@@ -21,6 +22,7 @@ from hwtrust_backend.cli import backup as cli_backup
 from hwtrust_backend.config import load_settings, write_file
 from hwtrust_backend.keys import KeyRole, Secret
 from hwtrust_backend.publishing import note_recovery, recovered_at
+from hwtrust_backend.repository import Blobs
 from hwtrust_backend.testing import MINUTE, BackendServer
 from simulators.attester import make_release
 from simulators.backend_clients import HttpApi, enrolled_device
@@ -61,7 +63,11 @@ def test_a_backup_of_a_running_backend_is_restored_as_a_whole(
     device = enrolled_device(server)
     server.token()
     file = tmp_path / "backup.tar"
-    assert shell.json("backup", str(file)) == {"file": str(file), "database": True}
+    assert shell.json("backup", str(file)) == {
+        "file": str(file),
+        "database": True,
+        "release_files": 0,
+    }
     assert file.stat().st_mode & 0o777 == 0o600
     later = enrolled_device(server)
     copy = Shell(tmp_path / "new", capsys)
@@ -123,12 +129,54 @@ def junk(path: Path) -> Path:
 
 
 TWICE = ("keys.vault", "trust.json", "trust.json")
+BLOB = f"targets/{hashlib.sha256(b'a kernel').hexdigest()}"
+
+
+def test_the_files_of_releases_are_in_a_backup(
+    server: BackendServer, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Devices find every file in its place again; what is no file of a release stays out."""
+    blobs = Blobs(server.backend.settings.targets)
+    (tmp_path / "kernel").write_bytes(b"a kernel")
+    blob = blobs.add(tmp_path / "kernel")
+    (blobs.directory / f".{blob.sha256}.abc").write_bytes(b"half")
+    file = tmp_path / "backup.tar"
+    assert shell.json("backup", str(file))["release_files"] == 1
+    with tarfile.open(file) as packed:
+        assert [name for name in packed.getnames() if "targets" in name] == [BLOB]
+    copy = Shell(tmp_path / "new", capsys)
+    copy.run("restore", str(file))
+    restored = copy.data / "targets" / blob.sha256
+    assert restored.read_bytes() == b"a kernel"
+    assert restored.stat().st_mode & 0o777 == 0o600
+    assert restored.parent.stat().st_mode & 0o777 == 0o700
+    assert shell.json("backup", str(tmp_path / "2.tar"), "--without-releases")["release_files"] == 0
+    with tarfile.open(tmp_path / "2.tar") as packed:
+        assert BLOB not in packed.getnames()
+
+
+def test_a_damaged_file_of_a_release_is_not_restored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has not the hash that it is named by is refused, before the keys are there."""
+    names = (BLOB, "keys.vault", "trust.json")
+    file = archive(tmp_path / "bad.tar", *map(tarfile.TarInfo, names), content=b"A kernel")
+    copy = Shell(tmp_path / "new", capsys)
+    _, err = copy.run("restore", str(file), code=1)
+    assert "is not what it was" in err
+    assert not (copy.data / "trust.json").exists()
+    assert list((copy.data / "targets").iterdir()) == []
+
 
 BAD: dict[str, Callable[[Path], Path]] = {
     "a path out of the directory": lambda path: archive(path, tarfile.TarInfo("../keys.vault")),
     "an absolute path": lambda path: archive(path, tarfile.TarInfo("/etc/cron.d/x")),
     "a link": lambda path: archive(path, linked("keys.vault")),
     "another file": lambda path: archive(path, tarfile.TarInfo("notes.txt")),
+    "a file of a release twice": lambda path: archive(path, *map(tarfile.TarInfo, (BLOB, BLOB))),
+    "a file of a release by another name": lambda path: archive(
+        path, tarfile.TarInfo("targets/../../kernel")
+    ),
     "a file twice": lambda path: archive(path, *map(tarfile.TarInfo, TWICE)),
     "only a part": lambda path: archive(path, tarfile.TarInfo("trust.json")),
     "no archive": junk,

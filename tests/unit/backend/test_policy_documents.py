@@ -32,6 +32,7 @@ FULL: Final = policy_document(
     pcrs={"required": [0, 7], "values": {"7": ["ab" * 32]}, "unsafe_any": [0]},
     on_failure={"default": "locked", "firmware:": "alert", "log:": "limited"},
     rotation={"windows": ["01:00-05:00"], "jitter": "0s", "per_minute": 5},
+    updates={"within": "14d"},
 )
 
 
@@ -61,6 +62,7 @@ def test_every_field_is_read() -> None:
     }
     assert policy.rotation.jitter_ms == 0
     assert policy.rotation.per_minute == 5
+    assert policy.update_within_ms == 14 * DAY
     assert policy.absent == ()
 
 
@@ -79,6 +81,13 @@ def test_what_is_left_out_is_named(field: str) -> None:
     table, dot, name = field.rpartition(".")
     changes: dict[str, object] = {table: {name: None}} if dot else {field: None}
     assert read_policy(policy_document(**changes)).absent == (field,)
+
+
+def test_a_term_for_updates_may_be_left_out() -> None:
+    """Without one an older release may run for ever; that is the one table that may be absent."""
+    for text in ("", "[updates]", DEFAULT_DOCUMENT):
+        assert read_policy(text).update_within_ms is None
+    assert "updates.within" not in read_policy("").absent
 
 
 def test_an_empty_document_leaves_everything_unsaid() -> None:
@@ -117,6 +126,10 @@ WRONG: Final[dict[str, tuple[str, int]]] = {
         "[rotation]\nwindows = [\n '01:00-02:00',\n '25:00-26:00',\n]\njitter = '25:00-26:00'",
         4,
     ),
+    "a term of nothing": ("[updates]\nwithin = '0d'", 2),
+    "a term without a unit": ("[updates]\n\nwithin = '14'", 3),
+    "a term that is a number": ("[updates]\nwithin = 14", 2),
+    "a misspelt term": ("[updates]\nwithn = '14d'", 2),
     "a rate of nothing": ("[rotation]\nper_minute = 0", 2),
     "a kind of key that does not exist": ("\n\ntls_keys = ['software']", 3),
     "a watchdog before the heartbeat": ("watchdog = '1m'\nheartbeat = '2m'", 2),
@@ -151,7 +164,7 @@ def test_the_documentation_tells_every_field_and_its_example_is_complete() -> No
     (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert read_policy(example).absent == ()
     rows = "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
-    assert {*FIELDS, "pcrs.unsafe_any"} <= set(re.findall(r"`([a-z_.]+)`", rows))
+    assert {*FIELDS, "pcrs.unsafe_any", "updates.within"} <= set(re.findall(r"`([a-z_.]+)`", rows))
     assert {reason.value for reason in Reason} <= set(re.findall(r"`([a-z_.]+)`", rows))
 
 

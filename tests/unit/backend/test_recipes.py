@@ -32,6 +32,7 @@ class Approver:
         self.device = Attester()
         self.release = make_release()
         self.device.load(self.release)
+        self.other: Release | None = None
         self.known: KnownDevice = self.device.known
         self.epoch = self.device.counter
 
@@ -50,6 +51,7 @@ class Approver:
         made = approve(
             self.claims(),
             self.release,
+            other=self.other,
             epoch=self.epoch,
             left_ms=left_ms,
             policy_key=SoftwareSigner(self.device.policy_key),
@@ -81,6 +83,11 @@ def enrol_again(approver: Approver) -> None:
     approver.device, approver.known = again, again.known
 
 
+def hold_a_second_release(approver: Approver) -> None:
+    """The device may switch to another release."""
+    approver.other = other_release()
+
+
 def other_release() -> Release:
     """A release with other layers."""
     return make_release("2.0")
@@ -88,6 +95,7 @@ def other_release() -> Release:
 
 CHANGES: dict[str, Callable[[Approver], None]] = {
     "another release": run_another_release,
+    "a second release": hold_a_second_release,
     "other values of the PCRs": quote_other_values,
     "the next epoch": open_the_next_epoch,
     "another counter": enrol_again,
@@ -115,3 +123,22 @@ def test_whatever_changes_an_approval_is_not_taken_from_the_last_one(change: str
         return made.branches, made.counter_name, made.epoch
 
     assert opens(before) != opens(after)
+
+
+def test_leave_for_a_second_release_ends_when_it_is_not_given_any_more() -> None:
+    """What was approved for the last heartbeat is not approved again by being kept."""
+    approver = Approver()
+    alone = approver.approval()
+    hold_a_second_release(approver)
+    both, again = approver.approval(), approver.approval()
+    assert both.branches == again.branches
+    assert both.branches[: len(alone.branches)] == alone.branches
+    assert len(both.branches) == len({branch.pcr_digest for branch in both.branches}) == 6
+    approver.other = make_release("3.0")
+    third = approver.approval()
+    shared = {branch.pcr_digest for branch in both.branches} & {
+        branch.pcr_digest for branch in third.branches
+    }
+    assert shared == {branch.pcr_digest for branch in alone.branches}
+    approver.other = None
+    assert approver.approval().branches == alone.branches

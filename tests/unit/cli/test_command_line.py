@@ -137,6 +137,8 @@ FAMILIES = {
     "layer": 8,
     "config": 9,
     "state": 10,
+    "update": 11,
+    "agent": 12,
 }
 """The first word of an error's code, and the exit code."""
 
@@ -153,7 +155,7 @@ def test_every_error_ends_in_the_exit_code_of_its_family(
     def fail(*_: object, **__: object) -> None:
         raise cls("Something has\nhappened.")
 
-    monkeypatch.setattr("hwtrust.cli.device.opened_device", fail)
+    monkeypatch.setattr("hwtrust.cli.device.device_or_agent", fail)
     expected = FAMILIES.get(code.partition(":")[0], 1)
     out, err = ran("status", capture=capsys, code=expected)
     assert not out
@@ -181,7 +183,7 @@ def test_what_the_backend_refuses_for_is_said_with_its_code_and_hint(
     def refuse(*_: object, **__: object) -> None:
         raise errors.RefusedError("it refused", problem="enrolment:token:refused", hint="get one")
 
-    monkeypatch.setattr("hwtrust.cli.device.opened_device", refuse)
+    monkeypatch.setattr("hwtrust.cli.device.device_or_agent", refuse)
     _, err = ran("status", capture=capsys, code=5)
     assert err == [
         "hwtrust: it refused [channel:refused, enrolment:token:refused]",
@@ -352,7 +354,9 @@ def test_no_option_takes_a_secret_from_the_command_line() -> None:
 )
 def test_a_configuration_holds_whatever_a_path_may_hold(layers: dict[str, str]) -> None:
     """What init writes is what is read: quotes, control characters, signs beyond the BMP."""
-    written = tomllib.loads(_toml({"state_dir": "s"}, {"pcr": 8, "banks": ["sha256"]}, layers))
+    written = tomllib.loads(
+        _toml({"state_dir": "s"}, {"tpm": {"pcr": 8, "banks": ["sha256"]}, "layers": layers})
+    )
     assert written == {
         "state_dir": "s",
         "tpm": {"pcr": 8, "banks": ["sha256"]},
@@ -363,7 +367,7 @@ def test_a_configuration_holds_whatever_a_path_may_hold(layers: dict[str, str]) 
 def test_a_path_that_is_not_utf_8_is_refused() -> None:
     """TOML cannot say it."""
     with pytest.raises(errors.ConfigError) as refused:
-        _toml({"state_dir": "\udcff"}, {}, {})
+        _toml({"state_dir": "\udcff"}, {})
     assert refused.value.code == "config"
 
 

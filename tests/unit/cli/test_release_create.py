@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hwtrust.cli import release as command
 from hwtrust.cli import run
 from hwtrust.cli.release import create
 from hwtrust.errors import ConfigError, HwTrustError, LayerError, ManifestError
 from hwtrust.layers import measure
+from hwtrust.updates import bundle as making
 from hwtrust.updates.archive import pack, unpack
 from hwtrust.wire.release import LayerKind, ReleaseManifest, decode_manifest
 
@@ -99,6 +99,10 @@ PLANS: dict[str, tuple[str, type[HwTrustError]]] = {
     "a name that is a path": (PLAN.replace("2026.11", "../x"), ManifestError),
     "a version that is a path": (PLAN.replace('"6.1"', '"../6"'), ManifestError),
     "two layers of one name": (PLAN.replace('"www"', '"kernel"'), ManifestError),
+    "a layer that changes as often as nobody knows": (
+        PLAN.replace('"weekly"', '"wekly"'),
+        ConfigError,
+    ),
     "a layer that is not there": (PLAN.replace("build/www", "build/none"), LayerError),
 }
 
@@ -142,6 +146,6 @@ def test_a_layer_that_changes_while_it_is_packed_is_refused(
         (tree / "index.html").write_text("another page")
         original(tree, target)
 
-    monkeypatch.setattr(command, "pack", changing)
+    monkeypatch.setattr(making, "pack", changing)
     error = refused(plan, tmp_path / "bundle")
     assert error.code == "layer:unreadable"

@@ -15,7 +15,10 @@ import pytest
 
 from hwtrust import errors
 from hwtrust.device import boot
-from hwtrust.device.state import DeviceState, Identity, StoredRoot
+from hwtrust.device.config import OnFailure
+from hwtrust.device.context import DeviceContext
+from hwtrust.device.results import State
+from hwtrust.device.state import DeviceState, Heard, Identity, StoredRoot
 from hwtrust.files import private_directory
 from hwtrust.keys.kek import derive_kek
 from hwtrust.layers import reference
@@ -23,7 +26,7 @@ from hwtrust.measure import application_selection
 from hwtrust.tpm.connection import Pinned
 from hwtrust.wire.cel import CAP, RELOAD, RESET_VALUE, Event, EventKind
 from hwtrust.wire.envelope import Envelope
-from hwtrust.wire.messages import Release, TlsKeyKind
+from hwtrust.wire.messages import Mode, Release, TlsKeyKind
 from hwtrust.wire.root import Approval, Branch
 from hwtrust.wire.states import cold_value, layer_event, live_value, state_digest
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from hwtrust.device.results import Activate, Condition
+    from hwtrust.wire.messages import LayerReference
 
 LAYERS = ("kernel", "frontend")
 PCR = 8
@@ -46,6 +51,11 @@ class FakeLog:
         self.cold = cold
         self.events: list[Event] = []
 
+    @property
+    def log(self) -> FakeLog:
+        """As MeasuredLog, as far as its events go."""
+        return self
+
     def synchronise(self, values: Mapping[int, bytes]) -> bool:
         """As MeasuredLog."""
         self.done.append("synchronise")
@@ -59,18 +69,33 @@ class FakeLog:
         self.done.append(f"extend {event.kind.name.lower()} {event.name}".rstrip())
 
 
+class BenchContext(DeviceContext):
+    """A DeviceContext that writes down when it is locked."""
+
+    done: list[str]
+
+    def lock(self) -> None:
+        """As DeviceContext."""
+        self.done.append("lock")
+        super().lock()
+
+    def anchorage(self) -> Any:  # noqa: ANN401 - the recorder looks at nothing of it
+        """As DeviceContext."""
+        return None
+
+
 @dataclass
 class Bench:
     """A device on the bench: everything that it does is in `done`."""
 
-    context: Any
-    """Plays a DeviceContext."""
+    context: DeviceContext
     state: DeviceState
     release: Release
     log: FakeLog
     home: Path
     values: dict[int, bytes]
     done: list[str] = field(default_factory=list)
+    told: list[Condition] = field(default_factory=list)
     counter: int = 1
     unseal_error: errors.HwTrustError | None = None
 
@@ -104,9 +129,9 @@ class Bench:
         self.state.save_root(root)
         return root
 
-    def boot(self) -> None:
+    def boot(self, activate: Activate | None = None) -> None:
         """Boot."""
-        boot.boot(self.context)
+        boot.boot(self.context, activate=activate)
 
 
 @pytest.fixture(params=[True, False], ids=["cold", "live"])
@@ -136,38 +161,30 @@ def bench(tmp_path: Path, cold: bool, monkeypatch: pytest.MonkeyPatch) -> Iterat
     )
     log = FakeLog(done, cold=cold)
 
-    @contextmanager
-    def step(name: str, detail: str = "") -> Iterator[None]:
-        yield
-
-    context: Any = SimpleNamespace(
-        config=SimpleNamespace(
-            tpm=SimpleNamespace(pcr=PCR),
-            layers={name: str(tmp_path / name) for name in LAYERS},
-        ),
+    told: list[Condition] = []
+    config: Any = SimpleNamespace(
+        tpm=SimpleNamespace(pcr=PCR, platform_pcrs=()),
+        layers={name: str(tmp_path / name) for name in LAYERS},
+        on_failure=OnFailure.LOCKED,
+    )
+    nothing: Any = None
+    measured: Any = log
+    context = BenchContext(
+        config=config,
+        trust=nothing,
         release=release,
         state=state,
-        tpm=None,
-        measured=log,
-        metadata_key=None,
-        policy_key=None,
-        selection=application_selection(PCR, ()),
+        tpm=nothing,
+        channel=nothing,
+        measured=measured,
+        policy_key=nothing,
+        metadata_key=nothing,
         identity=identity,
-        keystore=None,
-        known=lambda: context.identity,
-        anchorage=lambda: None,
-        step=step,
+        on_condition=told.append,
     )
-
-    def lock() -> None:
-        done.append("lock")
-        if context.keystore is not None:
-            context.keystore.close()
-            context.keystore = None
-
-    context.lock = lock
+    context.done = done
     values = {PCR: RESET_VALUE if cold else b"\x11" * 32}
-    made = Bench(context, state, release, log, tmp_path, values, done)
+    made = Bench(context, state, release, log, tmp_path, values, done, told)
     state.save_identity(identity)
 
     @contextmanager
@@ -198,7 +215,7 @@ def bench(tmp_path: Path, cold: bool, monkeypatch: pytest.MonkeyPatch) -> Iterat
         boot, "reopen_root", lambda *_, **__: SimpleNamespace(public=None, authorization=None)
     )
     yield made
-    lock()
+    context.lock()
 
 
 def good_value(bench: Bench) -> bytes:
@@ -324,7 +341,7 @@ def test_a_layer_that_changes_later_locks_the_key_store(bench: Bench) -> None:
     bench.hold(1, good_value(bench))
     bench.boot()
     boot.check_layers(bench.context)
-    assert bench.context.keystore is not None
+    assert bench.context.opened() is not None
     (bench.home / "frontend").write_bytes(b"changed")
     with pytest.raises(errors.LayerMismatchError):
         boot.check_layers(bench.context)
@@ -332,6 +349,147 @@ def test_a_layer_that_changes_later_locks_the_key_store(bench: Bench) -> None:
     assert bench.log.events[-1].kind is EventKind.VIOLATION
     # The key store is locked before the TPM is asked for anything.
     assert bench.done[-2:] == ["lock", "extend violation frontend"]
+
+
+# --- activating --------------------------------------------------------------------------------
+
+
+def test_a_layer_is_activated_after_its_own_extend_and_before_the_next(bench: Bench) -> None:
+    """What runs is in the PCR before it runs, and opens nothing before all of it is there."""
+    bench.hold(1, good_value(bench))
+    bench.boot(lambda layer, _: bench.done.append(f"activate {layer.name}"))
+    started = [step for step in bench.done if step.startswith(("extend layer", "activate"))]
+    assert started == [f"{what} {name}" for name in LAYERS for what in ("extend layer", "activate")]
+    assert bench.done.index("unseal 0") > bench.done.index(f"activate {LAYERS[-1]}")
+
+
+@pytest.mark.parametrize("place", range(len(LAYERS)))
+def test_a_layer_that_is_not_activated_ends_the_chain(bench: Bench, place: int) -> None:
+    """Nothing after it is measured; only the state that would open the root is capped."""
+    failing = LAYERS[place]
+    for later in LAYERS[place + 1 :]:
+        (bench.home / later).unlink()
+
+    def activate(layer: LayerReference, _: Path) -> None:
+        if layer.name == failing:
+            raise KeyError("sesame")
+
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.LayerActivationError) as failed:
+        bench.boot(activate)
+    assert failed.value.code == "layer:activation"
+    assert failed.value.data["layer"] == failing
+    assert isinstance(failed.value.__cause__, KeyError)
+    assert "sesame" not in failed.value.message
+    last = failing == LAYERS[-1]
+    assert bench.done[-1] == ("extend cap" if last else f"extend layer {failing}")
+    assert not any(step.startswith("unseal") for step in bench.done)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_that_changes_while_it_is_activated_is_a_violation(bench: Bench, name: str) -> None:
+    """74: what was loaded may not be what was measured, so the root stays in."""
+    place = bench.home / name
+
+    def activate(layer: LayerReference, path: Path) -> None:
+        if layer.name == name:
+            assert path == place
+            path.write_bytes(b"swapped")
+
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.LayerSwappedError) as swapped:
+        bench.boot(activate)
+    assert swapped.value.code == "layer:swapped"
+    assert bench.log.events[-1].kind is EventKind.VIOLATION
+    assert not any(step.startswith("unseal") for step in bench.done)
+
+
+def test_the_last_layer_that_is_gone_after_its_activation_is_capped(bench: Bench) -> None:
+    """All that opens the root is in the PCR then."""
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.LayerUnreadableError):
+        bench.boot(lambda layer, path: path.unlink() if layer.name == LAYERS[-1] else None)
+    assert bench.done[-1] == "extend cap"
+
+
+# --- what is told and kept -----------------------------------------------------------------------
+
+
+def test_a_failure_is_told_then_kept_on_disk(bench: Bench) -> None:
+    """Step, layer, code and time, for the host at once and for the backend later."""
+    bench.context.now = lambda: 1234
+    (bench.home / LAYERS[-1]).write_bytes(b"changed")
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.LayerMismatchError):
+        bench.boot()
+    assert [told.state for told in bench.told] == [State.LOADING, State.LOCKED]
+    kept = bench.state.failure()
+    assert kept == bench.context.failure
+    assert kept is not None
+    assert (kept.step, kept.layer, kept.code) == ("verify", LAYERS[-1], "layer:mismatch")
+    assert (kept.release, kept.at_ms) == ("1.0", 1234)
+    assert bench.told[-1].since_ms == 1234
+
+
+def test_a_disk_that_takes_no_failure_hides_neither_it_nor_its_cause(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told from memory while the process lives."""
+
+    def full(_: object) -> None:
+        raise errors.StateDiskError("full")
+
+    monkeypatch.setattr(bench.state, "save_failure", full)
+    (bench.home / LAYERS[0]).unlink()
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.LayerUnreadableError):
+        bench.boot()
+    assert bench.context.failure is not None
+    assert bench.context.failure.code == "layer:unreadable"
+
+
+def test_a_kept_failure_that_cannot_be_read_is_told_as_one(bench: Bench) -> None:
+    """A torn file does not keep the device from being opened, and is not passed over."""
+    (bench.state.directory / "failure.json").write_bytes(b"{")
+    found = bench.state.failure()
+    assert found is not None
+    assert (found.step, found.code) == ("open", "state:damaged")
+
+
+@pytest.mark.parametrize("answer", ["locked", "away"])
+def test_a_device_that_its_backend_has_locked_extends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """It is asked first; neither the same answer nor none opens anything, nor is it a failure."""
+
+    def ask(_: object) -> None:
+        if answer == "away":
+            raise errors.ChannelUnreachableError("no connection")
+
+    monkeypatch.setattr(boot, "attest_once", ask)
+    bench.context.heard = Heard(mode=Mode.LOCKED, at_ms=1)
+    bench.hold(1, good_value(bench))
+    with pytest.raises(errors.DeviceLockedError) as locked:
+        bench.boot()
+    assert locked.value.code == "state:locked"
+    assert bench.log.events == []
+    assert bench.context.condition.state is State.LOCKED
+    assert bench.context.failure is None
+
+
+def test_a_device_that_is_not_locked_any_more_boots(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the question counts."""
+
+    def ask(device: DeviceContext) -> None:
+        device.heard = Heard(mode=Mode.NORMAL, at_ms=2)
+
+    monkeypatch.setattr(boot, "attest_once", ask)
+    bench.context.heard = Heard(mode=Mode.LOCKED, at_ms=1)
+    bench.hold(1, good_value(bench))
+    bench.boot()
+    assert bench.context.condition.state is State.NORMAL
 
 
 # --- rule 3: the cap ---------------------------------------------------------------------------
@@ -404,18 +562,18 @@ def test_the_key_store_is_made_once(bench: Bench) -> None:
     """Made at the first boot, opened at the second; the identity remembers it."""
     bench.hold(1, good_value(bench))
     bench.boot()
-    bench.context.keystore.put("name", b"value")
+    bench.context.opened().put("name", b"value")
     assert bench.state.identity().keystore_made
     bench.boot()
-    assert bench.context.keystore["name"] == b"value"
-    bench.context.keystore.close()
+    assert bench.context.opened()["name"] == b"value"
+    bench.context.opened().close()
 
 
 def test_a_key_store_that_is_gone_is_not_replaced_by_an_empty_one(bench: Bench) -> None:
     """Losing every secret is an error, not a fresh start."""
     bench.hold(1, good_value(bench))
     bench.boot()
-    bench.context.keystore.close()
+    bench.context.opened().close()
     bench.state.keystore.unlink()
     with pytest.raises(errors.KeyStoreMissingError) as missing:
         bench.boot()
@@ -428,7 +586,7 @@ def test_the_ticket_of_an_opened_root_is_kept(bench: Bench) -> None:
     bench.hold(1, good_value(bench))
     bench.boot()
     assert bench.state.roots()[1].ticket == b"ticket"
-    bench.context.keystore.close()
+    bench.context.opened().close()
 
 
 def test_a_boot_finishes_a_rotation_that_was_cut_short(bench: Bench) -> None:

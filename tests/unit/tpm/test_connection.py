@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from hwtrust.errors import (
     HwTrustError,
     TpmError,
     TpmFailureModeError,
+    TpmGoneError,
     TpmLockoutError,
     TpmObjectConflictError,
     TpmTamperedError,
@@ -131,7 +134,34 @@ def test_a_tpm_that_is_not_there_is_a_transport_error() -> None:
     """What cannot be opened is an error of the tree."""
     with pytest.raises(TpmTransportError) as caught:
         Tpm("swtpm:path=/nonexistent/tpm.sock")
-    assert caught.value.code == "tpm:transport"
+    assert caught.value.code == "tpm:gone"
+
+
+def test_a_tpm_that_goes_while_in_use_is_gone_and_one_that_comes_back_is_used(
+    anchored: AnchoredTpm,
+) -> None:
+    """Told from a connection that broke once; when the TPM is back, the same `Tpm` works."""
+    with Tpm(anchored.swtpm.tcti) as tpm:
+        before = commands.read_clock(tpm).reset_count
+        pid = anchored.swtpm.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(TpmGoneError) as caught:
+                commands.read_clock(tpm)
+            assert caught.value.code == "tpm:gone"
+        anchored.swtpm.power_cut()
+        assert commands.read_clock(tpm).reset_count == before + 1
+
+
+def test_a_tpm_that_takes_connections_and_answers_none_is_gone(anchored: AnchoredTpm) -> None:
+    """A device file can outlive its TPM: opening it works, and every command fails."""
+
+    def dead(inner: TCTI) -> TCTI:
+        return FaultyTcti(inner, FaultPlan(At(Cut("before"), nth=1, times=None)))
+
+    with Tpm(anchored.swtpm.tcti, wrap=dead) as tpm, pytest.raises(TpmGoneError):
+        commands.read_clock(tpm)
 
 
 # --- breaks ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hwtrust.errors import (
     TpmBusyError,
     TpmError,
     TpmFailureModeError,
+    TpmGoneError,
     TpmLockoutError,
     TpmNotFoundError,
     TpmPermissionError,
@@ -170,7 +171,9 @@ REASONS: dict[str, tuple[int, type[TpmError], str]] = {
     "not allowed": (errno.EACCES, TpmPermissionError, "tpm:permission"),
     "not permitted": (errno.EPERM, TpmPermissionError, "tpm:permission"),
     "in use": (errno.EBUSY, TpmBusyError, "tpm:busy"),
-    "pulled out": (errno.ENODEV, TpmTransportError, "tpm:transport"),
+    "pulled out": (errno.ENODEV, TpmGoneError, "tpm:gone"),
+    "no driver": (errno.ENXIO, TpmGoneError, "tpm:gone"),
+    "a bus error": (errno.EIO, TpmTransportError, "tpm:transport"),
     "gone since": (errno.ENOENT, TpmNotFoundError, "tpm:none"),
 }
 

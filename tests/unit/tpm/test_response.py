@@ -106,7 +106,8 @@ OPENING: dict[str, tuple[int, str]] = {
     "not allowed": (errno.EACCES, "tpm:permission"),
     "not permitted": (errno.EPERM, "tpm:permission"),
     "in use": (errno.EBUSY, "tpm:busy"),
-    "gone": (errno.ENODEV, "tpm:transport"),
+    "gone": (errno.ENODEV, "tpm:gone"),
+    "nothing behind it": (errno.ENXIO, "tpm:gone"),
     "broken": (errno.EIO, "tpm:transport"),
 }
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,6 @@ from hwtrust.errors import (
     UpdateAnchorError,
     UpdateError,
     UpdateExpiredError,
-    UpdateResponseError,
     UpdateRollbackError,
     UpdateThresholdError,
 )
@@ -36,7 +35,14 @@ from hwtrust.updates import metadata
 from hwtrust.updates.client import ReleaseClient
 from hwtrust.wire.release import release_target
 from simulators.tls_server import respond
-from simulators.tuf_repository import TufRepository, UpdateSite, asked_for, meta, signed
+from simulators.tuf_repository import (
+    MemorySource,
+    TufRepository,
+    UpdateSite,
+    asked_for,
+    meta,
+    signed,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -697,41 +703,6 @@ def test_a_name_that_no_release_has_is_never_asked_for(site: UpdateSite, name: s
 
 
 # --- any bytes -----------------------------------------------------------------------
-
-
-class MemorySource:
-    """A source without a server: what a repository holds, and the URL it would have."""
-
-    url = "https://repository/"
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self._files = files
-
-    def get(self, path: str, *, most: int) -> MemoryAnswer:
-        """The file at `path`."""
-        if path not in self._files:
-            raise UpdateResponseError(path, status=404)
-        return MemoryAnswer(self._files[path][: most + 1])
-
-
-class MemoryAnswer:
-    """A file that comes in one piece."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def __enter__(self) -> Self:
-        """Nothing to open."""
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        """Nothing to close."""
-
-    def read(self) -> bytes:
-        """All, then nothing."""
-        content, self._content = self._content, b""
-        return content
 
 
 PUBLISHED: Final = TufRepository(NOW)

@@ -17,6 +17,7 @@ from hwtrust.verify.policy import (
     LogRules,
     PcrRules,
     Rules,
+    UpdateRules,
     judge,
 )
 from hwtrust.wire.cel import Event, EventKind
@@ -33,6 +34,7 @@ RETIRED: Final = make_release("0.9")
 UNLOOKED_AT: Final = PcrRules(required=frozenset(), values={}, unsafe_any=frozenset({0, 7}))
 RULES: Final = Rules(
     references=References(releases={"1.0": RELEASE, "0.9": RETIRED}, accepted=frozenset({"1.0"})),
+    updates=UpdateRules.of({"1.0": 0}, published=(), within_ms=None),
     clock=ClockRules(max_lag_ms=10**15, max_ahead_ms=10**15, max_drift=1.0, firmware_floor=0),
     evidence=frozenset({"tpm"}),
     pcrs=UNLOOKED_AT,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import pytest
 
 from hwtrust.wire.cel import CAP, RELOAD, RESET_VALUE, Event, EventKind, extended
-from hwtrust.wire.policy import pcr_digest
+from hwtrust.wire.policy import MAX_BRANCHES, pcr_digest
 from hwtrust.wire.states import (
     approved_states,
     cold_value,
@@ -18,7 +20,12 @@ from hwtrust.wire.states import (
 from hwtrust.wire.structures import PcrSelection
 from simulators.attester import Attester, make_release
 
+if TYPE_CHECKING:
+    from hwtrust.wire.messages import Release
+
 RELEASE: Final = make_release("1.0", "root-of-trust", "kernel")
+OTHER: Final = make_release("2.0", "root-of-trust", "kernel")
+THIRD: Final = make_release("3.0", "root-of-trust", "kernel")
 SELECTION: Final = PcrSelection.parse("sha256:0,7,12")
 
 
@@ -58,7 +65,9 @@ def test_the_approved_states_are_cold_and_live() -> None:
     """After `cap` neither holds, until a reset or a reload."""
     device = Attester()
     device.load(RELEASE)
-    cold, live = approved_states(RELEASE, selection=SELECTION, values=device.values, pcr=12)
+    cold, live = approved_states(
+        RELEASE, other=None, selection=SELECTION, values=device.values, pcr=12
+    )
     assert (cold.label, live.label) == ("cold", "live")
 
     def state() -> bytes:
@@ -72,3 +81,81 @@ def test_the_approved_states_are_cold_and_live() -> None:
     device.reset()
     device.append(*layer_events(RELEASE))
     assert state() == cold.pcr_digest
+
+
+# --- two releases ----------------------------------------------------------------------
+
+
+def state(device: Attester) -> bytes:
+    """What the selected PCRs hash to now."""
+    return pcr_digest(device.values[number] for number in (0, 7, 12))
+
+
+def after(device: Attester, *steps: Release | Event | str) -> bytes:
+    """The state after these steps: events, loads of releases without a cap, a reset."""
+    for step in steps:
+        if isinstance(step, str):
+            device.reset()
+        elif isinstance(step, Event):
+            device.append(step)
+        else:
+            device.append(*layer_events(step))
+    return state(device)
+
+
+REACHED: Final[dict[str, tuple[Release | Event | str, ...]]] = {
+    "cold": ("reset", RELEASE),
+    "live": (RELOAD, RELEASE),
+    "other-cold": ("reset", OTHER),
+    "other-live": (RELOAD, OTHER),
+    "return-live": (RELOAD, OTHER, CAP, RELOAD, RELEASE),
+    "return-cold": ("reset", OTHER, CAP, RELOAD, RELEASE),
+}
+
+NOT_REACHED: Final[dict[str, tuple[Release | Event | str, ...]]] = {
+    "a third release after a reboot": ("reset", THIRD),
+    "a third release without one": (RELOAD, THIRD),
+    "a return from a third release": (RELOAD, THIRD, CAP, RELOAD, RELEASE),
+    "a return from a load that was not capped": (RELOAD, OTHER, RELOAD, RELEASE),
+    "a return from a load that was not complete": (
+        *(RELOAD, layer_event(OTHER.layers[0]), CAP, RELOAD, RELEASE),
+    ),
+    "the other release twice": (RELOAD, OTHER, CAP, RELOAD, OTHER),
+    "a switch after the cap": (RELOAD, OTHER, CAP),
+    "a return after the cap": (RELOAD, OTHER, CAP, RELOAD, RELEASE, CAP),
+    "a second switch": (RELOAD, OTHER, CAP, RELOAD, RELEASE, CAP, RELOAD, OTHER),
+    "the other release's layers without a reload": (OTHER,),
+}
+
+
+def approved(other: Release | None) -> tuple[Attester, dict[str, bytes]]:
+    """A device that runs `RELEASE`, and the states that are approved for it by their labels."""
+    device = Attester()
+    device.load(RELEASE)
+    branches = approved_states(
+        RELEASE, other=other, selection=SELECTION, values=device.values, pcr=12
+    )
+    return device, {branch.label: branch.pcr_digest for branch in branches}
+
+
+@pytest.mark.parametrize("label", REACHED)
+def test_a_second_release_can_be_switched_to_and_left_again(label: str) -> None:
+    """Each branch is the state that a good device gets into by the way that it is named for."""
+    device, branches = approved(OTHER)
+    assert set(branches) == set(REACHED)
+    assert len(set(branches.values())) == len(REACHED) <= MAX_BRANCHES
+    assert after(device, *REACHED[label]) == branches[label]
+
+
+@pytest.mark.parametrize("case", NOT_REACHED)
+def test_no_other_way_leads_to_an_approved_state(case: str) -> None:
+    """What was not asked for, was not complete, or has been opened already is in no branch."""
+    device, branches = approved(OTHER)
+    assert after(device, *NOT_REACHED[case]) not in branches.values()
+
+
+def test_without_a_second_release_only_the_running_one_is_approved() -> None:
+    """The other branches come with the second release, and with nothing else."""
+    device, branches = approved(None)
+    assert set(branches) == {"cold", "live"}
+    assert after(device, *REACHED["other-live"]) not in branches.values()

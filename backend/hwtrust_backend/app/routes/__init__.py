@@ -20,11 +20,13 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components
 
 from hwtrust.errors import HwTrustError
+from hwtrust_backend.app.asking import Asking
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.measuring import MEASURING, Measuring
 from hwtrust_backend.app.openapi import SCHEMES, Document
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
 from hwtrust_backend.app.routes import admin, devices, events, operations, pages, releases, results
+from hwtrust_backend.app.routes.admin_queries import ASKING
 from hwtrust_backend.app.routes.page_request import SITE
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
 from hwtrust_backend.app.serving import SERVING, Serving
@@ -72,5 +74,6 @@ def create_app(backend: Backend) -> Litestar:
     app.state[STATE] = backend
     serving = Serving.of(backend)
     app.state[SERVING], app.state[MEASURING] = serving, Measuring(backend, serving)
+    app.state[ASKING] = Asking(backend)
     app.state[SITE] = make_site(backend.settings)
     return app

@@ -1,6 +1,6 @@
 """The administration API, /v1/admin/…: for programs with an API token.
 
-    devices                       admin_devices
+    devices                       admin_devices, admin_queries
     enrolment-tokens, eks, ek-authorities     admin_enrolment
     groups, policies, releases    admin_rules
     audit, export                 admin_audit
@@ -20,6 +20,7 @@ from hwtrust_backend.app.routes import (
     admin_audit,
     admin_devices,
     admin_enrolment,
+    admin_queries,
     admin_rules,
 )
 from hwtrust_backend.app.routes.admin_guard import guard
@@ -36,6 +37,7 @@ HANDLERS = (
             *admin_access.HANDLERS,
             *admin_audit.HANDLERS,
             *admin_devices.HANDLERS,
+            *admin_queries.HANDLERS,
             *admin_enrolment.HANDLERS,
             *admin_rules.HANDLERS,
         ],

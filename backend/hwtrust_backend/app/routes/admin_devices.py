@@ -88,6 +88,10 @@ def list_devices(
         bool | None,
         QueryParameter(description="Whether the next root is asked for, or due by now."),
     ] = None,
+    failing: Annotated[
+        bool | None,
+        QueryParameter(description="Whether it has reported a failure, and not got over it."),
+    ] = None,
     cursor: Cursor = None,
     limit: PageLimit = 50,
 ) -> search.DevicePage:
@@ -102,6 +106,7 @@ def list_devices(
         locked=locked,
         retired=retired,
         due=due,
+        failing=failing,
     )
 
     def work(session: Session, by: Principal, now: int) -> search.DevicePage:

@@ -25,6 +25,7 @@ from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.admin import devices as administration
 from hwtrust_backend.admin.fields import label_of
 from hwtrust_backend.admin.principals import Role
+from hwtrust_backend.admin.queries import query, query_report
 from hwtrust_backend.admin.report import device_report
 from hwtrust_backend.admin.search import DeviceFilter, device_page
 from hwtrust_backend.app.routes import page_audit, page_lists, page_login, page_policies
@@ -38,6 +39,7 @@ from hwtrust_backend.app.routes.page_request import (
     shown,
 )
 from hwtrust_backend.app.routes.request import HttpRequest
+from hwtrust_backend.monitor.service import advice_on_failure
 from hwtrust_backend.pages.assets import find_asset
 from hwtrust_backend.pages.measured import Measured, measured
 from hwtrust_backend.pages.overview import (
@@ -118,9 +120,13 @@ def device(request: HttpRequest, device: FromPath[str]) -> Response[str]:
 
     def work(session: Session, visit: Visit) -> Context:
         report = device_report(session, device, by=visit.by, now=visit.now)
+        failure = report.summary.failure
         return {
             "report": report,
             "summary": report.summary,
+            "failure": failure,
+            "advice": "" if failure is None else advice_on_failure(failure),
+            "asked": query_report(session, report.summary.device, by=visit.by, now=visit.now),
             "measured": _measured(
                 session,
                 report.summary.device,
@@ -161,6 +167,19 @@ def _in_service(summary: Any) -> bool:  # noqa: ANN401 - a DeviceSummary
 
 
 ACTS: Final[Mapping[str, Act]] = {
+    "query": Act(
+        label="Ask",
+        title="Ask this device what it runs",
+        consequence=(
+            "It is woken and attests at once, by a new challenge. What it answers is shown on its "
+            "page: versions, PCR values, clock and verdict."
+        ),
+        said="The device is asked; its answer comes with its next attestation.",
+        role=Role.OPERATOR,
+        fits=lambda summary: _in_service(summary) and summary.query_asked_at is None,
+        do=query,
+        needs_reason=False,
+    ),
     "rotate": Act(
         label="Rotate root",
         title="Rotate this device's root",
@@ -302,6 +321,7 @@ def filter_of(query: Mapping[str, str]) -> DeviceFilter:
     states: dict[str, dict[str, bool]] = {
         "": {},
         "silent": {"silent": True},
+        "failing": {"failing": True},
         "locked": {"locked": True},
         "retired": {"retired": True},
         "due": {"due": True},
@@ -319,6 +339,7 @@ def filter_of(query: Mapping[str, str]) -> DeviceFilter:
             locked=states[state].get("locked"),
             retired=states[state].get("retired"),
             due=states[state].get("due"),
+            failing=states[state].get("failing"),
         )
     except (ValueError, KeyError) as error:
         raise RequestError("the list cannot be filtered like that") from error

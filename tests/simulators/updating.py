@@ -1,0 +1,149 @@
+"""A device that takes updates, and the vendor who publishes them.
+
+site = UpdatingSite(tmp_path, tpm, backend, vendor)
+site.enrol()
+site.publish("2.0", kernel=b"the next kernel")
+with site.open() as device:
+device.boot()
+device.update()
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from tuf.api.metadata import Metadata
+
+from hwtrust.layers import reference
+from hwtrust.updates.slots import Slots
+from hwtrust.wire.messages import Release, TrustAnchor
+from hwtrust.wire.release import LayerKind, layer_target
+from hwtrust_backend.admin import local_administrator
+from hwtrust_backend.admin import repository as admin
+from hwtrust_backend.repository import Blobs
+from hwtrust_backend.repository.bundle import take_bundle
+from hwtrust_backend.repository.online import Online
+from hwtrust_backend.repository.publishing import Signing
+from hwtrust_backend.repository.roots import RootChange, propose_root
+from hwtrust_backend.testing import DAY
+from simulators.release_bundle import Holder, make_bundle
+from simulators.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hwtrust.testing.manufacture import Vendor
+    from hwtrust.testing.swtpm import Swtpm
+    from hwtrust_backend.testing import BackendServer
+
+FIRST = "1.0"
+
+
+class Publisher:
+    """Who holds the keys of a backend's repository."""
+
+    def __init__(self, server: BackendServer, directory: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self.holder, self.targets = Holder.new(), Holder.new()
+        self.online = Online(server.backend.settings, server.backend.vault)
+        self.blobs = Blobs(server.backend.settings.targets)
+        change = RootChange(
+            root_keys=[self.holder.public], threshold=1, targets_keys=[self.targets.public]
+        )
+        with server.session() as session:
+            proposal = propose_root(
+                session, change, online=self.online, lifetime_ms=365 * DAY, now=server.clock()
+            )
+        metadata = Metadata.from_bytes(proposal)
+        metadata.sign(self.holder.signer)
+        self.root = metadata.to_bytes()
+        with server.session() as session:
+            admin.publish_root(
+                session,
+                self.root,
+                online=self.online,
+                signers=[],
+                by=local_administrator(),
+                now=server.clock(),
+            )
+
+    def publish(
+        self, name: str, layers: Mapping[str, tuple[str, bytes]], *, accept: bool = True
+    ) -> None:
+        """Publish a release: each layer's version and content by its name."""
+        bundle = take_bundle(make_bundle(self.directory / name, name, layers), self.blobs)
+        with self.server.session() as session:
+            admin.publish_release(
+                session,
+                bundle,
+                blobs=self.blobs,
+                online=self.online,
+                signing=Signing([self.targets.signer]),
+                accept=accept,
+                by=local_administrator(),
+                now=self.server.clock(),
+            )
+
+
+class UpdatingSite(Site):
+    """A site whose layers lie in slots."""
+
+    ENTRY, SECRET = "name", b"what must not be lost"
+
+    def __init__(
+        self,
+        home: Path,
+        tpm: Swtpm,
+        backend: BackendServer,
+        vendor: Vendor,
+        *,
+        restart: tuple[str, ...] = (),
+        **options: object,
+    ) -> None:
+        super().__init__(home, tpm, backend, vendor, **options)  # type: ignore[arg-type]
+        self.digests: dict[str, str] = {}
+        """SHA-256 of each layer's file, by its target path."""
+        self.publisher = Publisher(backend, home / "published")
+        self.layers = {
+            layer.name: (layer.version, (home / layer.name).read_bytes())
+            for layer in self.release.layers
+        }
+        self.publisher.publish(FIRST, self.layers)
+        trust = msgspec.json.decode((home / "trust.json").read_bytes(), type=TrustAnchor)
+        trust = msgspec.structs.replace(trust, releases=self.publisher.root)
+        (home / "trust.json").write_bytes(msgspec.json.encode(trust))
+        self.slots = Slots(home / "slots")
+        places = {name: home / name for name in self.layers}
+        self.slots.create(places, home / "release.json")
+        current = home / "slots" / "current"
+        text = self.config_path.read_text()
+        text = text.replace('release = "release.json"', f'release = "{current / "release.json"}"')
+        for name, place in places.items():
+            text = text.replace(f'"{place}"', f'"{current / name}"')
+        text += f'\n[updates]\nslots = "{home / "slots"}"\nrestart = {list(restart)}\n'
+        self.config_path.write_text(text)
+
+    def publish(self, name: str, *, accept: bool = True, **changes: bytes) -> Release:
+        """Publish a release in which some layers have another content, and version `name`."""
+        layers = dict(self.layers)
+        layers |= {layer: (name, content) for layer, content in changes.items()}
+        self.publisher.publish(name, layers, accept=accept)
+        self.layers = layers
+        self.digests |= {
+            layer_target(layer, version, LayerKind.FILE): hashlib.sha256(content).hexdigest()
+            for layer, (version, content) in layers.items()
+        }
+        scratch = self.home / "scratch"
+        references = []
+        for layer, (version, content) in layers.items():
+            scratch.write_bytes(content)
+            references.append(reference(layer, version, scratch))
+        return Release(name=name, layers=tuple(references))
+
+    def content(self, layer: str) -> bytes:
+        """What lies where the device finds the layer."""
+        return Path(self.config.layers[layer]).read_bytes()
