@@ -203,9 +203,7 @@ class Channel:
         self, method: str, path: str, body: bytes | None, *, patience: float
     ) -> tuple[int, str, bytes]:
         timeout = self._timeout + patience
-        connection = _Connection(
-            self._host, self._port, timeout=timeout, context=self._context
-        )
+        connection = _Connection(self._host, self._port, timeout=timeout, context=self._context)
         headers = {"accept": "application/json"}
         if body is not None:
             headers["content-type"] = "application/json"

@@ -37,6 +37,7 @@ from hwtrust.errors import (
     TpmBusyError,
     TpmFailureModeError,
     TpmNotFoundError,
+    TpmObjectConflictError,
     TpmPermissionError,
     TpmTransportError,
 )
@@ -275,6 +276,10 @@ class Keeper:
             self.device.tpm_away(error)
             raise away(error) from error
         except HwTrustError as error:
+            if isinstance(error, TpmObjectConflictError) and not self.closed():
+                # Cleared, or another TPM in its place: what is open is not this one's any more.
+                self.device.tpm_away(error)
+                raise away(error) from error
             self._failure = error
             self._log(f"{what} failed: {error.message} [{error.code}]")
             return None

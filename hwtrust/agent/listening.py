@@ -60,7 +60,7 @@ class Listener:
             StateError: others can write the directory.
         """
         where = Path(path).absolute()
-        gid = -1 if group is None else group_number(group)
+        gid = None if group is None else group_number(group)
         with contextlib.suppress(OSError):
             where.parent.mkdir(parents=True)
             where.parent.chmod(0o755)  # whatever the umask is
@@ -80,7 +80,8 @@ class Listener:
                 cleanup.callback(_discard, unfinished)
                 place = unfinished / "s"
                 sock.bind(str(place))
-                os.chown(place, -1, gid)
+                if gid is not None and place.stat().st_gid != gid:
+                    os.chown(place, -1, gid)
                 place.chmod(mode)
                 sock.listen(BACKLOG)
                 made = cls(sock, place)

@@ -71,6 +71,7 @@ class Agent:
         self._device: Device | None = None
         self._watch: Watch | None = None
         self._presence: Presence | None = None
+        self._lost: TpmAwayError | None = None
         self._stopping = False
         self._ready = False
         retry = Backoff(settings.retry, cap=settings.heartbeat, fraction=self._ports.fraction)
@@ -148,7 +149,12 @@ class Agent:
         keeper = self._keeper
         if keeper is None:
             raise TpmAwayError("the TPM is away")
-        result = keeper.attest()
+        try:
+            result = keeper.attest()
+        except TpmAwayError as error:
+            # Who asked is told; the owner has to know as well.
+            self._lost = error
+            raise
         if result is None:
             raise keeper.failure or AgentStoppedError("the agent is ending")
         return result
@@ -198,6 +204,9 @@ class Agent:
     def _turn(self, keeper: Keeper) -> None:
         ready = self._wait(self._watch)
         self._inbox.take()
+        if self._lost is not None:
+            lost, self._lost = self._lost, None
+            raise lost
         watch = self._watch
         if watch is not None and watch.fileno() in ready:
             keeper.layers_touched(watch.changed())

@@ -105,7 +105,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tls_key: Blob
     """SubjectPublicKeyInfo, DER."""
     epoch: Epoch
-    release: Annotated[str, Meta(max_length=200)]
+    release: Annotated[str, Meta(max_length=200, pattern="^[^\\x00]*$")]
     log_digest: Digest
     statement: Annotated[bytes, Meta(max_length=STATEMENT_LIMIT)] = b""
     """What the device says of itself (`hwtrust.wire.statement`); not hashed where empty."""

@@ -82,6 +82,10 @@ VIOLATIONS = {
         "backend-uses",
         {"hwtrust_backend/app/routes.py": "from hwtrust.channel import connect"},
     ),
+    "another backend module than the release command makes bundles": (
+        "backend-uses",
+        {"hwtrust_backend/app/routes.py": "from hwtrust.updates.bundle import make_bundle"},
+    ),
     "the backend uses the library's front door": (
         "backend-uses",
         {"hwtrust_backend/app/routes.py": "import hwtrust"},

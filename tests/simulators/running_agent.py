@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hwtrust.device.results import Condition, State
     from simulators.site import Site
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 PROGRAM = Path(sys.executable).with_name("hwtrust")
 
 

@@ -125,11 +125,8 @@ class Committer:
             metrics.COMMIT_SIZE.observe(len(group))
             with metrics.COMMIT_SECONDS.time():
                 outcomes = self._outcomes([waiting.asked for waiting in group])
-            for waiting, outcome in zip(group, outcomes, strict=True):
-                if isinstance(outcome, AttestReply):
-                    metrics.ATTESTATIONS.inc(standing=outcome.standing.value)
-                    _count_failure(waiting.asked)
             self._expected = min(len(group) + len(self._queue), self._group_limit)
+            _count(group, outcomes)
             _tell(group, outcomes)
 
     def _next_group(self) -> list[_Waiting]:
@@ -176,12 +173,19 @@ class Committer:
             return [error] * len(group)
 
 
-def _count_failure(asked: Asked) -> None:
-    """Count what an attestation that was decided reports to have failed."""
-    said = asked.request.evidence.binding.statement
-    failure = decode_statement(said).failure if said else None
-    if failure is not None:
-        metrics.FAILURES.inc(step=step_label(failure.step))
+def _count(group: list[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    """Count what was decided, and what devices report to have failed; nobody waits for it."""
+    try:
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if not isinstance(outcome, AttestReply):
+                continue
+            metrics.ATTESTATIONS.inc(standing=outcome.standing.value)
+            said = waiting.asked.request.evidence.binding.statement
+            failure = decode_statement(said).failure if said else None
+            if failure is not None:
+                metrics.FAILURES.inc(step=step_label(failure.step))
+    except Exception:  # noqa: BLE001 - rule 4
+        _log.exception("attestations were not counted")
 
 
 def _tell(group: list[_Waiting], outcomes: Sequence[Outcome]) -> None:

@@ -245,9 +245,7 @@ class Attestations:
         )
         return Opened(request, keys, purpose, nonce, offered)
 
-    def admit(
-        self, session: Session, device: DeviceState, verified: Verified, *, now: int
-    ) -> None:
+    def admit(self, session: Session, device: DeviceState, verified: Verified, *, now: int) -> None:
         """Refuse what may not be decided on; nothing is changed. The caller holds the row.
 
         Raises:

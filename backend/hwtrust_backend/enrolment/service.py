@@ -243,6 +243,10 @@ class Enrolments:
         if verdict.standing is Standing.FAILED:
             codes = ", ".join(finding.code for finding in verdict.findings)
             raise UntrustedError(f"the device is not in an accepted state: {codes}")
+        release = found.claims.binding.release
+        if release not in rules.references.releases:
+            # Where a policy only alerts of it. A root is made for the states of a release.
+            raise UntrustedError(f"there is no release {release!r} to make a root for")
         return verdict
 
     def _enrolled(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -132,7 +133,9 @@ def test_an_entry_is_used_as_the_document_says(agent: Served) -> None:
         assert b64decode(key) == HKDF(hashes.SHA256(), size, None, b"pay").derive(VALUE)
     sealed = peer.ask("keystore.seal", name="wallet", data=text(b"data"), context=text(b"c"))
     value = sealed["result"]["value"]
-    assert uses.unseal(VALUE, b64decode(value), context=b"c") == b"data"
+    sealing = HKDF(hashes.SHA256(), 32, b"hwtrust agent seal v1", b"").derive(VALUE)
+    message = b64decode(value)
+    assert AESGCM(sealing).decrypt(message[:12], message[12:], b"c") == b"data"
     opened = peer.ask("keystore.open", name="wallet", sealed=value, context=text(b"c"))
     assert opened["result"] == {"value": text(b"data")}
     assert peer.code("keystore.open", name="wallet", sealed=value) == "agent:sealed"
@@ -664,6 +667,22 @@ def test_102_nobody_can_connect_before_the_mode_is_set(
             assert seen == [0o700]
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("group", [None, os.getegid()])
+def test_a_group_is_set_only_where_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int | None
+) -> None:
+    """A service whose system calls are filtered may have none that gives files away."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with served(tmp_path, group=group) as agent:
+        assert agent.path.stat().st_gid == os.getegid()
+    with pytest.raises(AgentSocketError), served(tmp_path, group=os.getegid() + 1):
+        pass
 
 
 def test_69_the_socket_of_a_living_agent_is_not_taken(agent: Served) -> None:

@@ -273,8 +273,14 @@ def answered_by(tmp_path: Path, *lines: bytes) -> AgentClient:
 ANSWERS = {
     "no JSON": (b"hello\n", "agent:reply"),
     "invalid UTF-8": (b'{"jsonrpc":"2.0","id":1,"method":"\xff"}\n', "agent:reply"),
-    "an answer to something else": (b'{"jsonrpc":"2.0","id":2,"result":{}}\n', "agent:reply"),
-    "an answer to nobody": (b'{"jsonrpc":"2.0","id":null,"result":{}}\n', "agent:reply"),
+    "an answer to something else": (
+        b'{"jsonrpc":"2.0","id":2,"result":{"state":"normal"}}\n',
+        "agent:reply",
+    ),
+    "an answer to nobody": (
+        b'{"jsonrpc":"2.0","id":null,"result":{"state":"normal"}}\n',
+        "agent:reply",
+    ),
     "neither result nor error": (b'{"jsonrpc":"2.0","id":1}\n', "agent:reply"),
     "another result": (b'{"jsonrpc":"2.0","id":1,"result":{"value":1}}\n', "agent:reply"),
     "deep nesting": (b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 50_000 + b"\n", "agent:reply"),

@@ -383,6 +383,19 @@ def test_a_device_in_an_unaccepted_state_is_not_enrolled(backend: Backend) -> No
     assert caught.value.code == "evidence:verdict:untrusted"
 
 
+def test_a_device_with_a_release_that_nobody_knows_is_not_enrolled(
+    backend: Backend, hold_to: Callable[..., None]
+) -> None:
+    """Even where the policy only alerts of it: a root is made for the states of a release."""
+    hold_to(on_failure={"release:": "alert"})
+    device = ready_device(backend)
+    allow(backend, device)
+    device.load(make_release("7.7"))
+    with pytest.raises(UntrustedError) as caught:
+        device.enrol(DirectApi(backend))
+    assert caught.value.code == "evidence:verdict:untrusted"
+
+
 def test_a_cleared_device_enrols_again_above_its_old_epochs(backend: Backend) -> None:
     """A new counter starts higher; the old roots are over (58)."""
     device, api = ready_device(backend), DirectApi(backend)

@@ -167,6 +167,10 @@ INVALID: dict[str, tuple[type[msgspec.Struct], Callable[[], bytes]]] = {
     "an epoch beyond what a database holds": (Binding, lambda: binding_json(epoch=2**63)),
     "an epoch that is text": (Binding, lambda: binding_json(epoch="7")),
     "a log digest of 31 bytes": (Binding, lambda: binding_json(log_digest="AAAA" * 10 + "AA==")),
+    "a zero byte in a name": (
+        Binding,
+        lambda: binding_json(release="x").replace(b'"x"', b'"\\u0000"'),
+    ),
     "half a surrogate pair in a name": (
         Binding,
         lambda: binding_json(release="x").replace(b'"x"', b'"\\ud800"'),
