@@ -34,7 +34,7 @@ from hwtrust.wire.messages import Release, TrustAnchor
 from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.background import run_once
-from hwtrust_backend.app.server import make_server
+from hwtrust_backend.app.server import make_server, tcp_socket
 from hwtrust_backend.app.setup import TRUST_NAME, install, open_backend
 from hwtrust_backend.config import Settings, system_clock
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
@@ -248,7 +248,7 @@ class BackendServer:
             made = tempfile.TemporaryDirectory(prefix="hwtrust-backend-")
             directory = Path(self._stack.enter_context(made))
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener = self._stack.enter_context(tcp_socket(("127.0.0.1", 0)))
         port = listener.getsockname()[1]
         found: dict[str, object] = {
             "data_dir": str(directory),
@@ -311,6 +311,6 @@ class BackendServer:
     def come_back(self) -> None:
         """Listen again, where it did before."""
         port = int(self.url.rpartition(":")[2])
-        self._serve(self._stack.enter_context(socket.create_server(("127.0.0.1", port))))
+        self._serve(self._stack.enter_context(tcp_socket(("127.0.0.1", port))))
         # Before the socket that it listens to is closed.
         self._stack.callback(self.go_away)

@@ -21,6 +21,9 @@ def keep_memory_private() -> None:
     """
     import ctypes  # noqa: PLC0415 - for one call, and never in a process that opens no device
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (OSError, ValueError) as error:
+        raise StateError(f"core dumps cannot be switched off: {error}") from error
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise StateError("the kernel does not keep the agent's memory private")

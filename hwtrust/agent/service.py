@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hwtrust.agent.backoff import Backoff
+from hwtrust.agent.footprint import give_back
 from hwtrust.agent.inbox import Inbox
 from hwtrust.agent.keeper import ATTEST, AWAY, Keeper, away
 from hwtrust.agent.offline import OfflineGrace
@@ -280,6 +281,7 @@ class Agent:
         if not self._ready:
             self._ready = True
             self._notifier.ready()
+            give_back()
 
     def _heard(self, condition: Condition) -> None:
         """Of the device itself, in the midst of its work."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from pathlib import Path
 
@@ -12,14 +11,14 @@ from hwtrust.cli.output import config_option, find_config
 
 
 @click.command()
-@click.option("--verbose", is_flag=True, help="Log every TPM state and attestation.")
+@click.option("--verbose", is_flag=True, help="Log also who asks for what at the socket.")
 @config_option
 def agent(*, verbose: bool, config_path: Path | None) -> None:
     """Keep the device trusted: load its layers, attest, watch, take updates.
 
-    One agent owns a device and its TPM. It runs in the foreground, logs to standard
-    error and ends by SIGTERM or SIGINT; SIGHUP makes it attest at once. Host
-    applications connect to its socket (agent.socket in the configuration).
+    One agent owns a device and its TPM. It runs in the foreground until it is told
+    to end, and logs to standard error; a hang-up signal makes it attest at once.
+    Host applications connect to its socket (agent.socket in the configuration).
 
     \b
     Example:
@@ -37,5 +36,4 @@ def agent(*, verbose: bool, config_path: Path | None) -> None:
     config = DeviceConfig.load(find_config(config_path))
     running = Agent(config, AgentConfig.of(config.agent))
     handle_signals(running)
-    gc.collect()
     running.run()

@@ -144,18 +144,21 @@ def _now(device: DeviceContext) -> datetime:
 def _staged(
     device: DeviceContext, slots: Slots, name: str, on_progress: Callable[[Progress], None]
 ) -> ReleaseManifest:
-    with _failure_noted(device, "stage", name):
-        client = client_of(device)
+    with _failure_noted(device, "stage", name), client_of(device) as client:
         with device.step("refresh", "the list of releases"):
             client.refresh()
         manifest = client.manifest(name)
-        for layer in manifest.layers:
-            if layer.name not in device.config.layers:
-                message = f"the configuration has no place for layer {layer.name} of {name}"
-                raise UpdatePlacesError(message, layer=layer.name)
+        _require_layers(device, manifest)
         with device.step("stage", f"release {name}"):
             stage(client, slots, manifest, on_progress=on_progress)
     return manifest
+
+
+def _require_layers(device: DeviceContext, manifest: ReleaseManifest) -> None:
+    for layer in manifest.layers:
+        if layer.name not in device.config.layers:
+            message = f"the configuration has no place for layer {layer.name} of {manifest.name}"
+            raise UpdatePlacesError(message, layer=layer.name)
 
 
 @contextlib.contextmanager

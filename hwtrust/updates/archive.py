@@ -143,8 +143,7 @@ def _write(target: BinaryIO, data: bytes) -> None:
 def unpack(archive: BinaryIO, into: Path, *, limit: int) -> None:
     """Make the tree that `archive` holds, as the new directory `into` (0755).
 
-    Every file and directory is on the disk when this returns; the name `into`
-    itself is when the caller has synced the directory around it. What was
+    The caller brings it to the disk (`hwtrust.updates.trees.sync`). What was
     unpacked before an error stays there, for the caller to remove.
 
     Args:

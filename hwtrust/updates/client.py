@@ -69,14 +69,20 @@ class ReleaseClient:
         Raises:
             ConfigError: not such a URL, or no CA.
         """
-        base, tls = url.rstrip("/"), PinnedCa(tls_ca)
-        return cls(
-            root,
-            state=state,
-            metadata=Source(base + METADATA_PATH, tls=tls),
-            targets=Source(base + TARGETS_PATH, tls=tls),
-            now=now,
-        )
+        metadata = Source(url.rstrip("/") + METADATA_PATH, tls=PinnedCa(tls_ca))
+        targets = metadata.beside(TARGETS_PATH)
+        return cls(root, state=state, metadata=metadata, targets=targets, now=now)
+
+    def __enter__(self) -> Self:
+        """Keep connections for what is asked next."""
+        self._metadata.__enter__()
+        self._targets.__enter__()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close them."""
+        self._metadata.__exit__()
+        self._targets.__exit__()
 
     def refresh(self) -> None:
         """Ask the repository what there is now.

@@ -10,11 +10,14 @@ Rules:
 3. Every answer ends in time: silence has a limit, and so has a trickle.
 4. Disks are not touched here, so that a full one is never taken for a broken
    connection.
+5. Within a `with` a connection is kept for the next file. One that the server has
+   ended meanwhile is replaced once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.client
 import re
 import ssl
@@ -84,6 +87,23 @@ class Source:
         self._host, self._port, self._base = _place(self.url)
         self._context = pinned_context(tls.pem) if isinstance(tls, PinnedCa) else _system_context()
         self._limits = limits or Limits()
+        self._resting = _Resting()
+
+    def __enter__(self) -> Self:
+        """Keep connections from now on."""
+        self._resting.begin()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close what was kept."""
+        self._resting.end()
+
+    def beside(self, path: str) -> Source:
+        """The files of the same server below `path`; both share the connections that are kept."""
+        other = copy.copy(self)
+        other.url = f"https://{urlsplit(self.url).netloc}{path}"
+        other._base = path  # noqa: SLF001 - a copy of ourselves
+        return other
 
     def __repr__(self) -> str:
         return f"<Source {self.url}>"
@@ -103,17 +123,32 @@ class Source:
             headers["range"] = f"bytes={offset}-"
             if _STRONG_TAG.fullmatch(tag):
                 headers["if-range"] = tag
-        connection = self._connection()
+        rested = self._resting.take()
+        if rested is not None:
+            with contextlib.suppress(UpdateUnreachableError, UpdateTlsError):
+                return self._ask(rested, path, headers, most=most, offset=offset)
+        return self._ask(self._connection(), path, headers, most=most, offset=offset)
+
+    def _ask(
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        headers: dict[str, str],
+        *,
+        most: int,
+        offset: int,
+    ) -> Answer:
         try:
             with _converted(self.url):
-                connection.connect()
+                if connection.sock is None:
+                    connection.connect()
                 self._limit(connection, most)
                 connection.request("GET", self._base + path, headers=headers)
                 response = connection.getresponse()
         except BaseException:
             connection.close()
             raise
-        return Answer(self.url, path, connection, response, offset)
+        return Answer(self.url, path, connection, response, offset, self._resting)
 
     def _connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPSConnection(
@@ -126,6 +161,31 @@ class Source:
         connection.sock.within(limits.grace + most / limits.rate, each=limits.silence)
 
 
+class _Resting:
+    """Connections that wait for the next file; none outside of a `with`."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._connections: list[http.client.HTTPConnection] = []
+
+    def begin(self) -> None:
+        self._users += 1
+
+    def end(self) -> None:
+        self._users -= 1
+        while not self._users and self._connections:
+            self._connections.pop().close()
+
+    def take(self) -> http.client.HTTPConnection | None:
+        return self._connections.pop() if self._connections else None
+
+    def give(self, connection: http.client.HTTPConnection) -> None:
+        if self._users and connection.sock is not None:
+            self._connections.append(connection)
+        else:
+            connection.close()
+
+
 class Answer:
     """A file on its way: `offset` is where in it the first piece begins.
 
@@ -133,16 +193,18 @@ class Answer:
     its ETag, or empty.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made in one place
         self,
         url: str,
         path: str,
         connection: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
         offset: int,
+        resting: _Resting,
     ) -> None:
         self._url = url
         self._connection = connection
+        self._resting = resting
         self._response = response
         try:
             self.offset, self.length = _extent(f"{url}{path}", response, offset)
@@ -164,10 +226,14 @@ class Answer:
         self.close()
 
     def close(self) -> None:
-        """End the connection; what has not come yet never comes."""
+        """End the connection, unless it is kept; what has not come yet never comes."""
+        whole = self._response.isclosed() or self._response.length == 0
         # Where the server closes after an answer, the connection has forgotten it.
         self._response.close()
-        self._connection.close()
+        if whole:
+            self._resting.give(self._connection)
+        else:
+            self._connection.close()
 
     def read(self) -> bytes:
         """The next piece; empty when no more comes, be that the end or a broken connection.

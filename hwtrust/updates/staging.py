@@ -5,7 +5,8 @@
 Rules:
 1. What the device runs is not touched: nothing here changes what `current` is.
 2. However a layer came, kept from an interrupted run, copied from the current
-   slot or fetched, it is measured where it lies before the slot is sealed.
+   slot or unpacked, it is measured where it lies before the slot is sealed; a
+   file that is fetched is, on its way.
 3. What an interrupted run has left stays of use for the same manifest only, by
    the digest of that manifest beside it.
 4. A layer that did not change is copied, and fetched where the copy is no good.
@@ -109,7 +110,8 @@ class _Staging:
                 self._tell(1, 1)
                 return
         self._fetch()
-        if not self.fits():
+        # A file that came as it was signed is the layer; of a tree, its archive is.
+        if self.layer.kind is LayerKind.TREE and not self.fits():
             self.slots.discard(self.layer.name)
             message = f"layer {self.layer.name} of release {self.release} is not what it says"
             raise StagedLayerError(message, layer=self.layer.name, release=self.release)

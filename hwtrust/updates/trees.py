@@ -131,7 +131,7 @@ class Tree:
 
 
 class TreeMaker:
-    """Makes a tree at the new name `path`, with everything in it on the disk at the end.
+    """Makes a tree at the new name `path`; `sync` brings it to the disk.
 
     Directories are writable by their owner alone until `finish` gives them their
     modes. What was made before an error stays there, for the caller to remove.
@@ -166,18 +166,17 @@ class TreeMaker:
 
     @contextlib.contextmanager
     def make_file(self, path: bytes, mode: int) -> Iterator[int]:
-        """Make the file `path`; what is written to the descriptor is synced at the end."""
+        """Make the file `path`, which is what is written to the descriptor."""
         parent, name = self._tree.parent(path)
         with new_file(name, mode, dir_fd=parent) as descriptor:
             yield descriptor
 
     def finish(self) -> None:
-        """Give the directories their modes, and sync them."""
+        """Give the directories their modes."""
         # Children before their parents: a parent may become one that nobody can enter.
         for path in sorted(self._modes, reverse=True):
             folder = self._tree.folder(path)
             os.fchmod(folder, self._modes[path])
-            os.fsync(folder)
 
 
 def open_file(path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None) -> int:
@@ -197,12 +196,11 @@ def open_file(path: str | bytes | os.PathLike[str], *, dir_fd: int | None = None
 def new_file(
     path: str | bytes | os.PathLike[str], mode: int, *, dir_fd: int | None = None
 ) -> Iterator[int]:
-    """A descriptor to write the new file `path`, which gets `mode` and is synced at the end."""
+    """A descriptor to write the new file `path`, which gets `mode` at the end."""
     descriptor = os.open(path, _CREATE, 0o600, dir_fd=dir_fd)
     try:
         yield descriptor
         os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -104,8 +104,8 @@ def bring(device: Device, name: str) -> None:
     """All of an update that needs no TPM."""
     context = device._context
     slots = trial.slots_of(context)
-    client = client_of(context)
-    stage(client, slots, client.manifest(name))
+    with client_of(context) as client:
+        stage(client, slots, client.manifest(name))
     slots.switch()
 
 

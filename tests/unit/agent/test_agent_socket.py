@@ -384,9 +384,12 @@ def test_who_reads_slowly_but_reads_is_not_dropped(agent: Served) -> None:
         pass
     heard = b""
     while not heard.endswith(b"\n"):
-        heard += peer.sock.recv(1 << 18)
-        agent.clock.now += 20
+        chunk = peer.sock.recv(1 << 18)
+        assert chunk, "the agent has hung up"
+        heard += chunk
+        agent.clock.now += 8
         agent.poke()
+    assert agent.clock.now > 31
     assert json.loads(heard)["result"]["value"] == text(bytes(1 << 20))
 
 

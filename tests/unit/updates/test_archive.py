@@ -37,6 +37,7 @@ from hwtrust.errors import (
 )
 from hwtrust.layers import measure
 from hwtrust.updates.archive import pack, unpack
+from hwtrust.updates.trees import Tree, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -617,6 +618,48 @@ def test_74_a_file_that_grows_while_it_is_packed_is_refused(
     assert caught.value.code == "layer:unreadable"
 
 
+def test_74_a_file_that_shrinks_while_it_is_packed_is_refused(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No archive says of a file that it is longer than what follows."""
+    real = os.fstat
+    path = tree / "etc" / "conf"
+
+    looks = 0
+
+    def shrinking(descriptor: int) -> os.stat_result:
+        nonlocal looks
+        status = real(descriptor)
+        if os.path.samestat(status, path.stat()):
+            looks += 1
+            # First whether it is a file, then how long it is.
+            if looks == 2:
+                os.truncate(path, 0)
+        return status
+
+    path.write_bytes(b"some settings")
+    monkeypatch.setattr("hwtrust.updates.archive.os.fstat", shrinking)
+    with pytest.raises(LayerUnreadableError) as caught:
+        packed(tree)
+    assert caught.value.code == "layer:unreadable"
+
+
+def test_74_a_file_that_becomes_setuid_while_it_is_packed_is_refused(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mode is looked at when it is open, not only when it is found."""
+    real = Tree.read
+
+    def changing(source: Tree, path: bytes) -> int:
+        (tree / "etc" / "conf").chmod(0o4755)
+        return real(source, path)
+
+    monkeypatch.setattr(Tree, "read", changing)
+    with pytest.raises(ArchiveModeError) as caught:
+        packed(tree)
+    assert caught.value.code == "update:archive:mode"
+
+
 def test_75_an_archive_that_does_not_fit_is_the_disks_error(tree: Path, tmp_path: Path) -> None:
     """Not the layer's."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -670,7 +713,7 @@ def test_73_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("call", ["open", "mkdir", "symlink", "write", "fchmod", "fsync"])
+@pytest.mark.parametrize("call", ["open", "mkdir", "symlink", "write", "fchmod"])
 def test_75_a_failing_disk_is_a_typed_error(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
@@ -688,11 +731,11 @@ def test_75_a_failing_disk_is_a_typed_error(
     assert caught.value.data["reason"] == reasons[number]
 
 
-def test_everything_is_on_the_disk_when_unpacking_returns(
+def test_everything_is_on_the_disk_when_a_tree_is_synced(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file and each directory was synced, the directories after what they hold."""
-    data = packed(tree)
+    """Each file and each directory was, the directories after what they hold."""
+    there = unpacked(packed(tree), tmp_path / "there")
     synced: list[str] = []
     real = os.fsync
 
@@ -701,7 +744,8 @@ def test_everything_is_on_the_disk_when_unpacking_returns(
         real(descriptor)
 
     monkeypatch.setattr("hwtrust.updates.trees.os.fsync", noting)
-    there = unpacked(data, tmp_path / "there")
+    with Tree.at(there) as made:
+        sync(made)
     kept = [path for path in [there, *there.rglob("*")] if not path.is_symlink()]
     assert sorted(synced) == sorted(map(str, kept))
     for path in kept[1:]:
