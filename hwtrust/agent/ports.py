@@ -66,6 +66,10 @@ class Presence(Protocol):
 class Publisher(Protocol):
     """As `hwtrust.agent.socket.AgentSocket`."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still serves."""
+
     def publish(self, condition: Condition) -> None:
         """Tell those who watch."""
 

@@ -32,7 +32,7 @@ from hwtrust.agent.ports import LOG, Ports, closing
 from hwtrust.agent.timers import Timers
 from hwtrust.agent.waiter import Waiter
 from hwtrust.device.results import Condition, State
-from hwtrust.errors import AgentStoppedError, TpmAwayError
+from hwtrust.errors import AgentSocketError, AgentStoppedError, TpmAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,6 +208,9 @@ class Agent:
         if self._lost is not None:
             lost, self._lost = self._lost, None
             raise lost
+        if self._publisher is not None and not self._publisher.alive:
+            # Started again, it serves again.
+            raise AgentSocketError("the socket is served no longer")
         watch = self._watch
         if watch is not None and watch.fileno() in ready:
             keeper.layers_touched(watch.changed())

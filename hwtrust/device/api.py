@@ -131,7 +131,9 @@ class Device:
         """Ask the backend, update where it orders so, boot and attest; gives the condition.
 
         Whatever becomes of the device is in the condition; `activate` is as for
-        `boot`. A backend that is away is no failure. See `hwtrust.device.load`.
+        `boot`. `update` is called with what the backend orders; by default that is
+        brought in where the device takes updates by itself, or has to. A backend that
+        is away is no failure. See `hwtrust.device.load`.
 
         Raises:
             NotEnrolledError: the device is not enrolled.
@@ -141,7 +143,7 @@ class Device:
 
         with self._watched(on_step):
             self._context.activate = activate or self._context.activate
-            return load(self._context, update=update)
+            return load(self._context, update=update or self._bring)
 
     def boot(
         self, *, on_step: Callable[[Step], None] = silent, activate: Activate | None = None
@@ -306,6 +308,25 @@ class Device:
         from hwtrust.device.status import event_log
 
         return event_log(self._context)
+
+    def takes(self, order: UpdateOrder) -> bool:
+        """Whether the device brings a release in by itself.
+
+        It does where it has to; else where its configuration says so, and the release
+        was not given up before.
+        """
+        updates, refused = self._context.config.updates, self.updates.refused
+        if updates is None:
+            return False
+        given_up = refused is not None and refused.release == order.release
+        return order.forced or (updates.automatic and not given_up)
+
+    def _bring(self, order: UpdateOrder) -> None:
+        from hwtrust.device.update import update
+        from hwtrust.updates.staging import unseen
+
+        if self.takes(order):
+            update(self._context, on_progress=unseen)
 
     @contextlib.contextmanager
     def _watched(self, on_step: Callable[[Step], None]) -> Iterator[None]:

@@ -218,6 +218,8 @@ def load_layers(
             device.measured.extend(device.tpm, layer_event(layer), session)
         if activate is not None:
             _activate(device, layer, session, activate)
+    if activate is not None:
+        device.started = device.release
 
 
 def _activate(

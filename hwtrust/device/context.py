@@ -69,6 +69,8 @@ class DeviceContext:
     utc_ahead_ms: int | None = None
     """By how much UTC, as the backend signed it last, was ahead of the TPM's clock."""
     activate: Activate | None = field(default=None, repr=False)
+    started: Release | None = None
+    """The release whose layers were activated last, all of them, by this process."""
     answer: AttestResult | None = None
     """What the backend made of the evidence last."""
     on_step: Callable[[Step], None] = silent

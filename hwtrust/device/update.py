@@ -195,11 +195,11 @@ def _switch(device: DeviceContext, new: Release, *, forced: bool) -> UpdateResul
     trial.begin(device, new.name, restart=restart)
     if restart:
         return UpdateResult(new.name, Outcome.RESTART)
-    return _try(device, old, new)
+    return _try(device, new)
 
 
-def _try(device: DeviceContext, old: Release, new: Release) -> UpdateResult:
-    with _activating_from(device, _first_change(old, new)):
+def _try(device: DeviceContext, new: Release) -> UpdateResult:
+    with _activating_from(device, _first_change(device.started, new)):
         boot_on_trial(device)
         try:
             result: AttestResult | None = attest_on_trial(device)
@@ -233,10 +233,10 @@ def _wants_restart(device: DeviceContext, old: Release, new: Release) -> bool:
     return updates is not None and bool(changed & {*updates.restart})
 
 
-def _first_change(old: Release, new: Release) -> int:
-    """The place of the first layer of `new` that `old` does not have in the same place."""
+def _first_change(started: Release | None, new: Release) -> int:
+    """The place of the first layer of `new` that does not run already."""
     place = 0
-    for before, after in zip(old.layers, new.layers, strict=False):
+    for before, after in zip(started.layers if started else (), new.layers, strict=False):
         if before != after:
             break
         place += 1

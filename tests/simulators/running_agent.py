@@ -137,6 +137,9 @@ class RunningAgent:
         if self._error is not None:
             raise self._error
 
+    alive = True
+    """As a socket that serves."""
+
     def publish(self, condition: Condition) -> None:
         """Be told of a condition."""
         with self._changed:

@@ -93,6 +93,8 @@ class UpdatingSite(Site):
     """A site whose layers lie in slots."""
 
     ENTRY, SECRET = "name", b"what must not be lost"
+    enrolled = b""
+    """The device's name, once it is enrolled."""
 
     def __init__(
         self,
@@ -126,6 +128,11 @@ class UpdatingSite(Site):
             text = text.replace(f'"{place}"', f'"{current / name}"')
         text += f'\n[updates]\nslots = "{home / "slots"}"\nrestart = {list(restart)}\n'
         self.config_path.write_text(text)
+
+    def enrol(self) -> bytes:
+        """Enrol, boot and attest once; gives the device's name."""
+        self.enrolled = super().enrol()
+        return self.enrolled
 
     def publish(self, name: str, *, accept: bool = True, **changes: bytes) -> Release:
         """Publish a release in which some layers have another content, and version `name`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hwtrust.device import Step
-from hwtrust.device.results import Outcome
+from hwtrust.device.results import Outcome, State
 from hwtrust.errors import (
     ConfigError,
     LayerMismatchError,
@@ -19,7 +19,7 @@ from hwtrust.errors import (
     UpdateUnreachableError,
 )
 from hwtrust.tpm.leftovers import loaded
-from hwtrust.wire.messages import Mode, Standing
+from hwtrust.wire.messages import Mode, Standing, UpdateOrder
 from hwtrust_backend.references import retire_release
 from simulators.updating import UpdatingSite
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hwtrust.updates.staging import Progress
+    from hwtrust.wire.messages import LayerReference
     from simulators.site import Site
 
 SECRET = UpdatingSite.SECRET
@@ -291,3 +292,58 @@ def test_a_changed_layer_is_repaired_by_the_release_that_it_was(updating: Updati
         assert device.attest().standing is Standing.TRUSTED
         assert updating.content("kernel") == good
         assert device.keystore["name"] == SECRET
+
+
+def test_loading_brings_in_what_is_ordered(updating: UpdatingSite) -> None:
+    """One call for a host application: asked first, so that nothing is loaded twice."""
+    updating.publish("2.0", kernel=b"the next kernel")
+    updating.tpm.reboot()
+    started: list[tuple[str, str]] = []
+
+    def start(layer: LayerReference, _: Path) -> None:
+        started.append((layer.name, layer.version))
+
+    with updating.open() as device:
+        condition = device.load(activate=start)
+        assert (condition.state, condition.release) == (State.NORMAL, "2.0")
+        assert device.keystore["name"] == SECRET
+    assert started == [(name, "2.0" if name == "kernel" else "1.0") for name in updating.layers]
+
+
+def test_only_what_changed_and_what_is_above_is_started_again(updating: UpdatingSite) -> None:
+    """A live update: every layer is measured, those below the first changed one run on."""
+    updating.publish("2.0", kernel=b"the next kernel")
+    started: list[str] = []
+    with updating.open() as device:
+        device.boot(activate=lambda layer, _: started.append(layer.name))
+        assert started == list(updating.layers)
+        started.clear()
+        device.update("2.0")
+        assert started == ["kernel", "frontend"]
+
+
+def test_a_release_that_was_given_up_is_not_taken_again_by_itself(updating: UpdatingSite) -> None:
+    """Only when the backend leaves no choice."""
+    updating.publish("2.0", kernel=b"the next kernel")
+    with updating.open() as device:
+        device.boot()
+        device.update("2.0", on_step=at("switch", lambda: retire(updating, "2.0")))
+        assert not device.takes(UpdateOrder(release="2.0"))
+        assert device.takes(UpdateOrder(release="2.0", forced=True))
+        assert device.takes(UpdateOrder(release="2.1"))
+
+
+def test_a_root_that_is_replaced_on_the_way_does_not_disturb_an_update(
+    updating: UpdatingSite,
+) -> None:
+    """The leave for both releases comes with the next root too."""
+    name = updating.enrolled
+    updating.publish("2.0", kernel=b"the next kernel")
+    with updating.open() as device:
+        device.boot()
+        updating.backend.rotate(name)
+        epoch = device.keystore.epoch
+        assert device.update("2.0").outcome is Outcome.CONFIRMED
+        assert device.keystore.epoch == epoch + 1
+        assert device.keystore["name"] == SECRET
+        assert device.attest().standing is Standing.TRUSTED

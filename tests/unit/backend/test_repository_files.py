@@ -20,7 +20,7 @@ from hwtrust.errors import (
 from hwtrust_backend.admin import Principal, Role, local_administrator
 from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.audit import Event
-from hwtrust_backend.repository import TufMetadata, TufRole, newest
+from hwtrust_backend.repository import TufMetadata, TufRepository, TufRole, newest
 from hwtrust_backend.repository.bundle import take_bundle
 from hwtrust_backend.repository.exporting import Exported, export, published_state
 from hwtrust_backend.repository.roots import RootChange
@@ -30,6 +30,8 @@ from simulators.vendor import BOTH, KERNEL, signed
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from sqlalchemy.orm import Session
 
     from hwtrust_backend.repository.pruning import Pruned
     from simulators.vendor import Vendor
@@ -122,6 +124,19 @@ def test_a_dry_run_says_what_would_go(shrunk: Vendor) -> None:
     assert PAGES in prune(shrunk, dry_run=True).files
     assert PAGES in shrunk.blobs.names()
     assert not shrunk.records(Event.TARGETS_PRUNED)
+
+
+def test_nobody_publishes_while_files_are_removed(shrunk: Vendor) -> None:
+    """It holds the row that whoever publishes locks."""
+
+    def changes(session: Session) -> int:
+        row = session.get(TufRepository, 1)
+        assert row is not None
+        return row.changes
+
+    before = shrunk.read(changes)
+    prune(shrunk)
+    assert shrunk.read(changes) == before + 1
 
 
 def test_a_viewer_prunes_nothing(shrunk: Vendor) -> None:
@@ -239,6 +254,16 @@ def test_an_export_writes_what_has_changed(ready: Vendor, tmp_path: Path) -> Non
     # The pages, the manifest, targets, snapshot and timestamp.
     assert exported(ready, www).written == 5
     assert layer.stat() == before
+
+
+def test_an_export_mends_a_file_that_is_not_whole(ready: Vendor, tmp_path: Path) -> None:
+    """One that was cut on the host is written anew."""
+    ready.publish("1.1", KERNEL)
+    exported(ready, tmp_path / "www")
+    layer = tmp_path / f"www/targets/layers/kernel/{KERNEL_FILE}.6.1"
+    layer.write_bytes(b"a ker")
+    assert exported(ready, tmp_path / "www").written == 1
+    assert layer.read_bytes() == b"a kernel"
 
 
 def test_an_export_removes_what_nothing_names_after_a_while(shrunk: Vendor, tmp_path: Path) -> None:
