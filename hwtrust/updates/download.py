@@ -1,10 +1,10 @@
 """One file, from a source to its place on the disk, whole and as signed or not at all.
 
-    .NAME.DIGEST.part ── grows, over as many runs as it takes ──▶ fsync ──▶ NAME
+    .NAME.DIGEST.part ── grows, over as many runs as it takes ──▶ checked ──▶ NAME
 
 Rules:
-1. A file has its final name only when its length and every signed digest fit,
-   and it is on the disk.
+1. A file has its final name only when its length and every signed digest fit.
+   The caller brings it to the disk, and hashes it again after a power cut.
 2. What an interrupted run has left is hashed anew, never believed, and the rest
    is asked for by range. When the whole then does not fit, the fault may be the
    disk's: it is fetched once more, from the start.
@@ -34,7 +34,7 @@ from hwtrust.errors import (
     UpdateResponseError,
     UpdateUnreachableError,
 )
-from hwtrust.files import PRIVATE_FILE, read_limited, state_error, sync_directory
+from hwtrust.files import PRIVATE_FILE, read_limited, state_error
 from hwtrust.updates.source import PIECE
 
 if TYPE_CHECKING:
@@ -269,13 +269,11 @@ class _Part:
         self._hashes.check()
 
     def finish(self) -> None:
-        """Give the file its name, durably."""
+        """Give the file its name."""
         with self._converted():
             os.fchmod(self._file.fileno(), _FINAL_MODE)
-            os.fsync(self._file.fileno())
             self._path.replace(self._into)
             self._tag.unlink(missing_ok=True)
-        sync_directory(self._into.parent)
 
     @contextlib.contextmanager
     def _converted(self) -> Iterator[None]:

@@ -283,7 +283,10 @@ class Slots:
     def _unseal(self, place: Path) -> None:
         # On the disk before anything else changes: half a release is never a sealed one.
         with _writing(place):
-            (place / RELEASE).unlink(missing_ok=True)
+            try:
+                (place / RELEASE).unlink()
+            except FileNotFoundError:
+                return
         sync_directory(place)
 
     def _seal(self, place: Path, release: bytes) -> None:

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 PIECE: Final = 256 * 1024
 
+_RECORDS: Final = 8
+"""How many records of TLS make a piece."""
+_SMALL: Final = 64 * 1024
+"""How much of an answer that is not wanted is read, for its connection's sake."""
 _RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 _STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e]{0,200}"')
 
@@ -206,6 +210,7 @@ class Answer:
         self._connection = connection
         self._resting = resting
         self._response = response
+        self._late: Exception | None = None
         try:
             self.offset, self.length = _extent(f"{url}{path}", response, offset)
         except BaseException:
@@ -227,6 +232,10 @@ class Answer:
 
     def close(self) -> None:
         """End the connection, unless it is kept; what has not come yet never comes."""
+        length = self._response.length
+        if self._response.status >= http.client.BAD_REQUEST and length and length < _SMALL:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._response.read()
         whole = self._response.isclosed() or self._response.length == 0
         # Where the server closes after an answer, the connection has forgotten it.
         self._response.close()
@@ -241,8 +250,23 @@ class Answer:
         Raises:
             UpdateChannelError: as `Source.get`.
         """
+        pieces: list[bytes] = []
         with _converted(self._url):
-            return self._response.read1(PIECE)
+            if self._late is not None:
+                raise self._late
+            # TLS brings 16 KiB at a time: what is done with a piece is done less often so.
+            for _ in range(_RECORDS):
+                try:
+                    piece = self._response.read1(PIECE)
+                except (OSError, http.client.HTTPException) as error:
+                    if not pieces:
+                        raise
+                    self._late = error  # what has come is of use; the next reading fails
+                    break
+                if not piece:
+                    break
+                pieces.append(piece)
+        return b"".join(pieces)
 
 
 def _extent(url: str, response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hwtrust.errors import LayerError, StagedLayerError, StateMissingError
-from hwtrust.files import read_limited, state_error, write_atomic
+from hwtrust.files import read_limited, state_error
 from hwtrust.layers import measure
 from hwtrust.updates.archive import unpack
 from hwtrust.wire.messages import Release
@@ -80,7 +80,7 @@ def stage(
         return
     mark = hashlib.sha256(encode_manifest(manifest)).digest()
     place = slots.begin(keep=_mark_of(slots) == mark)
-    write_atomic(place / _MARK, mark)
+    _write_mark(place / _MARK, mark)
     running = _running(slots)
     for layer in layers:
         layer.bring(running.get(layer.layer.name))
@@ -153,6 +153,14 @@ class _Staging:
     @property
     def _place(self) -> Path:
         return self.slots.path(self.slots.inactive, self.layer.name)
+
+
+def _write_mark(place: Path, mark: bytes) -> None:
+    try:
+        # Torn or lost with the power, it is another one: the slot is begun anew.
+        place.write_bytes(mark)
+    except OSError as error:
+        raise state_error(error, place) from error
 
 
 def _mark_of(slots: Slots) -> bytes:

@@ -99,7 +99,8 @@ def main() -> None:
     }
     print(json.dumps(result))
     for name, value in zip(PARTS, parts, strict=True):
-        print(json.dumps({"name": f"boot_{name}", "value": round(value, 1), "unit": "ms"}))
+        part = {"name": f"boot_{name}", "value": round(value, 1), "unit": "ms"}
+        print(json.dumps(part | {"goal": None, "ok": True}))
 
 
 if __name__ == "__main__":
