@@ -126,7 +126,12 @@ def test_a_distribution_declares_what_it_imports() -> None:
     """Nothing works only because another package happens to need the same."""
     library, backend = project(ROOT), project(BACKEND)
     extra = library["optional-dependencies"]["device"]
-    assert undeclared("hwtrust", library["dependencies"]) == {"inotify_simple", "pyudev", "tpm2_pytss", "tuf"}
+    assert undeclared("hwtrust", library["dependencies"]) == {
+        "inotify_simple",
+        "pyudev",
+        "tpm2_pytss",
+        "tuf",
+    }
     assert undeclared("hwtrust", [*library["dependencies"], *extra]) == set()
     extras = [name for extra in backend["optional-dependencies"].values() for name in extra]
     needed = backend["dependencies"]
