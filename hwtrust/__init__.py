@@ -1,7 +1,7 @@
 """hwtrust: a dynamic software root of trust, anchored in hardware.
 
     errors → wire → layers | verify | roots | tpm → measure | keys | attest
-           → channel → updates → device → agent → cli
+           → tls → channel → updates → device → agent → cli
 
 The base install verifies, and speaks to an agent (`hwtrust.AgentClient`);
 `hwtrust[device]` adds the TPM stack, and with it `hwtrust.Device`. Importing

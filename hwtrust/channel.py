@@ -10,18 +10,16 @@ Rules:
 4. An answer is read up to a limit, within a time limit that a trickle of bytes
    does not stretch, and decoded strictly by type; a refusal keeps the backend's
    code.
+5. A channel that nothing is asked over costs nothing: HTTP and TLS
+   (`hwtrust.tls`) are loaded with the first question. What it is made from is
+   refused at once all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import http.client
-import os
-import socket
-import ssl
-import time
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,39 +29,30 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hwtrust.errors import (
     ChannelResponseError,
-    ChannelTlsError,
     ChannelUnreachableError,
     ConfigError,
     RefusedError,
-    TlsKeyError,
 )
 from hwtrust.wire.messages import Problem, TlsKeyKind
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from ssl import SSLContext
 
+    from hwtrust.tls import Answer, ClientKey, Connection
     from hwtrust.wire.messages import Request
 
 REPLY_LIMIT = 1024 * 1024
 TIMEOUT_S = 30.0
 
+_OK = 200
+_NO_CONTENT = 204
+_ELSEWHERE = 300
+_REFUSED = 400
+_HTTPS_PORT = 443
+
 R = TypeVar("R", bound=msgspec.Struct)
 
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-
-class ClientKey(Protocol):
-    """A TLS client key: in the TPM, or made for this run and attested."""
-
-    @property
-    def spki(self) -> bytes:
-        """SubjectPublicKeyInfo, DER."""
-
-    def csr(self) -> bytes:
-        """A certificate request signed by the key, DER."""
-
-    def key_pem(self) -> bytes:
-        """The key as OpenSSL loads it."""
 
 
 class AttestedKey:
@@ -112,9 +101,10 @@ class Channel:
         self._host, self._port = _address(url)
         self._timeout = timeout
         self._tls_ca = tls_ca
-        self._context = pinned_context(self._tls_ca)
+        _require_certificates(tls_ca)
+        self._context: SSLContext | None = None
         self._authenticated = False
-        self._calls: dict[int, http.client.HTTPSConnection] = {}
+        self._calls: dict[int, Connection] = {}
         self._closed = False
 
     @property
@@ -128,13 +118,15 @@ class Channel:
         Raises:
             TlsKeyError: OpenSSL cannot use the key on this machine.
         """
-        context = pinned_context(self._tls_ca)
-        load_client_key(context, key, certificate)
+        from hwtrust import tls  # noqa: PLC0415 - a boot needs none
+
+        context = tls.pinned_context(self._tls_ca)
+        tls.load_client_key(context, key, certificate)
         self._context, self._authenticated = context, True
 
     def anonymous(self) -> None:
         """Present no client certificate from now on."""
-        self._context, self._authenticated = pinned_context(self._tls_ca), False
+        self._context, self._authenticated = None, False
 
     def sibling(self) -> Channel:
         """A second way to the same backend, presenting what this one presents now.
@@ -152,11 +144,7 @@ class Channel:
         """
         self._closed = True
         for connection in list(self._calls.values()):
-            sock = connection.sock
-            if sock is not None:
-                with contextlib.suppress(OSError):
-                    # Not the TLS socket's method, which ends the session under its reader.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            connection.break_off()
 
     def post(self, path: str, request: Request, reply: type[R]) -> R:
         """Send `request` to `path` and decode the answer as `reply`.
@@ -168,7 +156,7 @@ class Channel:
             ChannelResponseError: the answer is not one.
         """
         answer = self._exchange("POST", path, msgspec.json.encode(request), patience=0.0)
-        return self._decoded(path, *answer, reply)
+        return self._decoded(path, answer, reply)
 
     def get(self, path: str, reply: type[R], *, patience: float = 0.0) -> R | None:
         """Ask for `path`, and decode the answer as `reply`; None: there is nothing (204).
@@ -178,122 +166,54 @@ class Channel:
         Raises:
             ChannelError: as `post`.
         """
-        status, kind, body = self._exchange("GET", path, None, patience=patience)
-        if status == http.client.NO_CONTENT:
+        answer = self._exchange("GET", path, None, patience=patience)
+        if answer.status == _NO_CONTENT:
             return None
-        return self._decoded(path, status, kind, body, reply)
+        return self._decoded(path, answer, reply)
 
     def _require_open(self) -> None:
         if self._closed:
             raise ChannelUnreachableError(f"the channel to {self.url} was closed")
 
-    def _decoded(self, path: str, status: int, kind: str, body: bytes, reply: type[R]) -> R:
-        if status >= http.client.BAD_REQUEST:
-            raise _refusal(status, kind, body)
-        if not http.client.OK <= status < http.client.MULTIPLE_CHOICES:
+    def _decoded(self, path: str, answer: Answer, reply: type[R]) -> R:
+        status = answer.status
+        if status >= _REFUSED:
+            raise _refusal(answer)
+        if not _OK <= status < _ELSEWHERE:
             message = f"{self.url}{path} sent the device elsewhere, where it does not go"
             raise ChannelResponseError(message, status=status)
         try:
-            return msgspec.json.decode(body, type=reply)
+            return msgspec.json.decode(answer.content, type=reply)
         except _NOT_JSON as error:
             message = f"{self.url}{path} answered something else than {reply.__name__}: {error}"
             raise ChannelResponseError(message, status=status) from error
 
-    def _exchange(
-        self, method: str, path: str, body: bytes | None, *, patience: float
-    ) -> tuple[int, str, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None, *, patience: float) -> Answer:
+        from hwtrust import tls  # noqa: PLC0415 - a boot needs none
+
+        context = self._context = self._context or tls.pinned_context(self._tls_ca)
         timeout = self._timeout + patience
-        connection = _Connection(self._host, self._port, timeout=timeout, context=self._context)
-        headers = {"accept": "application/json"}
-        if body is not None:
-            headers["content-type"] = "application/json"
+        connection = tls.Connection(self._host, self._port, timeout=timeout, context=context)
         self._calls[id(connection)] = connection
         try:
-            self._require_open()
-            connection.connect()
-            self._require_open()
-            assert isinstance(connection.sock, TimedSocket)  # noqa: S101 - the context makes them
-            connection.sock.within(timeout)
-            connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            answer = response.read(REPLY_LIMIT + 1)
-        except ssl.SSLError as error:
-            message = f"TLS with {self.url} failed: {error.reason or error}"
-            raise ChannelTlsError(message) from error
-        except OSError as error:
-            message = f"{self.url} cannot be reached: {error.strerror or error}"
-            raise ChannelUnreachableError(message) from error
-        except (http.client.HTTPException, UnicodeError) as error:
-            message = f"{self.url} does not speak HTTP as it should: {type(error).__name__}"
-            raise ChannelResponseError(message) from error
+            with tls.channel_errors(self.url):
+                self._require_open()
+                connection.connect()
+                self._require_open()
+                answer = connection.ask(method, path, body, limit=REPLY_LIMIT)
         finally:
             del self._calls[id(connection)]
             connection.close()
-        if len(answer) > REPLY_LIMIT:
+        if len(answer.content) > REPLY_LIMIT:
             raise ChannelResponseError(f"{self.url}{path} answered more than 1 MiB")
-        return response.status, response.headers.get_content_type(), answer
+        return answer
 
 
-def pinned_context(tls_ca: str) -> ssl.SSLContext:
-    """TLS 1.3 with servers under `tls_ca` (PEM), over sockets that can be given a time limit.
-
-    Raises:
-        ConfigError: no CA.
-    """
-    # Not ssl.create_default_context: given no CA it would take the system's.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.sslsocket_class = TimedSocket
+def _require_certificates(tls_ca: str) -> None:
     try:
-        context.load_verify_locations(cadata=tls_ca)
-    except (ssl.SSLError, ValueError, TypeError) as error:
+        x509.load_pem_x509_certificates(tls_ca.encode())
+    except ValueError as error:
         raise ConfigError("the trust file's tls_ca is not a PEM certificate") from error
-    return context
-
-
-class _Connection(http.client.HTTPSConnection):
-    """A connection whose socket is known while it shakes hands, so that it can be broken then."""
-
-    def __init__(self, host: str, port: int, *, timeout: float, context: ssl.SSLContext) -> None:
-        super().__init__(host, port, timeout=timeout, context=context)
-        self._tls = context
-
-    def connect(self) -> None:
-        """Connect, and shake hands."""
-        http.client.HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(
-            self.sock, server_hostname=self.host, do_handshake_on_connect=False
-        )
-        self.sock.do_handshake()
-
-
-class TimedSocket(ssl.SSLSocket):
-    """A TLS socket whose reads and writes all end in time, once `within` says when that is."""
-
-    _deadline: float | None = None
-    _each: float | None = None
-
-    def within(self, total: float, *, each: float | None = None) -> None:
-        """End all reads and writes `total` seconds from now, and none takes longer than `each`."""
-        self._deadline, self._each = time.monotonic() + total, each
-
-    def recv_into(self, buffer: WriteableBuffer, nbytes: int | None = None, flags: int = 0) -> int:
-        """As in `ssl.SSLSocket`, in the time that is left."""
-        self._hurry()
-        return super().recv_into(buffer, nbytes, flags)
-
-    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
-        """As in `ssl.SSLSocket`, in the time that is left."""
-        self._hurry()
-        return super().send(data, flags)
-
-    def _hurry(self) -> None:
-        if self._deadline is None:
-            return
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer took too long")
-        self.settimeout(left if self._each is None else min(left, self._each))
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -306,32 +226,14 @@ def _address(url: str) -> tuple[str, int]:
     others = (parts.path.strip("/"), parts.query, parts.fragment, parts.username)
     if parts.scheme != "https" or not host or any(others):
         raise refused
-    return host, port or http.client.HTTPS_PORT
+    return host, port or _HTTPS_PORT
 
 
-def load_client_key(context: ssl.SSLContext, key: ClientKey, certificate: str) -> None:
-    """Give `context` a client key without writing it to a disk.
-
-    Raises:
-        TlsKeyError: OpenSSL cannot use the key on this machine.
-    """
-    descriptor = os.memfd_create("hwtrust-tls", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(certificate.encode() + b"\n" + key.key_pem())
-        # With a password given, an encrypted key is an error and no prompt.
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
-    except (OSError, ValueError) as error:
-        message = f"OpenSSL cannot use the device's TLS key here: {error}"
-        raise TlsKeyError(message) from error
-    finally:
-        os.close(descriptor)
-
-
-def _refusal(status: int, kind: str, body: bytes) -> RefusedError:
+def _refusal(answer: Answer) -> RefusedError:
+    status = answer.status
     problem = Problem(title=f"HTTP status {status}", status=status)
-    if kind in {"application/problem+json", "application/json"}:
+    if answer.kind in {"application/problem+json", "application/json"}:
         with contextlib.suppress(*_NOT_JSON):
-            problem = msgspec.json.decode(body, type=Problem)
+            problem = msgspec.json.decode(answer.content, type=Problem)
     message = f"the backend refused: {problem.detail or problem.title}"
     return RefusedError(message, problem=problem.code, status=status, hint=problem.hint)

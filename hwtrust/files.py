@@ -18,7 +18,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -101,7 +100,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes, *, mode: int = PRIVA
         StateDiskError: the disk is full, read-only or failing (`data["reason"]`).
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     with _converted(target):
         handle = os.open(
             temporary,

@@ -283,4 +283,12 @@ def expect_secret(stage: Stage, device: Device) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(perform(live, prog="scripts/demo", about=__doc__.splitlines()[0], keep=keep))
+    sys.exit(
+        perform(
+            live,
+            prog="scripts/demo",
+            about=__doc__.splitlines()[0],
+            title="The life of a root",
+            keep=keep,
+        )
+    )

@@ -3,6 +3,9 @@
 ceremony → release 1.0 in the slots → 2.0 is brought in and confirmed → 3.0 is
 refused → 4.0 comes up, is not trusted, and the device returns to 2.0 by itself
 
+After each of them the device and the backend are asked, by the commands that their
+keepers would give; each must say what has happened.
+
 Everything is as in scripts/stage.py. Releases are made, signed and published by the
 commands of docs/releases.md, with two of three root keys; the keys are made for this run.
 """
@@ -37,9 +40,10 @@ def live(stage: Stage) -> None:
     """From the first ceremony to the release that the device gives up."""
     hold_ceremony(stage)
     prepare_device(stage)
-    take_good_release(stage)
-    refuse_tampered_release(stage)
-    fall_back(stage)
+    rows = [take_good_release(stage), refuse_tampered_release(stage), fall_back(stage)]
+    stage.story.conclude(
+        "What became of the releases", ("release", "on the device", "in the backend"), rows
+    )
 
 
 def hold_ceremony(stage: Stage) -> None:
@@ -95,10 +99,9 @@ def prepare_device(stage: Stage) -> None:
             result = device.attest()
         expect_trusted(result.standing, result.findings)
         chapter.outcome = f"runs {FIRST}, standing: {result.standing}"
-    tell_backend(stage, runs=FIRST)
 
 
-def take_good_release(stage: Stage) -> None:
+def take_good_release(stage: Stage) -> tuple[str, str, str]:
     """Publish 2.0, with a new kernel and frontend: brought in, and confirmed."""
     story = stage.story
     with story.chapter(
@@ -115,39 +118,50 @@ def take_good_release(stage: Stage) -> None:
             done = device.update(on_step=story.on_step, on_progress=fetched(stage))
             expect(done.outcome is Outcome.CONFIRMED, f"the update has ended {done.outcome}")
             expect_whole(stage, device, GOOD)
+        ask_device(stage, failed="")
+        ask_backend(stage, "device:evidence:accepted", "trusted", failed="")
         chapter.outcome = f"runs {GOOD}, confirmed; the key store is what it was"
-    tell_backend(stage, runs=GOOD)
+    return f"{GOOD}: good", f"{done.outcome}: it runs {GOOD}", f"{GOOD}, trusted"
 
 
-def refuse_tampered_release(stage: Stage) -> None:
+def refuse_tampered_release(stage: Stage) -> tuple[str, str, str]:
     """Publish 3.0, then change its kernel on the backend's disk: refused."""
     story = stage.story
     with story.chapter(
         "A tampered release",
-        "Somebody with the backend's disk changes the new kernel after it was signed. Its hash "
-        "is in the signed list: the device takes nothing of it.",
+        "Somebody with the backend's disk changes the new kernel after it was signed. Its hash is "
+        "in the signed list: the device takes nothing of it, and runs on.",
     ) as chapter:
         change_layers(stage, TAMPERED)
         publish(stage, TAMPERED)
         tamper(stage, (stage.home / "layers" / "kernel").read_bytes())
         with stage.device() as device:
             device.boot()
-            refusal = expect_refusal(TargetDigestError, lambda: device.update(TAMPERED))
+            refusal = expect_refusal(
+                TargetDigestError, lambda: device.update(TAMPERED, on_step=story.on_step)
+            )
             story.refused("device", f"{refusal} [{refusal.code}]")
+        ask_device(stage, failed=refusal.code)
+        with stage.device() as device:
+            device.boot()
+            story.note("the next attestation tells the backend")
             expect_whole(stage, device, GOOD)
+        failed = f"stage of {TAMPERED} failed: {refusal.code}"
+        ask_backend(stage, "device:failure:reported", failed, failed=failed)
         chapter.outcome = f"refused; the device goes on with {GOOD}"
-    tell_backend(stage, runs=GOOD, failure=(TAMPERED, refusal.code))
+    return f"{TAMPERED}: tampered with", f"refused: {refusal.code}; it runs {GOOD}", failed
 
 
-def fall_back(stage: Stage) -> None:
+def fall_back(stage: Stage) -> tuple[str, str, str]:
     """Publish 4.0, and call it back while the device brings it up: given up by the device."""
     story = stage.story
-    stage.with_keys("release", "revoke", TAMPERED, "--key", str(stage.home / "targets.pem"))
     with story.chapter(
         "A release that fails to attest",
-        f"{FAILING} is in order, and the device switches to it; meanwhile an administrator calls "
-        "it back. The attestation fails, and the device returns by itself, without a restart.",
+        f"{FAILING} is what its signatures say, and the device switches to it; meanwhile an "
+        "administrator retires it. The backend does not trust the device with it: the attestation "
+        "fails, and the device returns to the other slot by itself, without a restart.",
     ) as chapter:
+        stage.with_keys("release", "revoke", TAMPERED, "--key", str(stage.home / "targets.pem"))
         change_layers(stage, FAILING)
         publish(stage, FAILING)
 
@@ -160,9 +174,15 @@ def fall_back(stage: Stage) -> None:
             done = device.update(FAILING, on_step=after(story.on_step, "switch", call_back))
             expect(done.outcome is Outcome.FELL_BACK, f"the update has ended {done.outcome}")
             story.refused("backend", f"{done.message} [{done.code}]")
+            given_up = device.updates.refused
+            expect(given_up is not None and given_up.release == FAILING, f"given up is {given_up}")
+            story.note(f"device: {FAILING} is given up, and not tried again unless it is forced")
             expect_whole(stage, device, GOOD)
+        ask_device(stage, failed="")
+        failed = f"confirm of {FAILING} failed: {done.code}"
+        ask_backend(stage, "device:failure:reported", failed, failed=failed)
         chapter.outcome = f"given up; {GOOD} runs again, standing: trusted"
-    tell_backend(stage, runs=GOOD, failure=(FAILING, done.code))
+    return f"{FAILING}: fails to attest", f"{done.outcome}: it runs {GOOD} again", failed
 
 
 def make_key(path: Path) -> None:
@@ -246,18 +266,50 @@ def expect_whole(stage: Stage, device: Device, release: str) -> None:
     stage.story.note(f"device: runs {release}, epoch {device.status().epoch}")
 
 
-def tell_backend(stage: Stage, *, runs: str, failure: tuple[str, str] | None = None) -> None:
-    """What the backend knows of it all, as its administrator sees it."""
-    (shown,) = json.loads(stage.backend("devices", "--json"))
-    expect(shown["release"] == runs, f"the backend believes that {shown['release']} runs")
-    expect(shown["standing"] == Standing.TRUSTED, f"the backend says {shown['standing']}")
-    story = stage.story
-    story.note(f"backend: the device runs {runs}, standing: {shown['standing']}")
-    if failure is not None:
-        told = shown["failure"]
-        expect((told["release"], told["code"]) == failure, f"the device reported {told}")
-        story.note(f"backend: step {told['step']} of {told['release']} failed [{told['code']}]")
+def ask_device(stage: Stage, *, failed: str) -> None:
+    """What the device says of itself: the release, and what failed and is not told yet."""
+    lines = stage.hwtrust("status", "--config", str(stage.config)).splitlines()
+    shown = [line for line in lines if line.startswith(("release ", "failed "))]
+    stage.story.quote("hwtrust status", shown)
+    expect(shown[0].endswith(f" {GOOD}"), f"the device says: {shown[0]}")
+    expect(failed in "".join(shown[1:]), f"the device does not tell of {failed}")
+    expect(bool(failed) == (len(shown) > 1), f"the device tells of a failure: {shown[1:]}")
+
+
+def ask_backend(stage: Stage, event: str, reason: str, *, failed: str) -> None:
+    """What the backend says of the device, and the newest of its audit trail.
+
+    The device must be trusted with the good release, and its report shown; among
+    what the trail has of this chapter must be `event`, for `reason`.
+    """
+    name = stage.name()
+    lines = stage.backend("device", "show", name).splitlines()
+    shown = [line for line in lines if line.startswith(("standing ", "release ", "reported "))]
+    stage.story.quote("hwtrust-backend device show DEVICE", shown)
+    (known,) = json.loads(stage.backend("devices", "--json"))
+    expect(known["standing"] == Standing.TRUSTED, f"the backend says {known['standing']}")
+    expect(known["release"] == GOOD, f"the backend believes that {known['release']} runs")
+    expect(not failed or any(failed in line for line in shown), f"it does not show {failed}")
+    records = trail_since(stage, event)
+    stage.story.quote("hwtrust-backend audit list --device DEVICE", records)
+    expect(any(event in line and reason in line for line in records), f"{event} is not in it")
+
+
+def trail_since(stage: Stage, event: str) -> list[str]:
+    """The newest of `event` in the audit trail, with what came about it, oldest first."""
+    kinds = ("device:evidence:accepted", "device:failure:reported")
+    records = json.loads(stage.backend("audit", "list", "--device", stage.name(), "--json"))
+    told = [one for one in records if one["event"] in kinds]
+    newest = next((at for at, one in enumerate(told) if one["event"] == event), 0)
+    near = told[max(newest - 1, 0) : newest + 3]
+    return [f"{one['event']}  {one['reason']}" for one in reversed(near)]
+
+
+def main() -> int:
+    """Play it; gives the exit status."""
+    about = __doc__.splitlines()[0]
+    return perform(live, prog="scripts/scenario update", about=about, title="Three releases")
 
 
 if __name__ == "__main__":
-    sys.exit(perform(live, prog="scripts/scenario update", about=__doc__.splitlines()[0]))
+    sys.exit(main())

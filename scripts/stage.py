@@ -11,13 +11,14 @@ import argparse
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,10 +39,20 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 LAYERS = ("root-of-trust", "system", "kernel", "frontend")
 START_LIMIT_S = 20
+PORTS = range(20000, 32768)
+"""Below those that Linux gives to whoever asks for any (net.ipv4.ip_local_port_range)."""
 
 
 class UnexpectedError(Exception):
     """Something was not as the story says: the demonstration has failed."""
+
+
+class StoppedError(BaseException):
+    """A signal ends the demonstration. Commands that run within it let this pass."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
 
 
 @dataclass
@@ -107,6 +118,7 @@ def perform(
     *,
     prog: str,
     about: str,
+    title: str,
     keep: Callable[[Stage], None] | None = None,
 ) -> int:
     """Tell a story on a stage made for it; gives the exit status."""
@@ -116,8 +128,9 @@ def perform(
         parser.add_argument("--keep", action="store_true", help="leave TPM and backend running")
     arguments = parser.parse_args()
     os.environ.setdefault("TSS2_LOG", "all+none")  # the story tells refusals itself
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    story = Story(plain=arguments.plain)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop_story)
+    story = Story(title, plain=arguments.plain)
     started = time.perf_counter()
     try:
         with ExitStack() as stack:
@@ -133,10 +146,15 @@ def perform(
         code = f" [{error.code}]" if isinstance(error, HwTrustError) else ""
         story.wrong(f"{error}{code}")
         return 1
-    except KeyboardInterrupt:
-        story.note("stopped")
-        return 130
+    except StoppedError as stopped:
+        story.note("stopped; nothing is left")
+        return stopped.status
     return 0
+
+
+def stop_story(number: int, _frame: object) -> None:
+    """End the demonstration from wherever it is; what it has made is removed."""
+    raise StoppedError(number)
 
 
 def set_up(story: Story, stack: ExitStack) -> Stage:
@@ -221,10 +239,11 @@ def expect_refusal(kind: type[HwTrustError], action: object) -> HwTrustError:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    """A TCP port that nobody listens on, nor is given meanwhile by asking for any."""
+    for port in random.sample(PORTS, 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise UnexpectedError(f"no port of {PORTS.start} to {PORTS.stop - 1} is free")
 
 
 def answers(port: int) -> bool:

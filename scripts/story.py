@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from hwtrust.device import Step
     from hwtrust.tpm.tcti import Exchange
@@ -51,10 +51,12 @@ class Chapter:
 class Story:
     """Prints chapters as they happen and keeps them for the summary."""
 
-    def __init__(self, *, plain: bool) -> None:
+    def __init__(self, title: str, *, plain: bool) -> None:
+        self.title = title
         self.plain = plain
         self.console = Console(highlight=False, no_color=plain, width=100 if plain else None)
         self.chapters: list[Chapter] = []
+        self.conclusions: list[Table] = []
         self._current: Chapter | None = None
 
     @contextmanager
@@ -108,6 +110,12 @@ class Story:
         """Tell a fact."""
         self._say("blue", "    ", text)
 
+    def quote(self, command: str, lines: list[str]) -> None:
+        """Tell a command that anybody could give now, and what matters of its answer."""
+        self._say("blue", "    ", f"$ {command}")
+        for line in lines:
+            self._say("white", "    ", f"  {line}")
+
     def refused(self, command: str, text: str) -> None:
         """Tell that something was refused, as it should be."""
         self._say("yellow", "NO  ", f"{command}: {text}")
@@ -116,9 +124,16 @@ class Story:
         """Tell that something did not happen as it should."""
         self._say("bold red", "FAIL", text)
 
+    def conclude(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Keep a table for the end of the summary: what all this has shown."""
+        table = Table(*headings, title=title, title_justify="left", show_lines=True)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.conclusions.append(table)
+
     def summary(self) -> None:
-        """The chapters once more, as a table."""
-        table = Table(title="The life of a root", title_justify="left")
+        """The chapters once more, as a table, and what they have shown."""
+        table = Table(title=self.title, title_justify="left")
         for heading, justify in (
             ("#", "right"),
             ("step", "left"),
@@ -137,8 +152,9 @@ class Story:
                 f"{chapter.milliseconds:.0f}",
                 escape(chapter.outcome),
             )
-        self.console.print()
-        self.console.print(table)
+        for each in (table, *self.conclusions):
+            self.console.print()
+            self.console.print(each)
 
     def _say(self, style: str, tag: str, text: str) -> None:
         if self.plain:

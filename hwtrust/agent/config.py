@@ -43,7 +43,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How the agent works. Times are in seconds."""
 
     socket: str | None = None
-    socket_group: str = ""
+    socket_group: str | int = ""
     allow: tuple[Allow, ...] = ()
     heartbeat: float = 60
     remeasure: float = 3600

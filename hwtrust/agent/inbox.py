@@ -7,6 +7,8 @@ Rules:
 2. Posting never waits, so it may be done in a signal handler. `ask` waits for
    the outcome: it raises what the work raised.
 3. Once the inbox is closed nobody waits for an owner that has gone.
+4. What is posted while work is done waits for the next `take`: who asks without
+   end keeps the owner from nothing else.
 """
 
 from __future__ import annotations
@@ -101,10 +103,10 @@ class Inbox:
                 self._waiting.discard(request)
 
     def take(self) -> None:
-        """Do all that has been posted; the owner calls it."""
+        """Do what has been posted until now; the owner calls it."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        while self._work:
+        for _ in range(len(self._work)):
             self._work.popleft()()
 
     def close(self) -> None:

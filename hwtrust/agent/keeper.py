@@ -17,12 +17,17 @@ Rules:
 3. Only an answer of the backend ends `limited` and `locked`.
 4. A layer that has changed is reported at once: by attesting, with the failure in
    the statement.
+5. Nothing keeps an open device from being watched: a download gives way to
+   heartbeats, file events and whoever asks, and goes on after them. File events
+   without end cost half of one core, at most.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from hwtrust.agent.backoff import Backoff
 from hwtrust.device.results import Condition, Outcome, State
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from hwtrust.device.api import Device
     from hwtrust.device.push import Line
     from hwtrust.device.results import AttestResult, Step
+    from hwtrust.keys.keystore import KeyStore
     from hwtrust.updates.staging import Progress
     from hwtrust.wire.messages import UpdateOrder
 
@@ -76,6 +82,8 @@ UPDATE = "update"
 _MILLISECONDS = 1000
 _UPDATE_AGAIN, _UPDATE_LATEST = 120.0, 3600.0
 """Seconds until an update that failed is tried again, at first and at most."""
+_DOWNLOAD, _AFTERWARDS = 10.0, 1.0
+"""Seconds that a download goes on before it gives way, and until it is asked for again."""
 _SPREAD = 0.1
 """The part of a heartbeat by which an attestation may come early."""
 
@@ -96,9 +104,12 @@ class Keeper:
         fraction: Callable[[], float],
         progress: Callable[[], None],
         ending: Callable[[], bool],
-        automatic: bool,
+        wanted: Callable[[], bool],
     ) -> None:
-        """`tell` hears of conditions, `lines` is given a line after each attestation."""
+        """`tell` hears of conditions, `lines` is given a line after each attestation.
+
+        `wanted` says whether something else waits for the owner.
+        """
         self.device = device
         self._settings = settings
         self._timers = timers
@@ -109,7 +120,10 @@ class Keeper:
         self._fraction = fraction
         self._progress = progress
         self._ending = ending
-        self._automatic = automatic
+        self._wanted = wanted
+        self._gives_way_at: float | None = None
+        self._gave_way = False
+        self._measured_in = 0.0
         self._heartbeat = settings.heartbeat
         self._backoff = Backoff(settings.retry, cap=settings.heartbeat, fraction=fraction)
         self._loading = Backoff(settings.retry, cap=settings.heartbeat, fraction=fraction)
@@ -117,7 +131,8 @@ class Keeper:
         self._updating = Backoff(_UPDATE_AGAIN, cap=_UPDATE_LATEST, fraction=fraction)
         self._declined: UpdateOrder | None = None
         self._changed: set[str] = set()
-        self._offline = False
+        self._offline_since: int | None = None
+        self._failing: dict[str, str] = {}
         self._in_phase = False
         self._line: Line | None = None
         self._result: AttestResult | None = None
@@ -128,9 +143,15 @@ class Keeper:
     def condition(self) -> Condition:
         """Where the device stands, its backend's absence included."""
         found = self.device.condition
-        if self._offline and found.state is State.NORMAL:
-            message = "the backend has been away for longer than it allows"
-            return replace(found, state=State.LIMITED, code="agent:offline", message=message)
+        since_ms = self._offline_since
+        if since_ms is not None and found.state is State.NORMAL:
+            return msgspec.structs.replace(
+                found,
+                state=State.LIMITED,
+                since_ms=since_ms,
+                code="agent:offline",
+                message="the backend has been away for longer than it allows",
+            )
         return found
 
     @property
@@ -148,13 +169,22 @@ class Keeper:
         """What went wrong last."""
         return self._failure
 
+    @property
+    def settling(self) -> bool:
+        """Whether layers wait to be measured: more file events change nothing until then."""
+        return self._timers.left(SETTLE) is not None
+
+    @property
+    def keystore(self) -> KeyStore | None:
+        """The key store, while it is open."""
+        try:
+            return self.device.keystore
+        except KeyStoreLockedError:
+            return None
+
     def closed(self) -> bool:
         """Whether the key store is closed."""
-        try:
-            self.device.keystore  # noqa: B018 - it says whether it is open
-        except KeyStoreLockedError:
-            return True
-        return False
+        return self.keystore is None
 
     # --- doing what is due ------------------------------------------------------------
 
@@ -194,8 +224,11 @@ class Keeper:
             elif name == GRACE:
                 self._check_grace()
             elif name == SETTLE:
+                self._timers.stop(SETTLE)
                 changed, self._changed = self._changed, set()
+                began = self._timers.now()
                 self._measure(changed)
+                self._measured_in = self._timers.now() - began
             elif name == MEASURE:
                 self._measure(None)
                 self._start_measuring()
@@ -211,8 +244,8 @@ class Keeper:
     def layers_touched(self, names: Iterable[str]) -> None:
         """Something happened to files of these layers: measure them, soon."""
         self._changed |= set(names)
-        if self._changed and self._timers.left(SETTLE) is None:
-            self._timers.start(SETTLE, self._settings.settle)
+        if self._changed and not self.settling:
+            self._timers.start(SETTLE, max(self._settings.settle, self._measured_in))
 
     def attest(self) -> AttestResult | None:
         """Attest now, and do what the answer asks for; None: there was no answer.
@@ -263,13 +296,15 @@ class Keeper:
         *,
         final: tuple[type[HwTrustError], ...] = (),
     ) -> T | None:
-        """Do `work`; None: it failed, which is kept and logged. `final` errors are raised.
+        """Do `work`; None: it failed, which is kept. `final` errors are raised.
+
+        What goes on failing for the same reason is logged once, and when it has ended.
 
         Raises:
             TpmAwayError: the TPM does not answer.
         """
         try:
-            return work()
+            done = work()
         except final:
             raise
         except AWAY as error:
@@ -281,8 +316,13 @@ class Keeper:
                 self.device.tpm_away(error)
                 raise away(error) from error
             self._failure = error
-            self._log(f"{what} failed: {error.message} [{error.code}]")
+            if self._failing.get(what) != error.code:
+                self._log(f"{what} failed: {error.message} [{error.code}]")
+            self._failing[what] = error.code
             return None
+        if self._failing.pop(what, ""):
+            self._log(f"{what}: succeeds again")
+        return done
 
     def _answered(self, result: AttestResult) -> None:
         former, self._result = self._result, result
@@ -290,9 +330,7 @@ class Keeper:
             self._log(f"attested: {result.standing}, mode {result.mode}")
         if result.rotated_to is not None:
             self._log(f"the root was replaced: epoch {result.rotated_to}")
-        if self._offline:
-            self._log("the backend is back")
-        self._offline = False
+        self._offline_since = None
         self._timers.stop(GRACE)
         if result.heartbeat_ms > 0:
             self._heartbeat = result.heartbeat_ms / _MILLISECONDS
@@ -332,8 +370,8 @@ class Keeper:
         left = 0 if lease is None else self._grace.left(lease)
         if left > 0:
             self._timers.start(GRACE, left / _MILLISECONDS)
-        elif not self._offline:
-            self._offline = True
+        elif self._offline_since is None:
+            self._offline_since = time.time_ns() // 1_000_000
             self._log("the backend has been away for longer than it allows")
         self._tell(self.condition)
 
@@ -356,18 +394,22 @@ class Keeper:
         """Bring in what the backend orders, if that is ours to do, and not too soon again."""
         if self._timers.left(UPDATE) is not None:
             return
-        refused = self.device.updates.refused
-        given_up = refused is not None and refused.release == order.release
-        if not order.forced and (given_up or not self._automatic):
+        if not self.device.takes(order):
             if order != self._declined:
-                why = "was given up before" if given_up else "waits to be brought in"
-                self._log(f"release {order.release} {why}")
+                self._log(f"release {order.release} is ordered, and waits: {self._why(order)}")
             self._declined = order
             return
+        self._gives_way_at, self._gave_way = None, False
         result = self._try(
-            "update",
-            lambda: self.device.update(on_step=self._step, on_progress=self._fetched),
+            f"update to release {order.release}",
+            lambda: self.device.update(
+                on_step=self._step, on_progress=self._fetched, on_wait=self._waits
+            ),
         )
+        if self._gave_way:
+            # The next answer orders it again.
+            self._timers.hasten(ATTEST, _AFTERWARDS)
+            return
         if result is not None:
             self._log(f"release {result.release}: {result.outcome} {result.code}".rstrip())
         if result is not None and result.outcome in {Outcome.CONFIRMED, Outcome.CURRENT}:
@@ -376,6 +418,12 @@ class Keeper:
             self._timers.start(UPDATE, self._updating.next())
         self._tell(self.condition)
 
+    def _why(self, order: UpdateOrder) -> str:
+        refused = self.device.updates.refused
+        if refused is not None and refused.release == order.release:
+            return f"it was given up before: {refused.message} [{refused.code}]"
+        return "this device takes no updates by itself"
+
     def _log_condition(self, what: str) -> None:
         if not self.closed():
             self._log(f"{what}: the key store is open")
@@ -383,11 +431,22 @@ class Keeper:
     def _step(self, _: Step) -> None:
         self._progress()
 
-    def _fetched(self, _: Progress) -> None:
+    def _waits(self) -> None:
         self._progress()
         if self._ending():
             # What has been fetched is kept, and gone on with by the next start.
             raise AgentStoppedError("the agent is ending")
+
+    def _fetched(self, _: Progress) -> None:
+        self._waits()
+        now = self._timers.now()
+        if self._gives_way_at is None:
+            self._gives_way_at = now + _DOWNLOAD
+        if now >= self._gives_way_at and not self.closed():
+            self._gives_way_at = now + _AFTERWARDS
+            self._gave_way = self._wanted()
+            if self._gave_way:
+                raise AgentStoppedError("the download goes on after what else is to be done")
 
 
 def away(error: HwTrustError) -> TpmAwayError:

@@ -81,7 +81,7 @@ class Listener:
                 place = unfinished / "s"
                 sock.bind(str(place))
                 if gid is not None and place.stat().st_gid != gid:
-                    os.chown(place, -1, gid)
+                    _give_to(place, gid, where=where, group=group)
                 place.chmod(mode)
                 sock.listen(BACKLOG)
                 made = cls(sock, place)
@@ -141,6 +141,15 @@ def peer_of(sock: socket.socket) -> Peer:
         listed = b""
     groups = frozenset(number for (number,) in struct.iter_unpack("=I", listed))
     return Peer(uid=uid, gid=gid, pid=pid, groups=groups)
+
+
+def _give_to(place: Path, gid: int, *, where: Path, group: str | int | None) -> None:
+    try:
+        os.chown(place, -1, gid)
+    except OSError as error:
+        message = f"{where} cannot be given to group {group}: {error.strerror or error}"
+        hint = "let agent.socket_group be a group of the agent's user; under systemd, its Group="
+        raise AgentSocketError(message, path=str(where), hint=hint) from error
 
 
 def _require_free(path: Path) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwtrust.errors import ChannelAnonymousError, KeyStoreLockedError
+from hwtrust.device.results import State
+from hwtrust.errors import ChannelAnonymousError, KeyStoreLockedError, TpmAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,11 +44,14 @@ class AgentOperations:
         """Report an event of an application; attests where the backend wants it.
 
         Raises:
+            TpmAwayError: the device is closed until its TPM is back.
             ChannelAnonymousError: the device has not attested yet.
             ChannelError: the backend is away, or refuses.
         """
         keeper = self._agent.keeper
         line = keeper.line if keeper is not None else None
+        if keeper is None and self._agent.condition.state is State.TPM_AWAY:
+            raise TpmAwayError("the TPM is away, and with it the key of the connection")
         if line is None:
             raise ChannelAnonymousError("the backend does not know yet who calls")
         wanted = line.report(kind, detail=detail)
@@ -84,6 +88,7 @@ class AgentOperations:
 
     def _keystore(self) -> KeyStore:
         keeper = self._agent.keeper
-        if keeper is None:
-            raise KeyStoreLockedError("the key store is locked: the device is not open")
-        return keeper.device.keystore
+        if keeper is not None and (keystore := keeper.keystore) is not None:
+            return keystore
+        message = f"the key store is locked: the device is {self._agent.condition.state}"
+        raise KeyStoreLockedError(message, hint="hwtrust status says why")

@@ -188,7 +188,8 @@ class Permissions:
     def __init__(self, rules: tuple[Rule, ...], *, owner: int) -> None:
         """`owner` is the user that the agent runs as."""
         self._rules = rules
-        self._owners = frozenset({0, owner})
+        # An agent that runs as nobody is not owned by everybody of other name spaces.
+        self._owners = frozenset({0, owner}) - {OVERFLOW_ID}
 
     @classmethod
     def resolved(cls, allow: Iterable[Allow], *, owner: int | None = None) -> Self:

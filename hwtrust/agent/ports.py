@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hwtrust.tpm.presence import TpmEvent
 
 LOG = logging.getLogger("hwtrust.agent")
+LONGEST_WAIT = 86_400.0
+"""Seconds, of `wait`; poll(2) knows no more than 24 days."""
 
 
 class Watch(Protocol):
@@ -115,7 +117,7 @@ def serve(settings: AgentConfig, operations: Operations) -> Iterator[Publisher |
     from hwtrust.agent.socket import AgentSocket  # noqa: PLC0415 - only with a socket
 
     permissions = Permissions.resolved(settings.allow)
-    group = settings.socket_group or None
+    group = None if settings.socket_group == "" else settings.socket_group
     with AgentSocket(path, operations, permissions, group=group) as server:
         yield server
 
@@ -126,7 +128,7 @@ def wait(descriptors: Sequence[int], seconds: float | None) -> frozenset[int]:
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     # Rounded up: a deadline that is not quite there would make a busy loop.
-    timeout = None if seconds is None else int(seconds * 1000) + 1
+    timeout = None if seconds is None else int(min(seconds, LONGEST_WAIT) * 1000) + 1
     return frozenset(descriptor for descriptor, _ in poll.poll(timeout))
 
 

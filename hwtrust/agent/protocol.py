@@ -159,7 +159,8 @@ class Condition(msgspec.Struct, frozen=True):
     """What the device may do, and what came in its way, if anything did.
 
     `state` is `starting`, `loading`, `normal`, `limited`, `locked` or `tpm-away`.
-    A later version may know more; treat those as `locked`.
+    A later version may know more; treat those as `locked`. `update` is a release that
+    waits: to be brought in, or, with `restart`, for the restart that brings it up.
     """
 
     state: str
@@ -169,6 +170,8 @@ class Condition(msgspec.Struct, frozen=True):
     code: str = ""
     message: str = ""
     since_ms: int = 0
+    update: str = ""
+    restart: bool = False
 
 
 class Finding(msgspec.Struct, frozen=True):

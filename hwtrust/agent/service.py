@@ -9,7 +9,8 @@ Rules:
    them: the key store, and a line to the backend of their own.
 2. The owner waits for descriptors and deadlines; there is no polling, but for a
    TPM that has gone where udev tells of none.
-3. The watchdog is fed from the owner's turns and from what it does in them.
+3. The watchdog is fed from the owner's turns and from what it does in them. It
+   ends the agent where another of its threads has died, or the socket's hangs.
 4. A device is closed before the agent ends or waits for a TPM: then no key is
    in memory and nothing is left in the TPM.
 """
@@ -22,17 +23,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from hwtrust.agent.backoff import Backoff
 from hwtrust.agent.footprint import give_back
 from hwtrust.agent.inbox import Inbox
-from hwtrust.agent.keeper import ATTEST, AWAY, Keeper, away
+from hwtrust.agent.keeper import ATTEST, AWAY, SETTLE, Keeper, away
 from hwtrust.agent.offline import OfflineGrace
 from hwtrust.agent.operations import AgentOperations
 from hwtrust.agent.ports import LOG, Ports, closing
 from hwtrust.agent.timers import Timers
 from hwtrust.agent.waiter import Waiter
 from hwtrust.device.results import Condition, State
-from hwtrust.errors import AgentSocketError, AgentStoppedError, TpmAwayError
+from hwtrust.errors import AgentSocketError, AgentStoppedError, StateBusyError, TpmAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +165,8 @@ class Agent:
 
     def _with_device(self, served: contextlib.ExitStack) -> None:
         with self._opened() as device:
+            if self._stopping:
+                return
             self._serve(served)
             grace = OfflineGrace(Path(self._config.state_dir) / GRACE_FILE)
             keeper = Keeper(
@@ -175,7 +180,7 @@ class Agent:
                 fraction=self._ports.fraction,
                 progress=self._notifier.progress,
                 ending=lambda: self._stopping,
-                automatic=self._config.updates is None or self._config.updates.automatic,
+                wanted=self._wanted,
             )
             self._keeper = keeper
             try:
@@ -188,6 +193,9 @@ class Agent:
                         self._turn(keeper)
             finally:
                 self._keeper = self._watch = None
+                if keeper.line is not None:
+                    # Else a report that is under way would hold up the end.
+                    keeper.line.close()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Device]:
@@ -196,6 +204,11 @@ class Agent:
                 device = stack.enter_context(self._ports.open_device(self._config, self._heard))
             except AWAY as error:
                 raise away(error) from error
+            except StateBusyError as error:
+                if not self._ready:
+                    raise
+                # While the TPM was away a command took the device, for a moment.
+                raise away(error) from error
             self._device = device
             try:
                 yield device
@@ -203,44 +216,60 @@ class Agent:
                 self._device = None
 
     def _turn(self, keeper: Keeper) -> None:
-        ready = self._wait(self._watch)
+        watch = self._watch
+        # What happens while layers settle is read when they have: a storm wakes nobody.
+        ready = self._wait(None if keeper.settling else watch)
         self._inbox.take()
         if self._lost is not None:
             lost, self._lost = self._lost, None
             raise lost
-        if self._publisher is not None and not self._publisher.alive:
-            # Started again, it serves again.
-            raise AgentSocketError("the socket is served no longer")
-        watch = self._watch
-        if watch is not None and watch.fileno() in ready:
+        due = self._timers.due()
+        if watch is not None and (SETTLE in due or watch.fileno() in ready):
             keeper.layers_touched(watch.changed())
         if self._presence is not None and self._presence.fileno() in ready:
             events = self._presence.events()
             if events:
                 keeper.probe()
-        keeper.turn(self._timers.due())
+        keeper.turn(due)
 
     def _wait(self, watch: Watch | None = None) -> frozenset[int]:
         self._notifier.progress()
         if self._stopping:
             return frozenset()
-        numbers = [source.fileno() for source in (self._inbox, watch, self._presence) if source]
         waits = [self._timers.wait(), self._notifier.interval]
         shortest = min((seconds for seconds in waits if seconds is not None), default=None)
-        ready = self._ports.wait([number for number in numbers if number is not None], shortest)
+        ready = self._ports.wait(self._sources(watch), shortest)
+        self._require_threads()
         self._notifier.progress()
         return ready
+
+    def _sources(self, watch: Watch | None) -> list[int]:
+        numbers = [source.fileno() for source in (self._inbox, watch, self._presence) if source]
+        return [number for number in numbers if number is not None]
+
+    def _wanted(self) -> bool:
+        """Whether something waits for the owner, who is in the midst of something long."""
+        return self._timers.wait() == 0 or bool(self._ports.wait(self._sources(self._watch), 0))
+
+    def _require_threads(self) -> None:
+        """An agent of which a part has died had better be started again."""
+        if self._publisher is not None and not self._publisher.alive:
+            raise AgentSocketError("the socket is served no longer")
+        if not self._waiter.alive:
+            raise AgentStoppedError("the thread that waits for the backend has died")
 
     # --- a TPM that has gone --------------------------------------------------------------
 
     def _tpm_went(self, error: TpmAwayError) -> None:
-        LOG.warning("the TPM is away: %s [%s]", error.message, error.data.get("problem"))
         self._timers = Timers(self._ports.clock)
+        was = self._condition
         self._tell(
-            Condition(
+            msgspec.structs.replace(
+                was,
                 state=State.TPM_AWAY,
-                since_ms=_now_ms(),
+                since_ms=was.since_ms if was.state is State.TPM_AWAY else _now_ms(),
                 step="tpm",
+                layer="",
                 code=str(error.data.get("problem") or error.code),
                 message=error.message,
             )

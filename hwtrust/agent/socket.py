@@ -77,6 +77,8 @@ class Limits:
     """Bytes of notifications that a peer may leave unread."""
     pause: float = 1.0
     """Before connections are accepted again, once the process has no more descriptors."""
+    turn: float = 60.0
+    """For one turn of the loop; one that takes longer hangs."""
     quick_workers: int = 2
     slow_workers: int = 2
     refusals: float = 60.0
@@ -155,6 +157,9 @@ class AgentSocket:
         self._counts: Counter[int] = Counter()
         self._refused: dict[tuple[int, str], float] = {}
         self._accepts_at: float | None = None
+        self._signed = threading.Event()
+        self._signed.set()
+        self._asked_at = 0.0
         self._stopping = False
         self._listener: Listener | None = None
         self._condition = Condition(state="starting")
@@ -201,8 +206,16 @@ class AgentSocket:
 
     @property
     def alive(self) -> bool:
-        """Whether it serves; when it has entered and this is false, the agent had better end."""
-        return self._thread.is_alive()
+        """Whether it serves; when it has entered and this is false, the agent had better end.
+
+        Its thread is asked for a sign each time, and has some time to give it.
+        """
+        now = self._clock()
+        if self._signed.is_set():
+            self._signed.clear()
+            self._asked_at = now
+            self._inbox.post(self._signed.set)
+        return self._thread.is_alive() and now - self._asked_at < self._limits.turn
 
     def publish(self, condition: DeviceCondition) -> None:
         """Tell whoever watches, and whoever asks from now on, what the device may do.

@@ -29,6 +29,10 @@ class Timers:
         self._clock = clock
         self._deadlines: dict[str, float] = {}
 
+    def now(self) -> float:
+        """Seconds, on the clock of the deadlines."""
+        return self._clock()
+
     def start(self, name: str, seconds: float) -> None:
         """Let `name` come due `seconds` from now."""
         self._deadlines[name] = self._clock() + seconds

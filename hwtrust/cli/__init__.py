@@ -119,11 +119,14 @@ def cli() -> None:
       hwtrust enrol --token-file token                   join the backend
       hwtrust boot                                       measure, open the key store
       hwtrust attest                                     prove it; rotate when due
+      hwtrust update                                     run what is ordered
+      hwtrust agent                                      have all that done, watched
 
     \b
     Words:
       layer     a file or directory of the application, measured in load order
       release   the layers as they should be, by name, version and digest
+      slot      room for a whole release; the next one comes into the other slot
       root      the secret from the backend that opens the key store; only this
                 TPM releases it, until it expires, and only for the release
       epoch     the number of a root; the next root revokes it

@@ -10,6 +10,23 @@ import click
 from hwtrust.cli.output import config_option, find_config
 
 
+class OneLine(logging.Formatter):
+    """Writes a message on one line: what others say in it makes no line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, with everything escaped that is not to be seen."""
+        line = super().formatMessage(record)
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """What the agent says of its work, and of what it is made of warnings only."""
+    log = logging.StreamHandler()
+    log.setFormatter(OneLine("hwtrust agent: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
+    logging.getLogger("hwtrust").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
 @click.command()
 @click.option("--verbose", is_flag=True, help="Log also who asks for what at the socket.")
 @config_option
@@ -29,9 +46,7 @@ def agent(*, verbose: bool, config_path: Path | None) -> None:
     from hwtrust.agent.service import Agent, handle_signals  # noqa: PLC0415
     from hwtrust.device.config import DeviceConfig  # noqa: PLC0415
 
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="hwtrust agent: %(message)s"
-    )
+    log_to_stderr(verbose=verbose)
     keep_memory_private()
     config = DeviceConfig.load(find_config(config_path))
     running = Agent(config, AgentConfig.of(config.agent))

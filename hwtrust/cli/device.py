@@ -25,6 +25,7 @@ from hwtrust.wire.messages import Finding, Mode, Standing
 if TYPE_CHECKING:
     from hwtrust.agent.protocol import Condition
     from hwtrust.device import AttestResult, Device, DeviceStatus
+    from hwtrust.device import Condition as DeviceCondition
 
 UNTRUSTED = 3
 TOKEN_LIMIT = 4096
@@ -137,7 +138,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
         if isinstance(found, AgentClient):
             _show_condition(found.state(), as_json=as_json)
             return
-        known = found.status()
+        known, told = found.status(), found.condition
     left = known.not_after - known.clock.clock
     if as_json:
         echo_json(
@@ -155,6 +156,8 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
                 "tls_key": known.tls_kind,
                 "heard": known.heard,
                 "failure": known.failure,
+                "update": told.update,
+                "restart": told.restart,
             }
         )
         return
@@ -173,6 +176,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             ("TLS key", known.tls_kind),
             ("backend", _heard(known)),
             *_untold(known),
+            *_waiting(told),
         ]
     )
 
@@ -249,6 +253,13 @@ def _untold(known: DeviceStatus) -> list[tuple[str, str]]:
     return [("failed", f"{said}, not told to the backend yet")]
 
 
+def _waiting(told: Condition | DeviceCondition) -> list[tuple[str, str]]:
+    if not told.update:
+        return []
+    what = "in place, and comes up with the next restart" if told.restart else "not brought in yet"
+    return [("to run", f"{told.update}, {what}")]
+
+
 def _show_condition(condition: Condition, *, as_json: bool) -> None:
     if as_json:
         echo_json({"agent": True, "condition": condition})
@@ -260,6 +271,7 @@ def _show_condition(condition: Condition, *, as_json: bool) -> None:
         ("release", condition.release),
         ("failed", where),
         ("because", f"{condition.message} [{condition.code}]" if condition.code else ""),
+        *_waiting(condition),
     ]
     echo_table([row for row in rows if row[1]])
 

@@ -40,7 +40,7 @@ _WORDS: Final = {
 @trace_option
 @json_option
 def update(*, release: str, config_path: Path | None, trace: bool, as_json: bool) -> int:
-    """Bring in RELEASE, by default the one that the backend has ordered.
+    """Bring in a release, by default the one that the backend has ordered.
 
     Layers that differ are fetched, checked and put into the second slot; an
     interrupted download goes on where it was. Then one rename switches, and the
@@ -49,7 +49,8 @@ def update(*, release: str, config_path: Path | None, trace: bool, as_json: bool
 
     \b
     Example:
-      hwtrust update
+      hwtrust update            # what the backend has ordered
+      hwtrust update 2026.11    # another one that it accepts
     """
     with (
         opened_device(config_path, trace=trace) as device,

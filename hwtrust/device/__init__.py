@@ -6,6 +6,13 @@
         if device.load().state is State.NORMAL:
             secret = device.keystore["payments/transport"]
 
+api         the class `Device`; context is what its parts share, opening makes it
+load        all of a start: ask, update, boot, attest; each is a module of that name
+update      the next release: update begins, trial remembers, confirm ends it
+rotate      the next root; enrol has the first
+conditions  what becomes of a device when a step fails; failures tells the backend
+state       what is on the disk
+
 Everything is synchronous, and an open device belongs to one thread and one
 process. Every error is a `hwtrust.errors.HwTrustError` with a code.
 """

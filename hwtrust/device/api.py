@@ -160,7 +160,7 @@ class Device:
                 failed; `condition` says at which step, and the next attestation that
                 is answered tells the backend.
         """
-        from hwtrust.device.confirm import boot_on_trial
+        from hwtrust.device.trial import boot_on_trial
 
         with self._watched(on_step):
             self._context.activate = activate or self._context.activate
@@ -188,12 +188,16 @@ class Device:
         *,
         on_step: Callable[[Step], None] = silent,
         on_progress: Callable[[Progress], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> UpdateResult:
         """Bring a release in, by default the one that the backend has ordered.
 
         Only layers that differ are fetched; what was interrupted goes on where it
         was. The release runs on trial until an attestation with it is trusted; else
         the device returns to the last one by itself. See `hwtrust.device.update`.
+
+        `on_progress` is called as layers come, `on_wait` as the list of releases does;
+        what they raise ends the run, which can be taken up later.
 
         Raises:
             ConfigError: the device has no slots.
@@ -205,7 +209,9 @@ class Device:
         from hwtrust.updates.staging import unseen
 
         with self._watched(on_step):
-            return update(self._context, release, on_progress=on_progress or unseen)
+            return update(
+                self._context, release, on_progress=on_progress or unseen, on_wait=on_wait
+            )
 
     def report(self, kind: str, *, detail: str = "") -> bool:
         """Report an event of the application, such as `transaction`; gives whether to attest now.

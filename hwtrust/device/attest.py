@@ -14,7 +14,9 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +29,8 @@ from hwtrust.errors import (
     ChannelTlsError,
     RefusedError,
     RootStateError,
+    SlotError,
+    StateError,
     TpmOwnerAuthError,
     TpmResetError,
 )
@@ -36,7 +40,7 @@ from hwtrust.tpm import commands
 from hwtrust.tpm.provision import read_counter
 from hwtrust.tpm.tls_key import TpmTlsKey
 from hwtrust.wire.algorithms import Alg
-from hwtrust.wire.cel import RESET_VALUE
+from hwtrust.wire.cel import RESET_VALUE, EventKind
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import (
     AttestReply,
@@ -45,16 +49,19 @@ from hwtrust.wire.messages import (
     ChallengeReply,
     ChallengeRequest,
     Evidence,
+    Release,
     TlsKeyKind,
 )
 from hwtrust.wire.policy import pcr_digest
+from hwtrust.wire.states import layer_events
 from hwtrust.wire.structures import Attest, NvCertifyInfo, Public, QuoteInfo
 
 if TYPE_CHECKING:
-    from hwtrust.channel import ClientKey
     from hwtrust.device.context import DeviceContext
     from hwtrust.device.state import StoredRoot
     from hwtrust.roots import AcceptedRoot
+    from hwtrust.tls import ClientKey
+    from hwtrust.wire.cel import Event, EventLog
 
 _UNAUTHORIZED = 401
 _CHALLENGE_OVER = frozenset({"challenge:expired", "challenge:forged", "challenge:used"})
@@ -105,7 +112,7 @@ def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
         storage_key=device.known().storage_key.name,
         held=Public.decode_sized(held.public).name if held is not None else FIRST,
         counter=answered.counter,
-        release=device.release.name,
+        release=_claimed_release(device),
         now_ms=answered.utc_ms,
         clock_ms=answered.clock_ms,
     )
@@ -147,14 +154,16 @@ def bound_evidence(
     """Evidence over a binding of everything that the backend is to believe."""
     identity = device.known()
     device.measured.settle(device.tpm)
+    release = _claimed_release(device)
+    other = device.other if release == device.release.name else device.release.name
     binding = Binding(
         purpose=purpose,
         nonce=nonce,
         tls_key=key.spki,
         epoch=_claimed_epoch(device),
-        release=device.release.name,
+        release=release,
         log_digest=device.measured.log.digest(),
-        statement=stated(other=device.other, failure=device.failure),
+        statement=stated(other=other, failure=device.failure),
     )
     return gather(
         device.tpm,
@@ -173,6 +182,39 @@ def _claimed_epoch(device: DeviceContext) -> int:
         return max(roots)
     # A root that is not counted to yet may be one that its backend has lost.
     return read_counter(device.tpm, device.known().counter)
+
+
+def _claimed_release(device: DeviceContext) -> str:
+    """The name of the release that the log tells of.
+
+    Between the switch of an update and its load that is the one in the other slot:
+    to claim the one that comes next would be a deviation.
+    """
+    loaded = _last_load(device.measured.log)
+    if device.config.updates is None or _begins(device.release, loaded):
+        return device.release.name
+    from hwtrust.updates.slots import Slots  # noqa: PLC0415 - rarely needed
+
+    slots = Slots(Path(device.config.updates.slots))
+    with contextlib.suppress(StateError, SlotError, msgspec.MsgspecError, UnicodeDecodeError):
+        other = msgspec.json.decode(slots.release(slots.inactive) or b"", type=Release)
+        if _begins(other, loaded):
+            return other.name
+    return device.release.name
+
+
+def _last_load(log: EventLog) -> list[Event]:
+    layers: list[Event] = []
+    for event in log.events:
+        if event.kind is EventKind.RELOAD:
+            layers.clear()
+        elif event.kind is EventKind.LAYER:
+            layers.append(event)
+    return layers
+
+
+def _begins(release: Release, loaded: list[Event]) -> bool:
+    return list(layer_events(release)[: len(loaded)]) == loaded
 
 
 def _ask(device: DeviceContext) -> Answered:

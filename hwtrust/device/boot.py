@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hwtrust.device.attest import attest_once, renew_approval
 from hwtrust.device.conditions import failures_noted, loaded
 from hwtrust.device.results import State
 from hwtrust.errors import (
@@ -51,7 +50,6 @@ from hwtrust.keys.unseal import SealedRoot, unseal_root
 from hwtrust.layers import measure
 from hwtrust.roots import reopen_root
 from hwtrust.tpm import commands
-from hwtrust.tpm.provision import read_counter
 from hwtrust.tpm.sessions import hmac_session
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import CAP, RELOAD, Event, EventKind
@@ -101,6 +99,8 @@ def _load(device: DeviceContext, activate: Activate | None) -> None:
     root = active_root(device)
     branch = _branch(device, root, values, cold=cold)
     if branch is None:
+        from hwtrust.device.attest import renew_approval  # noqa: PLC0415 - rarely needed
+
         root = renew_approval(device, root)
         branch = _branch(device, root, values, cold=cold)
     if branch is None:
@@ -117,6 +117,8 @@ def _load(device: DeviceContext, activate: Activate | None) -> None:
 def _require_unlocked(device: DeviceContext) -> None:
     if device.heard is None or device.heard.mode is not Mode.LOCKED:
         return
+    from hwtrust.device.attest import attest_once  # noqa: PLC0415 - rarely needed
+
     device.doing = "verify", ""
     message = "the backend has locked this device"
     try:
@@ -143,6 +145,8 @@ def active_root(device: DeviceContext) -> StoredRoot:
     if len(roots) == 1:
         (only,) = roots.values()
         return only
+    from hwtrust.tpm.provision import read_counter  # noqa: PLC0415 - rarely needed
+
     counter = read_counter(device.tpm, device.known().counter)
     for epoch in [epoch for epoch in roots if epoch < counter]:
         device.state.drop_root(epoch)
@@ -203,6 +207,9 @@ def load_layers(
         LayerMismatchError: a layer differs; a violation has been extended.
         LayerActivationError: `activate` has raised what is its cause.
     """
+    if activate is not None:
+        # Until the load is at its end it is not known what runs.
+        device.started = None
     if reload:
         device.doing = "extend", ""
         with device.step("reload"):

@@ -22,6 +22,8 @@
 
     [agent]                           # of the daemon: hwtrust.agent.config
 
+Every option is in docs/device-configuration.md.
+
 Rules:
 1. Unknown keys are refused: a misspelt option is not a default.
 2. Handles lie in the ranges that the TCG's registry gives to owners, so that no

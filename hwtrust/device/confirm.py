@@ -1,15 +1,15 @@
-"""Boot and attest a device that may be on trial with a release: it is confirmed, or given up.
+"""Attest a device that may be on trial with a release: it is confirmed, or given up.
 
     boot ─▶ attest ─▶ trusted: confirmed
       └───────┴─ failed, or too late ─▶ the release before: boot, attest
 
-Without a trial these are `boot` and `attest` as they are. Rules:
+Without a trial this is `attest` as it is; `hwtrust.device.trial` boots. Rules:
 1. What speaks against the release gives it up: a layer, the root that does not
    open in its state, a verdict. A TPM or a backend that is away does not, but
    starts are counted, and time is.
-2. A verdict counts once the release has come up in this process: before that it
-   is one on what ran before. One that would meet the release before as well gives
-   nothing up.
+2. A verdict counts once the release has come up: before that it is one on what ran
+   before, but for what is said of its name. One that would meet the release before
+   as well gives nothing up.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hwtrust.device import rotate, trial
-from hwtrust.device.boot import boot
 from hwtrust.device.conditions import take_back
 from hwtrust.errors import (
     ChannelError,
-    HwTrustError,
-    LayerError,
-    RootError,
     TrialFailedError,
     TrialOverdueError,
 )
@@ -32,29 +28,11 @@ from hwtrust.wire.messages import Severity
 if TYPE_CHECKING:
     from hwtrust.device.context import DeviceContext
     from hwtrust.device.results import AttestResult
+    from hwtrust.device.state import Trial
 
 _OF_THE_DEVICE: Final = ("admin:", "clock:", "epoch:", "evidence:", "policy:")
 """Findings that the release before would get too, by their beginnings."""
-
-_GIVES_UP: tuple[type[HwTrustError], ...] = (LayerError, RootError)
-"""What of a boot speaks against the release, and not against the device."""
-
-
-def boot_on_trial(device: DeviceContext) -> None:
-    """Boot; a release on trial that does not come up is given up, and the last one booted.
-
-    Raises:
-        LayerError, RootError, TpmError, KeyStoreError: as `boot`; where a trial was
-            given up on the way, the last release needs a restart to come up.
-    """
-    trial.count_start(device)
-    try:
-        boot(device, activate=device.activate)
-    except _GIVES_UP as error:
-        if trial.trial_of(device) is None:
-            raise
-        trial.give_up(device, error)
-        boot(device, activate=device.activate)
+_OF_ITS_NAME: Final = "release:"
 
 
 def attest_on_trial(device: DeviceContext) -> AttestResult:
@@ -65,26 +43,31 @@ def attest_on_trial(device: DeviceContext) -> AttestResult:
             long is given up all the same.
         RootError, TpmError: as `rotate.attest`, or the last release needs a restart.
     """
-    came_up, heard = device.keystore is not None, device.heard
+    heard = device.heard
     try:
         result = rotate.attest(device)
     except ChannelError:
         try:
             trial.require_in_time(device)
         except TrialOverdueError as error:
-            trial.give_up(device, error)
-            boot(device, activate=device.activate)
+            trial.fall_back(device, error)
         raise
-    on_trial = trial.trial_of(device)
-    failed = [finding for finding in result.findings if finding.severity is Severity.FAIL]
-    against = [finding for finding in failed if not finding.code.startswith(_OF_THE_DEVICE)]
-    if on_trial is None or not came_up or not against:
+    on_trial = trial.tried(device)
+    if on_trial is None:
         return result
-    codes = ", ".join(finding.code for finding in failed)
-    message = f"the backend does not accept release {on_trial.release}: {codes}"
-    trial.give_up(device, TrialFailedError(message, release=on_trial.release))
+    failed = [finding.code for finding in result.findings if finding.severity is Severity.FAIL]
+    against = [code for code in failed if _is_against(code, on_trial)]
+    if not against:
+        return result
+    message = f"the backend does not accept release {on_trial.release}: {', '.join(failed)}"
     if against == failed:
-        # What the backend said was said of the release that is gone.
+        # What the backend said was said of the release that goes.
         take_back(device, heard)
-    boot(device, activate=device.activate)
+    trial.fall_back(device, TrialFailedError(message, release=on_trial.release))
     return rotate.attest(device)
+
+
+def _is_against(code: str, on_trial: Trial) -> bool:
+    if code.startswith(_OF_ITS_NAME):
+        return on_trial.release != on_trial.previous
+    return on_trial.up and not code.startswith(_OF_THE_DEVICE)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -27,12 +27,13 @@ from hwtrust.wire.root import policy_key_public
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hwtrust.channel import Channel, ClientKey
+    from hwtrust.channel import Channel
     from hwtrust.device.config import DeviceConfig
     from hwtrust.device.results import Activate, AttestResult
-    from hwtrust.device.state import DeviceState, Heard, Identity, StoredRoot
+    from hwtrust.device.state import DeviceState, Heard, Identity, StoredRoot, UpdateRecord
     from hwtrust.keys.keystore import KeyStore
     from hwtrust.measure import MeasuredLog
+    from hwtrust.tls import ClientKey
     from hwtrust.tpm.connection import Tpm
     from hwtrust.wire.messages import Release, TrustAnchor
     from hwtrust.wire.statement import StepFailure
@@ -47,8 +48,7 @@ def utc_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(slots=True)
-class DeviceContext:
+class DeviceContext(msgspec.Struct, eq=False):
     """An open device."""
 
     config: DeviceConfig
@@ -61,30 +61,37 @@ class DeviceContext:
     policy_key: Public
     metadata_key: ec.EllipticCurvePublicKey
     identity: Identity | None = None
-    client_key: ClientKey | None = field(default=None, repr=False)
-    keystore: KeyStore | None = field(default=None, repr=False)
+    client_key: ClientKey | None = None
+    keystore: KeyStore | None = None
     challenge: bytes = b""
     other: str = ""
     """The release in the second slot, for which leave is asked too."""
     utc_ahead_ms: int | None = None
     """By how much UTC, as the backend signed it last, was ahead of the TPM's clock."""
-    activate: Activate | None = field(default=None, repr=False)
+    activate: Activate | None = None
     started: Release | None = None
     """The release whose layers were activated last, all of them, by this process."""
     answer: AttestResult | None = None
     """What the backend made of the evidence last."""
     on_step: Callable[[Step], None] = silent
     on_condition: Callable[[Condition], None] = unwatched
-    condition: Condition = field(default_factory=lambda: Condition(State.STARTING, since_ms=0))
+    condition: Condition = msgspec.field(
+        default_factory=lambda: Condition(State.STARTING, since_ms=0)
+    )
     doing: tuple[str, str] = ("tpm", "")
     """The step that is under way and its layer, for whoever notes that it failed."""
+    updates: UpdateRecord | None = None
+    """What there is to say of updates, as it was read or written last."""
     failure: StepFailure | None = None
     """What failed and was not told to the backend yet."""
     heard: Heard | None = None
     """The backend's last word."""
     heard_on_disk: Heard | None = None
-    cache: MeasureCache = field(default_factory=MeasureCache, repr=False)
+    cache: MeasureCache = msgspec.field(default_factory=MeasureCache)
     now: Callable[[], int] = utc_ms
+
+    def __repr__(self) -> str:
+        return f"DeviceContext({self.config.state_dir!r})"
 
     @property
     def selection(self) -> PcrSelection:
@@ -118,10 +125,10 @@ class DeviceContext:
         return keystore
 
     def lock(self) -> None:
-        """Forget the keys."""
-        if self.keystore is not None:
-            self.keystore.close()
-            self.keystore = None
+        """Forget the keys. Nothing finds them any more from the first moment on."""
+        keystore, self.keystore = self.keystore, None
+        if keystore is not None:
+            keystore.close()
 
     def become(
         self, state: State, *, step: str = "", layer: str = "", code: str = "", message: str = ""
@@ -132,6 +139,7 @@ class DeviceContext:
         callback raises is written to the log, and goes no further.
         """
         was = self.condition
+        update, restart = self._waiting()
         condition = Condition(
             state,
             was.since_ms if was.state is state and was.since_ms else self.now(),
@@ -140,6 +148,8 @@ class DeviceContext:
             release=self.release.name,
             code=code,
             message=message,
+            update=update,
+            restart=restart,
         )
         if condition == was:
             return
@@ -148,6 +158,21 @@ class DeviceContext:
             self.on_condition(condition)
         except Exception:  # noqa: BLE001 - whatever a callback raises
             _log.exception("the host application's on_condition has failed")
+
+    def tell_of_updates(self) -> None:
+        """Tell the host application again where it stands, if it is another release that waits."""
+        was = self.condition
+        self.become(was.state, step=was.step, layer=was.layer, code=was.code, message=was.message)
+
+    def _waiting(self) -> tuple[str, bool]:
+        """The release that waits, and whether it is for a restart."""
+        trial = self.updates.trial if self.updates else None
+        order = self.updates.order if self.updates else None
+        if trial is not None:
+            return (trial.release, True) if trial.restart else ("", False)
+        if order is not None and (order.forced or order.release != self.release.name):
+            return order.release, False
+        return "", False
 
     def note_failure(self, failure: StepFailure) -> None:
         """Keep what failed until the backend has been told; the latest counts."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hwtrust.attest.tpm import gather, signed
-from hwtrust.channel import AttestedKey, load_client_key
+from hwtrust.channel import AttestedKey
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.rotate import store_root
 from hwtrust.device.state import Identity
@@ -48,8 +48,8 @@ from hwtrust.wire.root import authorization, counter_policy, increment_ref
 from hwtrust.wire.structures import Public
 
 if TYPE_CHECKING:
-    from hwtrust.channel import ClientKey
     from hwtrust.device.context import DeviceContext
+    from hwtrust.tls import ClientKey
     from hwtrust.tpm.connection import Pinned
     from hwtrust.tpm.provision import EndorsementKey
 
@@ -142,6 +142,8 @@ def usable_in_tls(key: TpmTlsKey) -> None:
         TlsKeyError: it cannot: no tpm2-openssl provider >= 1.2 is configured.
     """
     import ssl  # noqa: PLC0415 - enrolment only
+
+    from hwtrust.tls import load_client_key  # noqa: PLC0415 - as ssl
 
     load_client_key(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), key, key.self_signed())
 

@@ -38,8 +38,8 @@ def cut(failure: StepFailure, *, at_ms: int) -> StepFailure:
     return StepFailure(
         step=_printable(failure.step, _CODE),
         code=_printable(failure.code, _CODE),
-        layer=failure.layer[:_NAME],
-        release=failure.release[:_NAME],
+        layer=_printable(failure.layer, _NAME),
+        release=_printable(failure.release, _NAME),
         detail=_printable(failure.detail, _DETAIL),
         at_ms=failure.at_ms or at_ms,
     )

@@ -7,6 +7,8 @@ Rules:
    is wrong with the caller: a configuration, a device that is not enrolled.
 2. One question for all layers. What the answer orders is fetched before anything
    is loaded; where that fails, the release that is there is loaded.
+   Where another release was loaded since the reset, as when the power of the process
+   went in the midst of an update, it is asked afterwards: nothing good could be said.
 3. A backend that is away is no failure: the root opens by the leave that the
    device has kept, until that ends.
 4. A backend that has locked the device is obeyed before anything is loaded.
@@ -18,8 +20,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hwtrust.device.conditions import note, troubled
-from hwtrust.device.confirm import attest_on_trial, boot_on_trial
+from hwtrust.device.confirm import attest_on_trial
 from hwtrust.device.results import State
+from hwtrust.device.trial import boot_on_trial
 from hwtrust.errors import (
     ConfigError,
     HwTrustError,
@@ -28,13 +31,16 @@ from hwtrust.errors import (
     StateError,
     TpmError,
 )
+from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Mode
+from hwtrust.wire.states import layer_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hwtrust.device.context import DeviceContext
     from hwtrust.device.results import AttestResult, Condition
+    from hwtrust.wire.cel import Event
     from hwtrust.wire.messages import UpdateOrder
 
 _STOPPED = frozenset({State.LOCKED, State.LIMITED, State.TPM_AWAY})
@@ -54,6 +60,9 @@ def load(
         ConfigError: the configuration does not do for an update.
     """
     device.known()
+    loaded = _ran_another(device)
+    if loaded:
+        _boot(device)
     result, trouble = _attest(device)
     if isinstance(trouble, _OF_THE_DEVICE):
         return device.condition
@@ -61,13 +70,28 @@ def load(
         _updated(update, result.update)
     elif result is not None and result.mode is Mode.LOCKED:
         return device.condition
-    if device.keystore is None:
+    if device.keystore is None and not loaded:
         _boot(device)
     if trouble is None:
         _, trouble = _attest(device)
     if trouble is not None:
         troubled(device, trouble)
     return device.condition
+
+
+def _ran_another(device: DeviceContext) -> bool:
+    """Whether what was loaded last in this boot is another release than the one to run."""
+    try:
+        device.measured.settle(device.tpm)
+    except HwTrustError:
+        return False  # the attestation meets it too, and says so
+    layers: list[Event] = []
+    for event in device.measured.log.events:
+        if event.kind is EventKind.RELOAD:
+            layers = []
+        elif event.kind is EventKind.LAYER:
+            layers.append(event)
+    return (*layers,) != layer_events(device.release)[: len(layers)]
 
 
 def _attest(device: DeviceContext) -> tuple[AttestResult | None, HwTrustError | None]:

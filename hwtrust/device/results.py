@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,7 @@ Activate: TypeAlias = "Callable[[LayerReference, Path], None]"
 """Starts a layer that was measured and extended; what it raises stops the load there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One thing that was done, for whoever watches: `milliseconds` is how long it took."""
 
     name: str
@@ -56,14 +56,16 @@ class State(StrEnum):
     """The TPM does not answer; the key store is closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """What the host application is told: where the device stands, since when and why.
 
     `step`, `layer` and `code` say what failed, as in `hwtrust.wire.statement.StepFailure`,
     and are empty where nothing did; `code` and `message` are an error's, or those of
-    the backend's first finding. `release` is the one that is to run. `since_ms` is
+    the backend's first finding. `release` is the one that is loaded. `since_ms` is
     when the state was entered, by this machine's clock, UTC milliseconds.
+
+    `update` is a release that waits to replace it: ordered by the backend and not
+    brought in; or, where `restart` says so, in place, and up with the next restart.
     """
 
     state: State
@@ -73,14 +75,15 @@ class Condition:
     release: str = ""
     code: str = ""
     message: str = ""
+    update: str = ""
+    restart: bool = False
 
 
 def unwatched(_: Condition) -> None:
     """Tell nobody."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttestResult:
+class AttestResult(msgspec.Struct, frozen=True):
     """What the backend made of the evidence.
 
     `mode` is what the device may do now; where it is locked, its key store is
@@ -103,8 +106,7 @@ class AttestResult:
     """The TPM's clock, as the evidence says it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """How long the TPM opens the root: its clock, and until when in that clock. Milliseconds."""
 
     clock_ms: int
@@ -126,8 +128,7 @@ class Outcome(StrEnum):
     """It was given up; the release before runs again."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateResult:
+class UpdateResult(msgspec.Struct, frozen=True):
     """How an update has ended. `code` and `message` say why the device fell back."""
 
     release: str
@@ -137,8 +138,7 @@ class UpdateResult:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStatus:
+class DeviceStatus(msgspec.Struct, frozen=True):
     """What a device knows of itself, without asking its backend. Times are in milliseconds.
 
     `device` is the EK's Name; `clock` the TPM's clock, UTC where it was set;

@@ -42,6 +42,8 @@ def attest(device: DeviceContext) -> AttestResult:
 def _attest(device: DeviceContext) -> AttestResult:
     with device.step("attest"):
         answered, accepted = attest_once(device)
+    # Obeyed before anything is remembered: a disk may be full, a root refused.
+    follow(device, answered.reply)
     trial.confirm(device, answered.reply.standing)
     rotated_to, waits = None, accepted is not None and device.keystore is None
     if accepted is not None and device.keystore is not None:
@@ -49,9 +51,9 @@ def _attest(device: DeviceContext) -> AttestResult:
             rotated_to = rotate(device, accepted)
         with device.step("attest", "to confirm the new epoch"):
             answered, _ = attest_once(device)
+        follow(device, answered.reply)
     reply = answered.reply
     trial.note_order(device, reply.update)
-    follow(device, reply)
     device.answer = AttestResult(
         reply.standing,
         reply.findings,

@@ -92,6 +92,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     restart: bool = False
     """It is switched to, and comes up with the next reset of the PCRs."""
+    up: bool = False
+    """It has opened the root since it was started last."""
     failed: str = ""
     """The code of why it was given up, from just before the slots are switched back."""
 
@@ -221,10 +223,13 @@ class DeviceState:
     # updates
 
     def updates(self) -> UpdateRecord:
-        """What there is to say of updates; nothing is said by an empty record."""
+        """What there is to say of updates; nothing is said by an empty record.
+
+        A damaged file says nothing: who can damage it can also delete it.
+        """
         try:
             return self._read(self.directory / "update.json", UpdateRecord)
-        except StateMissingError:
+        except (StateMissingError, StateDamagedError):
             return UpdateRecord()
 
     def save_updates(self, record: UpdateRecord) -> None:

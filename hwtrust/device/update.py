@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 from hwtrust.device import rotate, trial
 from hwtrust.device.boot import active_root, read_pcrs
-from hwtrust.device.confirm import attest_on_trial, boot_on_trial
+from hwtrust.device.confirm import attest_on_trial
 from hwtrust.device.results import AttestResult, Outcome, UpdateResult
+from hwtrust.device.trial import boot_on_trial
 from hwtrust.errors import (
     ChannelError,
     SlotError,
@@ -57,7 +58,11 @@ if TYPE_CHECKING:
 
 
 def update(
-    device: DeviceContext, name: str = "", *, on_progress: Callable[[Progress], None] = unseen
+    device: DeviceContext,
+    name: str = "",
+    *,
+    on_progress: Callable[[Progress], None] = unseen,
+    on_wait: Callable[[], None] | None = None,
 ) -> UpdateResult:
     """Bring release `name` in, by default the one that the backend has ordered.
 
@@ -71,10 +76,9 @@ def update(
     """
     slots = trial.slots_of(device)
     on_trial = trial.trial_of(device)
-    if on_trial is not None:
-        return UpdateResult(
-            on_trial.release, Outcome.RESTART if on_trial.restart else Outcome.ON_TRIAL
-        )
+    if on_trial is not None and slots.current == on_trial.slot:
+        waits = on_trial.restart or on_trial.release != device.release.name
+        return UpdateResult(on_trial.release, Outcome.RESTART if waits else Outcome.ON_TRIAL)
     require_places(device, slots)
     if device.utc_ahead_ms is None:
         attest_on_trial(device)
@@ -83,7 +87,7 @@ def update(
     forced = order is not None and order.forced and order.release == name
     if name == device.release.name and not forced:
         return UpdateResult(name, Outcome.CURRENT)
-    manifest = _staged(device, slots, name, on_progress)
+    manifest = _staged(device, slots, name, on_progress, on_wait)
     return _switch(device, manifest.release(), forced=forced)
 
 
@@ -136,17 +140,25 @@ def client_of(device: DeviceContext) -> ReleaseClient:
 def _now(device: DeviceContext) -> datetime:
     """UTC as the backend signed it last, carried on by the TPM's clock."""
     clock = commands.read_clock(device.tpm).clock
-    return datetime.fromtimestamp(0, UTC) + timedelta(
-        milliseconds=clock + (device.utc_ahead_ms or 0)
-    )
+    try:
+        return datetime.fromtimestamp(0, UTC) + timedelta(
+            milliseconds=clock + (device.utc_ahead_ms or 0)
+        )
+    except OverflowError:
+        # Whoever may set the TPM's clock: everything has expired.
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _staged(
-    device: DeviceContext, slots: Slots, name: str, on_progress: Callable[[Progress], None]
+    device: DeviceContext,
+    slots: Slots,
+    name: str,
+    on_progress: Callable[[Progress], None],
+    on_wait: Callable[[], None] | None,
 ) -> ReleaseManifest:
     with _failure_noted(device, "stage", name), client_of(device) as client:
         with device.step("refresh", "the list of releases"):
-            client.refresh()
+            client.refresh(on_piece=on_wait)
         manifest = client.manifest(name)
         _require_layers(device, manifest)
         with device.step("stage", f"release {name}"):
@@ -199,13 +211,15 @@ def _switch(device: DeviceContext, new: Release, *, forced: bool) -> UpdateResul
 
 
 def _try(device: DeviceContext, new: Release) -> UpdateResult:
+    slots = trial.slots_of(device)
+    slot = slots.current
     with _activating_from(device, _first_change(device.started, new)):
         boot_on_trial(device)
         try:
             result: AttestResult | None = attest_on_trial(device)
         except ChannelError:
             result = None
-    if device.release.name == new.name:
+    if slots.current == slot:
         done = trial.trial_of(device) is None
         return UpdateResult(new.name, Outcome.CONFIRMED if done else Outcome.ON_TRIAL, result)
     refused = device.state.updates().refused

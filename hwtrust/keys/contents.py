@@ -17,8 +17,9 @@ Rules:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from hwtrust.errors import EntryNameError, KeyStoreDamagedError
 from hwtrust.keys.kek import DataKey, Kek, Sealed, encode
@@ -32,8 +33,7 @@ MAX_VALUE_SIZE: Final = 1 << 20
 STORE_ID_SIZE: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """What the store says about an entry without decrypting it.
 
     `version` counts the puts of the name, `epoch` is the one whose data key
@@ -46,8 +46,7 @@ class Entry:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """The row of the file that holds the seal."""
 
     store_id: bytes
@@ -56,8 +55,7 @@ class Header:
     seal: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRow:
+class EntryRow(msgspec.Struct, frozen=True):
     """An entry as the file has it; not authenticated yet."""
 
     row: int
@@ -67,8 +65,7 @@ class EntryRow:
     sealed: Sealed
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """An authenticated entry: the row it is in, and the digest of its ciphertext."""
 
     row: int
@@ -76,8 +73,7 @@ class Held:
     digest: bytes
 
 
-@dataclass(slots=True)
-class Contents:
+class Contents(msgspec.Struct):
     """The data key, the wraps and the list of entries of one store.
 
     `floor` is the highest version that was ever deleted.
@@ -88,8 +84,8 @@ class Contents:
     data_key: DataKey
     generation: int = 0
     floor: int = 0
-    wraps: dict[int, Sealed] = field(default_factory=dict)
-    entries: dict[str, Held] = field(default_factory=dict)
+    wraps: dict[int, Sealed] = {}
+    entries: dict[str, Held] = {}
 
     @classmethod
     def fresh(cls, kek: Kek, *, device: bytes) -> Contents:
@@ -134,7 +130,7 @@ class Contents:
 
     def successor(self) -> Contents:
         """A copy of the next generation, to be changed along with the file."""
-        return replace(
+        return msgspec.structs.replace(
             self,
             generation=self.generation + 1,
             wraps=dict(self.wraps),

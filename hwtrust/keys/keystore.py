@@ -37,9 +37,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
+
+import msgspec
 
 from hwtrust.errors import (
     EntryNotFoundError,
@@ -378,7 +379,7 @@ class KeyStore:
 
     def _reencrypt(self, contents: Contents, draft: Contents, epoch: int) -> None:
         for name, held in contents.entries.items():
-            entry = replace(held.entry, epoch=epoch)
+            entry = msgspec.structs.replace(held.entry, epoch=epoch)
             sealed = draft.encrypt(entry, self._value(contents, held))
             self._database.update_entry(held.row, entry, sealed)
             draft.entries[name] = Held(held.row, entry, sealed.digest)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hwtrust.errors import RootApprovalError, RootStateError, TpmError
 from hwtrust.tpm import commands
 from hwtrust.tpm.policy import TpmPolicySession
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
     from hwtrust.wire.structures import Public
 
 
-@dataclass(frozen=True, slots=True)
-class Anchorage:
+class Anchorage(msgspec.Struct, frozen=True):
     """Where in the TPM a device's roots hang: their parent and their epoch counter."""
 
     storage_key: Pinned
@@ -52,12 +53,14 @@ class SealedRoot:
     ticket: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Unsealed:
+class Unsealed(msgspec.Struct, frozen=True):
     """The root's 32 bytes, and the ticket to keep for the next time."""
 
-    secret: bytes = field(repr=False)
-    ticket: bytes = field(repr=False)
+    secret: bytes
+    ticket: bytes
+
+    def __repr__(self) -> str:
+        return "Unsealed()"
 
 
 def unseal_root(tpm: Tpm, anchorage: Anchorage, root: SealedRoot, *, branch: int) -> Unsealed:

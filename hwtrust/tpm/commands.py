@@ -8,9 +8,9 @@ that takes none uses an empty password and protects nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 from tpm2_pytss.constants import TPM2_ALG, TPM2_RH
 from tpm2_pytss.types import (
@@ -57,8 +57,7 @@ _PCRS_A_READ = 8
 _NV_BYTES_A_READ = 512  # within TPM_PT_NV_BUFFER_MAX of all TPMs; 1024 is not
 
 
-@dataclass(frozen=True, slots=True)
-class SignedAttest:
+class SignedAttest(msgspec.Struct, frozen=True):
     """A TPMS_ATTEST and its TPMT_SIGNATURE, as the TPM sent them."""
 
     message: bytes

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import msgspec
 from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception
 
 from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError, WireError
@@ -57,8 +57,7 @@ _TRIES = 5
 _FIRST_PAUSE_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(msgspec.Struct, frozen=True):
     """A persistent object or NV index: its TPM handle, and the Name that it must have.
 
     `blob` is ESAPI's serialisation (Esys_TR_Serialize), which spares the
@@ -67,7 +66,10 @@ class Pinned:
 
     handle: int
     name: bytes
-    blob: bytes = field(default=b"", repr=False)
+    blob: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Pinned({self.handle:#x}, {self.name.hex()})"
 
 
 class Tpm:

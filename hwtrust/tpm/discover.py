@@ -15,10 +15,10 @@ Rules:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from tpm2_pytss.constants import TPM2_CAP
 
 from hwtrust.errors import (
@@ -61,8 +61,7 @@ class UdevDevice(Protocol):
         """Its directory in sysfs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A TPM device file. `problem` says why this user cannot open it, if so."""
 
     path: str
@@ -76,8 +75,7 @@ class Candidate:
         return f"device:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What a TPM says of itself; unsigned, for people.
 
     `lockout_recovery` is in seconds.

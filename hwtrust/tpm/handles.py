@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Handles:
+class Handles(msgspec.Struct, frozen=True):
     """Two persistent handles and an NV index, in the owner's ranges of the TCG's registry."""
 
     ak: int = 0x81018048

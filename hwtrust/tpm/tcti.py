@@ -43,9 +43,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
+import msgspec
 from tpm2_pytss.constants import TPM2_CC, TSS2_RC
 from tpm2_pytss.TCTI import TCTI, PyTCTI
 from tpm2_pytss.TCTILdr import TCTILdr
@@ -118,8 +118,7 @@ def response_code(response: bytes) -> int:
     return reader.u32()
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """One command and its response, without their bytes.
 
     `rc` is the TPM's response code, or the TCTI's (0x000Axxxx) when no response

@@ -8,6 +8,8 @@ source    a server, its limits, and files from it piece by piece
 download  one file, resumed where it was cut, whole and as signed
 metadata  the TUF client, and what it remembers; needs python-tuf
 client    releases, their manifests and the files of their layers
+staging   a release into the inactive slot: copied where it is the same, else fetched
+bundle    the vendor's side: a release made of its layers and a manifest
 
 Nothing is imported here: each module costs only those who use it.
 """

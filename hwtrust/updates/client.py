@@ -84,10 +84,11 @@ class ReleaseClient:
         self._metadata.__exit__()
         self._targets.__exit__()
 
-    def refresh(self) -> None:
+    def refresh(self, *, on_piece: Callable[[], None] | None = None) -> None:
         """Ask the repository what there is now.
 
-        When it fails, what was known before is not used either.
+        When it fails, what was known before is not used either. `on_piece` is called
+        as the answers come; what it raises ends the run.
 
         Raises:
             UpdateMetadataError: what is served is not newer, not signed, not complete.
@@ -98,7 +99,11 @@ class ReleaseClient:
 
         self._listing = None
         self._listing = metadata.refresh(
-            self._root, state=self._state, source=self._metadata, now=self._now()
+            self._root,
+            state=self._state,
+            source=self._metadata,
+            now=self._now(),
+            on_piece=on_piece or metadata.unseen,
         )
 
     def releases(self) -> tuple[str, ...]:
@@ -142,7 +147,8 @@ class ReleaseClient:
             UpdateError, StateError: as `refresh`; the disk is full or failing.
         """
         target = self._target(layer.target)
-        listed = target.hashes.get("sha256", layer.digest.hex())
+        # Nobody measures a file again that came as it is listed, so the digest must be there.
+        listed = target.hashes.get("sha256")
         if layer.kind is LayerKind.FILE and listed != layer.digest.hex():
             message = f"{target.path} is listed as another file than layer {layer.name}"
             raise TargetDigestError(message, path=target.path)

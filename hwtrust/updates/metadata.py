@@ -70,7 +70,7 @@ from hwtrust.files import (
 from hwtrust.updates.download import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -111,10 +111,22 @@ class Listing:
     expires: datetime
 
 
-def refresh(root: bytes, *, state: Path, source: Source, now: datetime) -> Listing:
+def unseen() -> None:
+    """Watch nothing."""
+
+
+def refresh(
+    root: bytes,
+    *,
+    state: Path,
+    source: Source,
+    now: datetime,
+    on_piece: Callable[[], None] = unseen,
+) -> Listing:
     """What the repository holds now, checked from `root` on.
 
     `state` is a private directory, made when it is missing; `now` is aware.
+    `on_piece` is called as the metadata come; what it raises ends the run.
 
     Raises:
         UpdateMetadataError: what is served is not newer, not signed, not complete.
@@ -126,7 +138,7 @@ def refresh(root: bytes, *, state: Path, source: Source, now: datetime) -> Listi
         memory = _Memory(state)
         memory.lay_out()
         try:
-            listing = _refresh(root, memory.work, source, now)
+            listing = _refresh(root, memory.work, _Fetcher(source, on_piece), now)
         except BaseException:
             # The failure comes first; but what was accepted before it counts.
             with contextlib.suppress(StateError):
@@ -137,16 +149,16 @@ def refresh(root: bytes, *, state: Path, source: Source, now: datetime) -> Listi
         return listing
 
 
-def _refresh(root: bytes, work: Path, source: Source, now: datetime) -> Listing:
+def _refresh(root: bytes, work: Path, fetcher: _Fetcher, now: datetime) -> Listing:
     with _converted(work):
-        updater = _updater(root, work, source, now)
+        updater = _updater(root, work, fetcher, now)
         updater.refresh()
         return updater.listing()
 
 
-def _updater(root: bytes, work: Path, source: Source, now: datetime) -> _Updater:
+def _updater(root: bytes, work: Path, fetcher: _Fetcher, now: datetime) -> _Updater:
     try:
-        return _Updater(root, work, source, now)
+        return _Updater(root, work, fetcher, now)
     except RepositoryError as error:
         raise UpdateAnchorError(f"the device's first root is no root: {error}") from error
 
@@ -157,9 +169,9 @@ class _Updater(Updater):
     It lets neither be set nor seen from outside; hence the private attribute.
     """
 
-    def __init__(self, root: bytes, work: Path, source: Source, now: datetime) -> None:
+    def __init__(self, root: bytes, work: Path, fetcher: _Fetcher, now: datetime) -> None:
         super().__init__(
-            str(work), source.url, fetcher=_Fetcher(source), config=_LIMITS, bootstrap=root
+            str(work), fetcher.source.url, fetcher=fetcher, config=_LIMITS, bootstrap=root
         )
         self._trusted_set.reference_time = now
 
@@ -184,8 +196,9 @@ class _Updater(Updater):
 class _Fetcher(FetcherInterface):
     """ngclient's way to the server, by a source, and without files of its own."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, on_piece: Callable[[], None]) -> None:
+        self.source = source
+        self._on_piece = on_piece
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """The file at `url`, of at most `max_length` bytes."""
@@ -200,9 +213,9 @@ class _Fetcher(FetcherInterface):
         return self._pieces(url, _LIMITS.targets_max_length)
 
     def _pieces(self, url: str, most: int) -> Iterator[bytes]:
-        path = url.removeprefix(self._source.url)
+        path = url.removeprefix(self.source.url)
         try:
-            answer = self._source.get(path, most=most)
+            answer = self.source.get(path, most=most)
         except UpdateResponseError as error:
             status = error.data.get("status")
             # Before the newest root there is no other sign that it is the newest.
@@ -213,6 +226,7 @@ class _Fetcher(FetcherInterface):
         with answer:
             while piece := answer.read():
                 received += len(piece)
+                self._on_piece()
                 yield piece
         if answer.length is not None and received < answer.length:
             raise UpdateUnreachableError(f"{url} breaks off after {received} bytes")

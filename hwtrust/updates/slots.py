@@ -130,6 +130,10 @@ class Slots:
             )
         return self._path / slot / layer
 
+    def release_path(self, slot: str) -> Path:
+        """Where the release file lies in the slot named `slot`."""
+        return self._path / slot / RELEASE
+
     def release(self, slot: str) -> bytes | None:
         """The release file of a sealed slot; None of one that is not sealed.
 
@@ -137,7 +141,7 @@ class Slots:
             StateError: it cannot be read, or is longer than any release.
         """
         try:
-            return read_limited(self._path / slot / RELEASE, limit=MAX_RELEASE)
+            return read_limited(self.release_path(slot), limit=MAX_RELEASE)
         except StateMissingError:
             return None
 

@@ -21,11 +21,11 @@ import copy
 import http.client
 import re
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
-from hwtrust.channel import TimedSocket, pinned_context
 from hwtrust.errors import (
     ConfigError,
     UpdateRedirectError,
@@ -34,6 +34,7 @@ from hwtrust.errors import (
     UpdateTlsError,
     UpdateUnreachableError,
 )
+from hwtrust.tls import TimedSocket, pinned_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 PIECE: Final = 256 * 1024
 
 _RECORDS: Final = 8
+_GATHERING: Final = 1.0
 """How many records of TLS make a piece."""
 _SMALL: Final = 64 * 1024
 """How much of an answer that is not wanted is read, for its connection's sake."""
@@ -255,6 +257,8 @@ class Answer:
             if self._late is not None:
                 raise self._late
             # TLS brings 16 KiB at a time: what is done with a piece is done less often so.
+            # From a server that is slow they are not gathered: who reads may have to go on.
+            until = time.monotonic() + _GATHERING
             for _ in range(_RECORDS):
                 try:
                     piece = self._response.read1(PIECE)
@@ -266,6 +270,8 @@ class Answer:
                 if not piece:
                     break
                 pieces.append(piece)
+                if time.monotonic() >= until:
+                    break
         return b"".join(pieces)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from hwtrust.errors import LayerError, StagedLayerError, StateMissingError
+from hwtrust.errors import LayerError, SlotLayerError, StagedLayerError, StateError
 from hwtrust.files import read_limited, state_error
 from hwtrust.layers import measure
 from hwtrust.updates.archive import unpack
@@ -104,17 +104,18 @@ class _Staging:
             return
         if running == self.layer.digest:
             # A current layer that has changed, or cannot be read, is no reason to give up.
-            with contextlib.suppress(LayerError):
+            with contextlib.suppress(LayerError, SlotLayerError):
                 self.slots.copy_unchanged(self.layer.name)
             if self.fits():
                 self._tell(1, 1)
                 return
-        self._fetch()
-        # A file that came as it was signed is the layer; of a tree, its archive is.
-        if self.layer.kind is LayerKind.TREE and not self.fits():
-            self.slots.discard(self.layer.name)
-            message = f"layer {self.layer.name} of release {self.release} is not what it says"
-            raise StagedLayerError(message, layer=self.layer.name, release=self.release)
+        self.slots.discard(self.layer.name)
+        if self.layer.kind is LayerKind.TREE:
+            self._fetch_tree()
+            return
+        # A file that came as it was signed is the layer.
+        self.client.fetch(self.layer, self._place, self._tell)
+        self._take_mode()
 
     def fits(self) -> bool:
         """Whether what lies in the slot is the layer."""
@@ -123,20 +124,21 @@ class _Staging:
         except LayerError:
             return False
 
-    def _fetch(self) -> None:
-        self.slots.discard(self.layer.name)
-        if self.layer.kind is LayerKind.FILE:
-            self.client.fetch(self.layer, self._place, self._tell)
-            self._take_mode()
-            return
+    def _fetch_tree(self) -> None:
         archive = self._place.with_name(f".{self.layer.name}.tar")
         self.client.fetch(self.layer, archive, self._tell)
         try:
             with archive.open("rb") as file:
                 unpack(file, self._place, limit=archive.stat().st_size)
-            archive.unlink()
+            if self.fits():
+                archive.unlink()
+                return
         except OSError as error:
             raise state_error(error, archive) from error
+        # The archive stays: a release that is ordered again and again is not fetched so often.
+        self.slots.discard(self.layer.name)
+        message = f"layer {self.layer.name} of release {self.release} is not what it says"
+        raise StagedLayerError(message, layer=self.layer.name, release=self.release)
 
     def _take_mode(self) -> None:
         """Give a file the mode of the one that it replaces: its digest says nothing of it."""
@@ -165,10 +167,10 @@ def _write_mark(place: Path, mark: bytes) -> None:
 
 def _mark_of(slots: Slots) -> bytes:
     place = slots.path(slots.inactive, "x").with_name(_MARK)
-    try:
+    # What cannot be read is another one.
+    with contextlib.suppress(StateError):
         return read_limited(place, limit=_MARK_SIZE)
-    except StateMissingError:
-        return b""
+    return b""
 
 
 def _running(slots: Slots) -> dict[str, bytes]:

@@ -265,7 +265,7 @@ def order_by(
     """The same for what a device ran when it was last heard of, and what was found then."""
     updates = rules.updates
     wanted = updates.wanted
-    if wanted is None or (running == wanted and not findings):
+    if wanted is None:
         return None
     deviates = any(finding.code.startswith(DEVIATIONS) for finding in findings)
     # (7): another release, or not as it should be.
@@ -280,7 +280,7 @@ def order_by(
 
 def second_release(name: str, *, running: str, rules: Rules, now_ms: int) -> Release | None:
     """The release `name` beside the running one, if leave may be given for it too (rule 9)."""
-    if not name or name == running or name not in rules.references.accepted:
+    if name == running or name not in rules.references.accepted:
         return None
     term = rules.updates.terms.get(name)
     if term is not None and term.is_over(now_ms):

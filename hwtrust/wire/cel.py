@@ -26,6 +26,8 @@ from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from hwtrust.errors import LogError, MalformedError, WireError
 from hwtrust.wire.algorithms import Alg, digest_size, new_hash, to_hash_alg
 from hwtrust.wire.codec import Reader, u8, u32, u64
@@ -66,8 +68,7 @@ class EventKind(IntEnum):
 _KINDS: Final[dict[int, EventKind]] = {int(kind): kind for kind in EventKind}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event of ours. `digest` is empty, or 32 bytes of SHA-256."""
 
     kind: EventKind
@@ -98,8 +99,7 @@ CAP = Event(EventKind.CAP)
 RELOAD = Event(EventKind.RELOAD)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """An event with its place in the log and the digests of every bank."""
 
     number: int

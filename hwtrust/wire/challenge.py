@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from hwtrust.errors import (
     ChallengeExpiredError,
@@ -42,8 +43,7 @@ class Purpose(StrEnum):
     ATTEST = "attest"
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """A nonce that has been checked; `issued` is UTC in milliseconds."""
 
     nonce: bytes

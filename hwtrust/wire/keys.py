@@ -18,6 +18,7 @@ from enum import IntFlag
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hwtrust.errors import MalformedError, UnsupportedError, WeakKeyError
@@ -73,8 +74,7 @@ class ObjectAttributes(IntFlag):
     X509_SIGN = 1 << 19
 
 
-@dataclass(frozen=True, slots=True)
-class EccPoint:
+class EccPoint(msgspec.Struct, frozen=True):
     """TPMS_ECC_POINT as written; templates leave it empty or zero."""
 
     x: bytes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
 
 from hwtrust.errors import UnsupportedError
 from hwtrust.wire import codec
@@ -19,8 +20,7 @@ _CIPHERS: Final = frozenset({Alg.TDES, Alg.AES, Alg.SM4, Alg.CAMELLIA})
 _MODES: Final = frozenset({Alg.NULL, Alg.CTR, Alg.OFB, Alg.CBC, Alg.CFB, Alg.ECB})
 
 
-@dataclass(frozen=True, slots=True)
-class Symmetric:
+class Symmetric(msgspec.Struct, frozen=True):
     """TPMT_SYM_DEF_OBJECT; `bits` and `mode` mean nothing where `alg` is NULL."""
 
     alg: Alg = Alg.NULL
@@ -56,8 +56,7 @@ AES_256_CFB: Final = Symmetric(Alg.AES, 256, Alg.CFB)
 NO_SYMMETRIC: Final = Symmetric()
 
 
-@dataclass(frozen=True, slots=True)
-class EccParams:
+class EccParams(msgspec.Struct, frozen=True):
     """TPMS_ECC_PARMS."""
 
     symmetric: Symmetric
@@ -90,8 +89,7 @@ class EccParams:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RsaParams:
+class RsaParams(msgspec.Struct, frozen=True):
     """TPMS_RSA_PARMS; the exponent 0 stands for 65537."""
 
     symmetric: Symmetric
@@ -123,8 +121,7 @@ class RsaParams:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedHashParams:
+class KeyedHashParams(msgspec.Struct, frozen=True):
     """TPMS_KEYEDHASH_PARMS: sealed data (NULL), an HMAC key, or an XOR key."""
 
     scheme: Alg = Alg.NULL
@@ -155,8 +152,7 @@ class KeyedHashParams:
         return _encode_scheme(self.scheme, self.scheme_hash) + kdf
 
 
-@dataclass(frozen=True, slots=True)
-class SymCipherParams:
+class SymCipherParams(msgspec.Struct, frozen=True):
     """TPMS_SYMCIPHER_PARMS."""
 
     symmetric: Symmetric

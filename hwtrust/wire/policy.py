@@ -22,10 +22,11 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from hwtrust.errors import MalformedError
 from hwtrust.wire.codec import u8, u16, u32
@@ -88,8 +89,7 @@ class PolicySession(Protocol):
         """TPM2_PolicyAuthorize."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pcr:
+class Pcr(msgspec.Struct, frozen=True):
     """The selected PCRs hash to `digest`. TPM2_PolicyPCR, Part 3 §23.7."""
 
     selection: PcrSelection
@@ -100,8 +100,7 @@ class Pcr:
         session.pcr(self)
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(msgspec.Struct, frozen=True):
     """One of two to eight branches holds. TPM2_PolicyOR, Part 3 §23.6.
 
     Folding needs no choice; running does: `taking(n)` says which branch.
@@ -113,7 +112,7 @@ class AnyOf:
 
     def taking(self, branch: int) -> AnyOf:
         """The same statement, to be satisfied by branch number `branch`."""
-        return replace(self, taken=branch)
+        return AnyOf(self.branches, branch)
 
     def digests(self) -> tuple[bytes, ...]:
         """What each branch folds to, starting from an empty session."""
@@ -124,8 +123,7 @@ class AnyOf:
         session.any_of(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Nv:
+class Nv(msgspec.Struct, frozen=True):
     """An NV index's contents compare as stated with `operand`. TPM2_PolicyNV, Part 3 §23.9."""
 
     index_name: bytes
@@ -138,8 +136,7 @@ class Nv:
         session.nv(self)
 
 
-@dataclass(frozen=True, slots=True)
-class CounterTimer:
+class CounterTimer(msgspec.Struct, frozen=True):
     """TPMS_TIME_INFO at `offset` compares as stated. TPM2_PolicyCounterTimer, Part 3 §23.10."""
 
     operand: bytes
@@ -151,8 +148,7 @@ class CounterTimer:
         session.counter_timer(self)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandCode:
+class CommandCode(msgspec.Struct, frozen=True):
     """Only this command is authorised. TPM2_PolicyCommandCode, Part 3 §23.11."""
 
     code: int
@@ -162,8 +158,7 @@ class CommandCode:
         session.command_code(self)
 
 
-@dataclass(frozen=True, slots=True)
-class NvWritten:
+class NvWritten(msgspec.Struct, frozen=True):
     """The authorised NV index has (not) been written. TPM2_PolicyNvWritten, Part 3 §23.19."""
 
     written: bool
@@ -173,8 +168,7 @@ class NvWritten:
         session.nv_written(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Authorize:
+class Authorize(msgspec.Struct, frozen=True):
     """Whatever `key_name` signs together with `ref`. TPM2_PolicyAuthorize, Part 3 §23.16.
 
     `approved` is the signed digest and `signature` its TPMT_SIGNATURE; folding

@@ -9,14 +9,18 @@ cut would: nothing of it runs any more.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hwtrust.device import Device, DeviceConfig, Step
-from hwtrust.testing.faults import Fault, FaultPlan, FaultyTcti, kill_at
+from hwtrust.testing.faults import Fault as TpmFault
+from hwtrust.testing.faults import FaultPlan, FaultyTcti, kill_at
+from simulators.failing_disk import FailingDisk, Fault
 
 if TYPE_CHECKING:
     from tpm2_pytss.TCTI import TCTI
@@ -46,6 +50,18 @@ class AfterStep:
 
 
 @dataclass(frozen=True, slots=True)
+class AtDiskCall:
+    """Die at the `nth` change of a file below `home`: before it, or in the middle."""
+
+    nth: int
+    home: str
+    fault: Fault
+
+
+Point = AtCommand | AfterStep | AtDiskCall
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What the process does; before it attests or updates it boots, unarmed.
 
@@ -65,11 +81,11 @@ class _ArmedPlan(FaultPlan):
 
     armed = False
 
-    def faults_of(self, request: bytes) -> list[Fault]:
+    def faults_of(self, request: bytes) -> list[TpmFault]:
         return super().faults_of(request) if self.armed else []
 
 
-def run_and_kill(config: str, point: AtCommand | AfterStep, work: Work = ATTESTING) -> bool:
+def run_and_kill(config: str, point: Point, work: Work = ATTESTING) -> bool:
     """Run the device; True if it was killed, False if it finished before that point."""
     process = _context.Process(target=_work, args=(config, point, work))
     process.start()
@@ -81,7 +97,7 @@ def run_and_kill(config: str, point: AtCommand | AfterStep, work: Work = ATTESTI
     return code != 0
 
 
-def _work(config: str, point: AtCommand | AfterStep, work: Work) -> None:
+def _work(config: str, point: Point, work: Work) -> None:
     plan = _ArmedPlan(*([kill_at(point.nth, point.moment)] if isinstance(point, AtCommand) else []))
 
     def wrap(inner: TCTI) -> TCTI:
@@ -95,10 +111,14 @@ def _work(config: str, point: AtCommand | AfterStep, work: Work) -> None:
         if isinstance(point, AfterStep) and steps == point.nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with Device.open(DeviceConfig.load(config), wrap_tcti=wrap) as device:
+    opened = Device.open(DeviceConfig.load(config), wrap_tcti=wrap)
+    with opened as device, contextlib.ExitStack() as stack:
         if work.kind in {"attest", "update"}:
             device.boot()
         plan.armed = True
+        if isinstance(point, AtDiskCall):
+            disk = FailingDisk(Path(point.home), nth=point.nth, fault=point.fault)
+            stack.enter_context(disk)
         if work.kind == "enrol":
             device.enrol(token=work.token, on_step=on_step)
         elif work.kind == "boot":

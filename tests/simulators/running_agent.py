@@ -29,6 +29,7 @@ from hwtrust.agent.service import Agent
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hwtrust.agent.ports import Publisher
     from hwtrust.agent.protocol import Operations
     from hwtrust.device.results import Condition, State
     from simulators.site import Site
@@ -40,8 +41,10 @@ PROGRAM = Path(sys.executable).with_name("hwtrust")
 class AgentProcess:
     """`hwtrust agent` in a process of its own."""
 
-    def __init__(self, site: Site, **environment: str) -> None:
+    def __init__(self, site: Site, *, under: tuple[str, ...] = (), **environment: str) -> None:
+        """`under` is a program that runs it in its place, such as a tracer."""
         self.site = site
+        self._under = under
         self.words: list[str] = []
         self._environment = environment
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -63,7 +66,7 @@ class AgentProcess:
         self._manager.settimeout(PATIENCE_S)
         address = "@" + self._name[1:]
         self.process = subprocess.Popen(
-            [PROGRAM, "agent", "--config", str(config)],
+            [*self._under, PROGRAM, "agent", "--config", str(config)],
             env={**os.environ, "NOTIFY_SOCKET": address, **self._environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -112,13 +115,18 @@ class AgentProcess:
 
 
 class RunningAgent:
-    """An agent in a thread of this process, whose conditions can be waited for."""
+    """An agent in a thread of this process, whose conditions can be waited for.
+
+    It serves a socket where `settings` name one.
+    """
 
     def __init__(self, site: Site, settings: AgentConfig, *, ports: Ports) -> None:
         self.told: list[Condition] = []
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self.operations: AgentOperations | None = None
+        self._open_socket = ports.serve if settings.socket else _nothing
+        self._socket: Publisher | None = None
         self.agent = Agent(site.config, settings, ports=replace(ports, serve=self._serve))
         self._thread = threading.Thread(target=self._run, name="owner", daemon=True)
 
@@ -145,6 +153,8 @@ class RunningAgent:
         with self._changed:
             self.told.append(condition)
             self._changed.notify_all()
+        if self._socket is not None:
+            self._socket.publish(condition)
 
     def await_condition(self, state: State, code: str = "", *, after: int = 0) -> Condition:
         """Wait until the device is in a state, and for that reason if one is given.
@@ -165,10 +175,11 @@ class RunningAgent:
         return condition
 
     @contextmanager
-    def _serve(self, _: AgentConfig, operations: Operations) -> Iterator[Self]:
+    def _serve(self, settings: AgentConfig, operations: Operations) -> Iterator[Self]:
         assert isinstance(operations, AgentOperations)
         self.operations = operations
-        yield self
+        with self._open_socket(settings, operations) as self._socket:
+            yield self
 
     def _run(self) -> None:
         try:
@@ -177,6 +188,11 @@ class RunningAgent:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+
+@contextmanager
+def _nothing(*_: object) -> Iterator[None]:
+    yield None
 
 
 def quiet_ports(*, fraction: Callable[[], float] = lambda: 0.5) -> Ports:

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hwtrust.channel import REPLY_LIMIT, AttestedKey, Channel, load_client_key
+from hwtrust.channel import REPLY_LIMIT, AttestedKey, Channel
 from hwtrust.errors import (
     ChannelError,
     ChannelResponseError,
@@ -26,6 +26,7 @@ from hwtrust.errors import (
     RefusedError,
     TlsKeyError,
 )
+from hwtrust.tls import load_client_key
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import ChallengeReply, ChallengeRequest, Problem, WaitReply
 from simulators.tls_server import DAY, Pki, TlsServer, respond
@@ -271,7 +272,7 @@ def test_a_trickle_of_bytes_does_not_stretch_the_time_limit(
 ) -> None:
     """Each byte comes in time, the whole does not: given up at the limit (72)."""
     now = count()
-    monkeypatch.setattr("hwtrust.channel.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr("hwtrust.tls.time", SimpleNamespace(monotonic=lambda: float(next(now))))
     padded = GOOD + b" " * (REPLY_LIMIT - len(GOOD))
     with TlsServer(pki.server(), respond(padded)) as server:
         with pytest.raises(ChannelUnreachableError) as caught:
@@ -283,7 +284,7 @@ def test_a_trickle_of_bytes_does_not_stretch_the_time_limit(
 def test_continuations_without_end_are_given_up(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     """`100 Continue` for ever is no answer (72)."""
     now = count()
-    monkeypatch.setattr("hwtrust.channel.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr("hwtrust.tls.time", SimpleNamespace(monotonic=lambda: float(next(now))))
 
     def for_ever(connection: socket.socket, request: bytes) -> None:
         del request

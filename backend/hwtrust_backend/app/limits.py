@@ -46,7 +46,8 @@ BUCKETS: Final = 20_000
 SMALL_BODY: Final = 64 * 1024
 MINUTE_SECONDS: Final = 60.0
 
-_DEVICE_ROUTES: Final = ("/v1/enrolments", "/v1/challenges", "/v1/attest")
+_OPEN_ROUTES: Final = ("/v1/enrolments", "/v1/challenges", "/v1/attest", "/v1/releases")
+"""Where nobody looks at a token: one that is shown there must not spare its address the limit."""
 _EVIDENCE_ROUTES: Final = re.compile(r"/v1/attest|/v1/enrolments(/[^/]*/finish)?")
 _FREE_ROUTES: Final = frozenset({"/healthz", "/readyz"})
 _UPLOADS: Final = "/v1/admin/"
@@ -132,7 +133,7 @@ class RateLimits:
         certificate = self._certificate_of(scope)
         if certificate:
             _refuse("device", self._device.take(device_of(certificate)))
-        elif path.startswith(_DEVICE_ROUTES) or not has_credentials(scope):
+        elif path.startswith(_OPEN_ROUTES) or not has_credentials(scope):
             _refuse("address", self._address.take(address) if address else 0)
         else:
             _refuse("credentials", self._credentials.wait(address) if address else 0)

@@ -6,7 +6,8 @@
 Rules:
 1. An answer is made after its question: while one is open, evidence for a challenge
    from before it is refused as out of date, and the device gets a new challenge.
-   `SLACK_MS` is what the clocks of two replicas may be apart.
+   `SLACK_MS` is for clocks of two replicas that are apart. Where they are further apart
+   (`max_clock_skew`), evidence may be older by that; an answer says when its challenge was.
 2. An answer holds what was quoted and certified, the time that the backend signed
    over the same challenge, and what the verdict was then. It is kept until the
    next one, whatever the device attests meanwhile.
@@ -61,8 +62,11 @@ class DeviceQuery(Base):
     answered_at: Mapped[int | None] = mapped_column(BigInteger)
     answer: Mapped[bytes | None] = mapped_column(LargeBinary)
     """An `Answer` as JSON."""
-    evidence: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """What it was made of: the `hwtrust.wire.messages.Evidence` as JSON."""
+    evidence: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    """What it was made of: the `hwtrust.wire.messages.Evidence` as JSON.
+
+    It may have megabytes, and is read where somebody wants it: who waits looks often.
+    """
     result: Mapped[str] = mapped_column(Text, default="")
     """The attestation result that was signed of it, once somebody had it signed."""
 
@@ -236,8 +240,8 @@ def _layers(events: tuple[Event, ...]) -> list[MeasuredLayer]:
     # A layer that was found changed later is what it was found to be, not what was loaded.
     return [
         MeasuredLayer(
-            name=plain(event.name)[:LONGEST_NAME],
-            version=plain(found.version)[:LONGEST_NAME],
+            name=plain(event.name[:LONGEST_NAME]),
+            version=plain(found.version[:LONGEST_NAME]),
             digest=found.digest.hex(),
             changed=found is not event,
         )

@@ -28,6 +28,7 @@ from hwtrust_backend.audit.events import Event
 from hwtrust_backend.audit.models import ACTOR_LIMIT, DEVICE_LIMIT, RECORDS, TREE
 from hwtrust_backend.audit.tiles import tree_of, write_tiles
 from hwtrust_backend.observe import metrics
+from hwtrust_backend.observe.logs import safe
 
 REASON_LIMIT: Final = 2000
 
@@ -99,8 +100,11 @@ def record_refusal(
     device: str,
     evidence: bytes,
 ) -> None:
-    """Record, and log, that a device was refused, with the error's code and message."""
-    name, reason = device[:DEVICE_LIMIT], f"{error.code}: {error.message}"
+    """Record, and log, that a device was refused, with the error's code and message.
+
+    A message may repeat what the device has sent.
+    """
+    name, reason = device[:DEVICE_LIMIT], f"{error.code}: {safe(error.message)}"
     _log.info("%s %s %s", event, name, reason)
     record(session, event, now=now, device=name, reason=reason, evidence=evidence)
 

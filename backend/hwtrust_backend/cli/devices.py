@@ -127,7 +127,7 @@ class DeviceGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=DeviceGroup)
+@click.group(cls=DeviceGroup, epilog="Example: hwtrust-backend device 000b5e1f")
 def device() -> None:
     """Show one device, or ask it what it runs: `device ID` is `device show ID`."""
 

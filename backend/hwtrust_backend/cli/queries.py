@@ -28,7 +28,7 @@ from hwtrust_backend.config import clock_text, spell_span, system_clock, utc_tex
 from hwtrust_backend.config.clock import SECOND
 from hwtrust_backend.db import Database
 from hwtrust_backend.enrolment import spelled
-from hwtrust_backend.monitor import Update
+from hwtrust_backend.monitor import Update, clock_skew
 
 LOOK_SECONDS: Final = 0.25
 
@@ -75,8 +75,11 @@ def query_device(
     """
     by = local_administrator()
     with place.database() as (database, _):
+        # Nobody watches this machine's clock. By one that is off, evidence that was made
+        # before the question could answer it: it is asked by the clock that replicas share.
+        now = system_clock() - clock_skew(database, system_clock)
         with database.transaction() as session:
-            asked_at = query(session, device_id, by=by, now=system_clock(), reason=reason)
+            asked_at = query(session, device_id, by=by, now=now, reason=reason)
             name = query_report(session, device_id, by=by, now=asked_at).device
         answered = wait_ms > 0 and wait_for(
             lambda: _answered(database, name, asked_at), seconds=wait_ms / SECOND

@@ -24,9 +24,22 @@ from hwtrust_backend.repository import Blobs
 RELEASE_LIMIT = 8 * 1024 * 1024
 
 
-@click.group()
+_EPILOG = """\
+\b
+A release's life:
+  hwtrust-backend release create ./bundle --manifest release.toml
+  hwtrust-backend release publish ./bundle --key targets.pem   sign that it is there
+  hwtrust-backend release accept 1.0                           devices may run it
+  hwtrust-backend release retire 1.0                           they may not any more
+  hwtrust-backend release revoke 1.0 --key targets.pem         nor find it
+
+Devices that get their files by another way need no repository: `release add`.
+"""
+
+
+@click.group(epilog=_EPILOG)
 def release() -> None:
-    """Say which releases devices may run."""
+    """Say which releases devices may run, and give them to devices."""
 
 
 @release.command("add", epilog="Example: hwtrust-backend release add release.json --accept")

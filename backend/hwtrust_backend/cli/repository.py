@@ -71,7 +71,18 @@ _output = click.option(
 )
 
 
-@click.group()
+_EPILOG = """\
+\b
+The first root, signed by enough of the holders of its keys:
+  hwtrust-backend repository init --root-key a.pub --root-key b.pub \\
+      --threshold 2 --targets-key targets.pub --output root-1.json
+  hwtrust-backend repository sign root-1.json --key a.pem
+  hwtrust-backend repository sign root-1.json --key b.pem
+  hwtrust-backend repository root publish root-1.json
+"""
+
+
+@click.group(epilog=_EPILOG)
 def repository() -> None:
     """Say who signs releases, and keep what devices believe them by."""
 

@@ -5,6 +5,8 @@ Rules:
 2. Adding one that is there writes it anew: what a disk has spoilt is whole again.
 3. Reading does not hash: a device hashes what it gets, and believes nothing else.
    What is copied to another place is hashed on its way.
+4. What is added comes from below the directory that was named. A link in it could lead
+   to a file that is nobody else's to read, and here everybody reads.
 """
 
 from __future__ import annotations
@@ -42,15 +44,16 @@ class Blobs:
 
     directory: Path
 
-    def add(self, source: Path) -> Blob:
-        """Copy a file in.
+    def add(self, folder: Path, name: str) -> Blob:
+        """Copy in the file `name`, a path below `folder`.
 
         Raises:
-            RepositoryBundleError: it is missing, no plain file, or changes meanwhile.
+            RepositoryBundleError: it is missing, no plain file, behind a link, or changes
+                meanwhile.
             ConfigError: the copy cannot be written.
         """
         make_private_directory(self.directory)
-        with _plain_file(source) as file:
+        with plain_file(folder, name) as file:
             digest, length = hashlib.sha256(), 0
             for piece in pieces(file):
                 digest.update(piece)
@@ -63,7 +66,7 @@ class Blobs:
                     copied.update(piece)
                     target.write(piece)
                 if copied.digest() != digest.digest():
-                    raise RepositoryBundleError(f"{source} changes while it is read")
+                    raise RepositoryBundleError(f"{folder / name} changes while it is read")
         return blob
 
     def has(self, blob: Blob) -> bool:
@@ -146,9 +149,15 @@ def pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _plain_file(path: Path) -> Iterator[IO[bytes]]:
+def plain_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
+    """The file `name`, a path below `folder`, open; no link in it is followed.
+
+    Raises:
+        RepositoryBundleError: it cannot be read, or is no plain file.
+    """
+    path = folder / name
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = _opened(folder, name)
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise RepositoryBundleError(f"{path} is no plain file", path=str(path))
@@ -158,3 +167,19 @@ def _plain_file(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise RepositoryBundleError(message, path=str(path)) from error
+
+
+def _opened(folder: Path, name: str) -> int:
+    *above, last = name.split("/")
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for one in above:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below = os.open(one, flags, dir_fd=at)
+            os.close(at)
+            at = below
+        # O_NONBLOCK: a FIFO must not make anybody wait.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(last, flags, dir_fd=at)
+    finally:
+        os.close(at)

@@ -35,7 +35,6 @@ from hwtrust_backend.repository.reading import (
     TIMESTAMP_NAME,
     ServedTarget,
     lately_served,
-    newest,
     served_by,
 )
 
@@ -85,20 +84,20 @@ def published_state(session: Session, *, grace_ms: int, now: int) -> Published:
     Raises:
         RepositoryMissingError: nothing is.
     """
-    stamp = newest(session, TufRole.TIMESTAMP)
-    if stamp is None:
+    # One statement: what it finds was true at one moment, with any database, by any clock.
+    rows = session.scalars(select(TufMetadata).order_by(TufMetadata.version)).all()
+    stamps = [row for row in rows if row.role is TufRole.TIMESTAMP]
+    if not stamps:
         raise RepositoryMissingError("no release was published yet: there is nothing to export")
+    stamp = stamps[-1]
     snapshot = _announced(session, stamp, TufRole.SNAPSHOT)
     targets = _announced(session, snapshot, TufRole.TARGETS)
-    # Who puts a root into force signs a timestamp at the same time: a later root than this
-    # timestamp came while this was read, and goes with the next export.
-    query = select(TufMetadata).where(TufMetadata.made_at <= stamp.made_at)
-    rows = session.scalars(query.order_by(TufMetadata.version)).all()
+    served, lately = served_by(targets), lately_served(session, since=now - grace_ms)
     written = [*(row for row in rows if row.role is TufRole.ROOT), targets, snapshot]
     return Published(
         metadata={_name(row): row.content for row in written} | {TIMESTAMP_NAME: stamp.content},
-        targets=served_by(targets),
-        recent=frozenset(map(_name, rows)).union(lately_served(session, since=now - grace_ms)),
+        targets=served,
+        recent=frozenset(map(_name, rows)).union(served, lately),
         expires_at=stamp.expires_at,
     )
 

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -35,16 +36,18 @@ from hwtrust_backend.repository.reading import newest
 from hwtrust_backend.repository.signers import same_key
 
 LIMITS: Final[Mapping[TufRole, int]] = {
-    TufRole.ROOT: 256 * 1024,
+    TufRole.ROOT: 64 * 1024,
     TufRole.TARGETS: 4 * 1024 * 1024,
     TufRole.SNAPSHOT: 256 * 1024,
     TufRole.TIMESTAMP: 16 * 1024,
 }
-"""Bytes; clients take at least so many (python-tuf's `UpdaterConfig`)."""
+"""Bytes; devices take so many and no more, other clients more (python-tuf's `UpdaterConfig`)."""
 ONLINE: Final = (TufRole.SNAPSHOT, TufRole.TIMESTAMP)
 
 _KEPT_VERSIONS: Final = 10
 """Of what changes all the time: a client may be in the middle of reading the one before."""
+_PATH: Final = re.compile(r"(releases|layers)(/[A-Za-z0-9][A-Za-z0-9._+~-]*)+", re.ASCII)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SERIALIZER: Final = JSONSerializer(compact=True)
 
 Payload = TypeVar("Payload", Root, Targets, Snapshot, Timestamp)
@@ -154,6 +157,32 @@ def check_root(root: Root) -> None:
     every = [keyid for keyids in (*people, online[0].keyids) for keyid in keyids]
     if len(set(every)) != len(every):
         raise RepositoryMetadataError("a key of the root has two roles")
+
+
+def check_targets(targets: Targets) -> None:
+    """Refuse a list that says more than which files releases have.
+
+    Raises:
+        RepositoryMetadataError: it gives leave to other keys, or has what is no release's path
+            or no SHA-256.
+    """
+    if targets.delegations is not None:
+        raise RepositoryMetadataError("the list gives other keys leave to sign releases")
+    for path, target in targets.targets.items():
+        if not _PATH.fullmatch(path) or not _SHA256.fullmatch(target.hashes.get("sha256", "")):
+            message = f"the target {path[:80]!r} is no file of a release, or has no SHA-256"
+            raise RepositoryMetadataError(message)
+
+
+def check_signatures(metadata: Metadata[Payload]) -> None:
+    """Refuse signatures under ids that no key has here.
+
+    Raises:
+        RepositoryMetadataError: there is one.
+    """
+    for keyid in metadata.signatures:
+        if not _SHA256.fullmatch(keyid):
+            raise RepositoryMetadataError(f"a signature is by {keyid[:80]!r}, which is no key's id")
 
 
 def online_key_of(root: Root) -> Key:

@@ -1,7 +1,8 @@
 """Signing a proposal where the key is: no backend, no database, no network.
 
 Rules:
-1. What is signed is told, so that its signer can compare it with what was agreed.
+1. What is signed is told, so that its signer can compare it with what was agreed. What
+   could not be told, or would move a terminal's cursor over what is, is not signed.
 2. Whether a signature counts is decided where the proposal is published.
 """
 
@@ -37,13 +38,16 @@ def sign_proposal(content: bytes, signers: Sequence[Signer]) -> tuple[bytes, Tol
     """Add signatures to a proposal.
 
     Raises:
-        RepositoryMetadataError: it is neither a root nor a list of targets.
+        RepositoryMetadataError: it is neither a root nor a list of targets, or a list that
+            says more than which files releases have.
         RepositoryKeyError: a key does not sign.
     """
     try:
         root = tuf.decode(content, Root)
     except RepositoryMetadataError:
         targets = tuf.decode(content, Targets)
+        tuf.check_targets(targets.signed)
+        tuf.check_signatures(targets)
         tuf.sign(targets, signers)
         listed = [
             f"{path} {target.length} {target.hashes.get('sha256', '')}"
@@ -51,6 +55,7 @@ def sign_proposal(content: bytes, signers: Sequence[Signer]) -> tuple[bytes, Tol
         ]
         return tuf.encode(targets), _told(targets, {}, listed)
     tuf.check_root(root.signed)
+    tuf.check_signatures(root)
     tuf.sign(root, signers)
     keys = {
         role.value: f"{root.signed.roles[role].threshold} of "

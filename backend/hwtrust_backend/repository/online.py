@@ -4,7 +4,7 @@
 
 Rules:
 1. Both are signed anew when the targets have changed or the online key has, and
-   when half of their life is over.
+   when half of their life is over, or a clock that was ahead has signed them.
 2. Before there are targets, there is nothing to sign.
 """
 

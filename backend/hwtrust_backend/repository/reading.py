@@ -145,10 +145,15 @@ def role_reports(session: Session) -> list[RoleReport]:
 
 
 def due_roles(session: Session, *, now: int) -> frozenset[TufRole]:
-    """Which of snapshot and timestamp are to be signed anew: half of their life is over."""
+    """Which of snapshot and timestamp are to be signed anew: half of their life is over.
+
+    Or they were signed by a clock that was ahead: they would hold for longer than they may.
+    """
     rows = [newest(session, role) for role in (TufRole.SNAPSHOT, TufRole.TIMESTAMP)]
     return frozenset(
-        row.role for row in rows if row is not None and 2 * now >= row.made_at + row.expires_at
+        row.role
+        for row in rows
+        if row is not None and (row.made_at > now or 2 * now >= row.made_at + row.expires_at)
     )
 
 

@@ -18,10 +18,12 @@ from hwtrust_backend.admin.principals import Role, local_administrator
 from hwtrust_backend.admin.queries import QueryReport
 from hwtrust_backend.app.asking import Asking
 from hwtrust_backend.audit import evidence_digest
+from hwtrust_backend.cli import queries as commands
+from hwtrust_backend.config import system_clock
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.pages.protection import form_token
 from hwtrust_backend.pages.sessions import sign_in_by_token
-from hwtrust_backend.testing import DAY, BackendServer
+from hwtrust_backend.testing import DAY, HOUR, BackendServer
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi, enrolled_device
 from simulators.backend_shell import Shell
@@ -205,6 +207,21 @@ def test_the_command_line_asks_waits_and_shows(
         assert "stage of 2.0 failed" in shown
         assert "it reports that stage failed" in shell.run("device", name[:20])[0]
         assert [row["device"] for row in shell.json("devices", "--failing")] == [name]
+
+
+def test_the_command_line_asks_by_the_clock_of_the_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is off does not let older evidence answer."""
+    with BackendServer(tmp_path / "data") as server:
+        server.accept(make_release())
+        name = enrolled_device(server).name.hex()
+        shell = Shell(server.directory, capsys)
+        monkeypatch.setattr(commands, "clock_skew", lambda *_: HOUR)
+        before = system_clock()
+        shell.run("device", "query", name, "--wait", "0")
+        asked = shell.json("device", "answer", name)["asked_at"]
+        assert before - HOUR <= asked <= system_clock() - HOUR
 
 
 # --- the pages -----------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from hwtrust.wire.release import decode_manifest, release_target
 from hwtrust_backend.admin import local_administrator
 from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.app.measuring import repository_facts
+from hwtrust_backend.app.routes import releases as routes
+from hwtrust_backend.app.routes.releases import _part
 from hwtrust_backend.app.setup import write_trust
 from hwtrust_backend.repository import Blobs, TufRole, newest
 from hwtrust_backend.repository.bundle import take_bundle
@@ -269,6 +271,23 @@ def test_head_says_what_get_would_and_sends_nothing(repository: Repository, kind
     assert headers["etag"] == whole[1]["etag"]
     known = ask(repository.server, "GET", path, if_none_match=headers["etag"])
     assert (known[0], known[2]) == (304, b"")
+
+
+def test_head_reads_nothing_of_the_file(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question of some bytes does not cost a file of gigabytes."""
+    read: list[tuple[Path, int, int]] = []
+
+    def part(*asked: Any) -> Iterator[bytes]:  # noqa: ANN401 - as the original
+        read.append(asked)
+        return _part(*asked)
+
+    monkeypatch.setattr(routes, "_part", part)
+    assert ask(repository.server, "HEAD", kernel_path(repository))[0] == 200
+    assert read == []
+    assert ask(repository.server, "GET", kernel_path(repository))[0] == 200
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hwtrust.errors import (
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import AttestRequest, ChallengeRequest, Standing
 from hwtrust.wire.root import RootMetadata
+from hwtrust.wire.statement import Statement
 from hwtrust_backend.app.background import run_once
 from hwtrust_backend.app.setup import install, open_backend
 from hwtrust_backend.audit import AuditRecord, Event
@@ -31,6 +32,7 @@ from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 from simulators.fleet_rows import add_rows
 from simulators.replica import PASSPHRASE, Errand, Outcome, race, run_errand
+from simulators.vendor import KERNEL, Vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -385,3 +387,33 @@ def test_a_device_that_was_noted_missing_wrongly_is_heard_of_again(
         assert row.silent_since is None
         assert row.watchdog_at is not None
         assert 0 < row.watchdog_at - backend.clock() <= DAY
+
+
+# --- releases ----------------------------------------------------------------------------------
+
+
+def test_what_one_replica_is_told_of_releases_the_other_answers_by(
+    backend: Backend,
+    device: BackendDevice,
+    open_replica: Callable[[ManualClock], Backend],
+    tmp_path: Path,
+) -> None:
+    """No order and no leave by rules that are not in force any more."""
+    other = open_replica(ManualClock(backend.clock()))
+    vendor = Vendor(backend, tmp_path)
+    vendor.begin()
+    device.statement = Statement(other="2.0")
+
+    def answered() -> tuple[str, int]:
+        reply = device.attest(DirectApi(other, device))
+        assert reply.approval is not None
+        return reply.update.release if reply.update else "", len(reply.approval.branches)
+
+    assert answered() == ("", 2)
+    vendor.publish("2.0", KERNEL)
+    assert answered() == ("", 2)
+    with backend.database.transaction() as session:
+        accept_release(session, "2.0", now=backend.clock())
+    assert answered() == ("2.0", 6)
+    vendor.revoke("2.0")
+    assert answered() == ("", 2)

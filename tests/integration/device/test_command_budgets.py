@@ -1,8 +1,13 @@
-"""How many TPM commands each part of a device's life costs; the README's table is held to it."""
+"""How many TPM commands each part of a device's life costs; the README's table is held to it.
+
+And what a boot loads: a device starts often, and each module costs it time.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +36,26 @@ BUDGETS = {
     "heartbeat": 2,
     "rotation": N + 36,
 }
+
+BOOT = """
+import sys
+from hwtrust import Device, DeviceConfig
+with Device.open(DeviceConfig.load(sys.argv[1])) as device:
+    device.boot()
+print(*sys.modules)
+"""
+
+NOT_FOR_A_BOOT = {
+    "ssl",
+    "http.client",
+    "tuf",
+    "tpm2_pytss.tsskey",
+    "hwtrust.device.attest",
+    "hwtrust.tls",
+    "hwtrust.tpm.provision",
+    "hwtrust.updates",
+}
+"""What asks a backend, and what makes keys."""
 
 
 class Counter:
@@ -123,3 +148,18 @@ def test_pcr_11_joins_the_selection_as_a_platform_pcr(
         device.attest()
         counter.count("heartbeat", device.attest)
     assert counter.counts["heartbeat"] == 3
+
+
+def test_a_boot_loads_nothing_that_asks_a_backend(site: Site) -> None:
+    """With an approval at hand there is nobody to ask: neither TLS nor evidence is loaded."""
+    site.enrol()
+    site.tpm.reboot()
+    done = subprocess.run(
+        [sys.executable, "-c", BOOT, str(site.config_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "hwtrust.device.boot" in loaded
+    assert loaded & NOT_FOR_A_BOOT == set()

@@ -83,6 +83,8 @@ def test_the_state_is_that_of_the_start_and_then_what_was_published_last(agent: 
         "code": "",
         "message": "",
         "since_ms": 1,
+        "update": "",
+        "restart": False,
     }
     agent.server.publish(LOCKED)
     assert peer.ask("state")["result"]["code"] == "layer:mismatch"
@@ -684,8 +686,9 @@ def test_a_group_is_set_only_where_it_is_another(
     monkeypatch.setattr(os, "chown", refuse)
     with served(tmp_path, group=group) as agent:
         assert agent.path.stat().st_gid == os.getegid()
-    with pytest.raises(AgentSocketError), served(tmp_path, group=os.getegid() + 1):
+    with pytest.raises(AgentSocketError) as refused, served(tmp_path, group=os.getegid() + 1):
         pass
+    assert "socket_group" in refused.value.data["hint"]
 
 
 def test_69_the_socket_of_a_living_agent_is_not_taken(agent: Served) -> None:

@@ -158,6 +158,13 @@ def allowed(grants: Grants, permission: Permission, name: str | None = None) -> 
     return True
 
 
+def test_an_agent_that_runs_as_nobody_is_owned_by_nobody_else() -> None:
+    """Users of other name spaces look the same, and are not its own."""
+    permissions = Permissions.resolved([], owner=65534)
+    assert not permissions.of(Peer(65534, 65534, 1, frozenset())).everything
+    assert permissions.of(Peer(0, 0, 1, frozenset())).everything
+
+
 @pytest.mark.parametrize("permission", Permission)
 def test_without_a_rule_only_the_state_is_for_everybody(permission: Permission) -> None:
     """Nobody but root and the agent's own user may do anything else."""

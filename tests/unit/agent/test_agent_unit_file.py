@@ -56,6 +56,7 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
     [
         "Type=notify",
         "Restart=on-failure",
+        "StartLimitIntervalSec=0",
         "LimitCORE=0",
         "CapabilityBoundingSet=",
         "NoNewPrivileges=yes",

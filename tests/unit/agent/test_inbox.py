@@ -102,3 +102,21 @@ def test_a_signal_handler_may_post_while_its_own_thread_does() -> None:
     inbox.take()
     assert ran == ["signal"]
     inbox.close()
+
+
+def test_who_asks_without_end_keeps_the_owner_from_nothing_else() -> None:
+    """What comes while work is done is for the next turn, of which the owner is told."""
+    inbox = Inbox()
+    ran: list[int] = []
+
+    def again() -> None:
+        ran.append(len(ran))
+        if len(ran) < 1000:
+            inbox.post(again)
+
+    inbox.post(again)
+    serve_one(inbox)
+    assert ran == [0]
+    serve_one(inbox)
+    assert ran == [0, 1]
+    inbox.close()

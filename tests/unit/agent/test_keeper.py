@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from hwtrust.agent.config import AgentConfig
 from hwtrust.agent.keeper import ATTEST, GRACE, MEASURE, PAUSE, SETTLE, UPDATE, Keeper
@@ -61,6 +62,7 @@ class PaperDevice:
     leases: HwTrustError | None = None
     fetches: HwTrustError | UpdateResult | None = None
     updates: UpdateRecord = field(default_factory=UpdateRecord)
+    automatic: bool = True
     condition: Condition = field(default_factory=lambda: Condition(State.STARTING, since_ms=0))
     open: bool = False
     did: list[str] = field(default_factory=list)
@@ -116,13 +118,20 @@ class PaperDevice:
             self._become(State.LOCKED)
             raise self.checks
 
-    def update(self, *, on_progress: Callable[[Progress], None], **_: object) -> UpdateResult:
+    def update(
+        self, *, on_progress: Callable[[Progress], None], on_wait: Callable[[], None], **_: object
+    ) -> UpdateResult:
         """Fetch."""
         self.did.append("update")
+        on_wait()
         on_progress(Progress(release="2.0", layer="kernel", done=1, total=2))
         if isinstance(self.fetches, HwTrustError):
             raise self.fetches
         return self.fetches or UpdateResult("2.0", Outcome.CONFIRMED)
+
+    def takes(self, order: UpdateOrder) -> bool:
+        """What has to be; else as the test says."""
+        return order.forced or (self.automatic and self.updates.refused is None)
 
     def line(self) -> Line:
         """One for the waiter."""
@@ -151,6 +160,7 @@ class Bench:
     lines: list[object]
     said: list[str]
     ending: list[bool]
+    wanted: list[bool]
 
     def state(self) -> State:
         """What the host application would be told."""
@@ -174,7 +184,7 @@ def bench(tmp_path: Path) -> Bench:
     told: list[Condition] = []
     lines: list[object] = []
     said: list[str] = []
-    ending = [False]
+    ending, wanted = [False], [False]
     timers = Timers(lambda: clock[0])
     keeper = Keeper(
         cast("Device", device),
@@ -187,9 +197,9 @@ def bench(tmp_path: Path) -> Bench:
         fraction=lambda: 0.5,
         progress=lambda: None,
         ending=lambda: ending[0],
-        automatic=True,
+        wanted=lambda: wanted[0],
     )
-    return Bench(keeper, device, timers, clock, told, lines, said, ending)
+    return Bench(keeper, device, timers, clock, told, lines, said, ending, wanted)
 
 
 def test_heartbeats_come_as_the_backend_says_and_in_a_phase_of_their_own(bench: Bench) -> None:
@@ -427,7 +437,7 @@ def test_who_brings_in_releases_himself_is_told_and_obeyed_unless_it_is_forced(
     bench: Bench, *, forced: bool, tried: int
 ) -> None:
     """`automatic = false` is the device's owner's word, a forced order the backend's."""
-    bench.keeper._automatic = False
+    bench.device.automatic = False
     bench.keeper.begin()
     bench.device.next = ordered(forced=forced)
     bench.keeper.attest()
@@ -435,10 +445,105 @@ def test_who_brings_in_releases_himself_is_told_and_obeyed_unless_it_is_forced(
     assert any("waits" in line for line in bench.said) is (not tried)
 
 
+def test_what_fails_for_the_same_reason_again_and_again_is_logged_once(bench: Bench) -> None:
+    """A backend that is away for a week does not fill the disk; that it is back is said too."""
+    bench.keeper.begin()
+    bench.device.next = AWAY
+    for _ in range(5):
+        bench.keeper.attest()
+    bench.device.next = GOOD
+    bench.keeper.attest()
+    lines = [line for line in bench.said if line.startswith("attest")]
+    assert lines == [
+        "attested: trusted, mode normal",
+        "attest failed: away [channel:unreachable]",
+        "attest: succeeds again",
+    ]
+
+
 def test_a_download_ends_with_the_agent(bench: Bench) -> None:
     """What was fetched is kept; nobody waits for the rest of a gigabyte."""
     bench.keeper.begin()
     bench.device.next = ordered()
     bench.ending[0] = True
+    bench.keeper.attest()
+    assert isinstance(bench.keeper.failure, AgentStoppedError)
+
+
+def endless(bench: Bench, *, seconds: float) -> None:
+    """Have a download make one step a second, for so long."""
+
+    def update(*, on_progress: Callable[[Progress], None], **_: object) -> UpdateResult:
+        bench.device.did.append("update")
+        for done in range(round(seconds)):
+            bench.clock[0] += 1
+            on_progress(Progress(release="2.0", layer="kernel", done=done, total=10**6))
+        return UpdateResult("2.0", Outcome.CONFIRMED)
+
+    bench.device.update = update  # type: ignore[method-assign]
+    bench.device.next = ordered()
+
+
+def test_a_download_gives_way_to_what_else_is_to_be_done(bench: Bench) -> None:
+    """A server that trickles keeps no device from being watched; the download goes on after it."""
+    bench.keeper.begin()
+    endless(bench, seconds=10**6)
+    bench.wanted[0] = True
+    began = bench.clock[0]
+    bench.keeper.attest()
+    assert bench.clock[0] - began <= 12
+    assert bench.timers.left(UPDATE) is None
+    assert bench.timers.left(ATTEST) == 1
+    endless(bench, seconds=5)
+    bench.pass_time(1)
+    assert bench.device.did == ["load", "attest", "update", "attest", "update"]
+    assert bench.timers.left(ATTEST) is not None
+
+
+def test_a_download_that_keeps_nobody_waiting_is_not_broken_off(bench: Bench) -> None:
+    """Nor is one of a device whose key store is closed: there is nothing to be watched."""
+    bench.keeper.begin()
+    endless(bench, seconds=100)
+    bench.keeper.attest()
+    assert bench.said[-1] == "release 2.0: confirmed"
+    bench.device._become(State.LOCKED)
+    bench.device.next = replace(LOCKED, update=UpdateOrder(release="2.0", forced=True))
+    bench.wanted[0] = True
+    bench.keeper.attest()
+    assert bench.device.did.count("update") == 2
+    assert bench.said[-1] == "release 2.0: confirmed"
+
+
+def test_a_storm_of_file_events_leaves_half_of_the_time_to_others(bench: Bench) -> None:
+    """Layers that take long to be measured are not measured without a pause."""
+    bench.keeper.begin()
+
+    def check(**_: object) -> None:
+        bench.clock[0] += 4
+
+    bench.device.check = check  # type: ignore[method-assign]
+    bench.keeper.layers_touched({"kernel"})
+    assert bench.timers.left(SETTLE) == 0.5
+    bench.pass_time(0.5)
+    assert bench.timers.left(SETTLE) is None
+    bench.keeper.layers_touched({"kernel"})
+    assert bench.timers.left(SETTLE) == 4
+
+
+def test_a_list_of_releases_that_comes_slowly_is_no_agent_that_hangs(bench: Bench) -> None:
+    """The watchdog is fed while it comes, and it ends with the agent."""
+    bench.keeper.begin()
+    fed: list[int] = []
+    bench.keeper._progress = lambda: fed.append(1)
+
+    def update(*, on_wait: Callable[[], None], **_: object) -> UpdateResult:
+        on_wait()
+        assert fed
+        bench.ending[0] = True
+        on_wait()
+        raise AssertionError
+
+    bench.device.update = update  # type: ignore[method-assign]
+    bench.device.next = ordered()
     bench.keeper.attest()
     assert isinstance(bench.keeper.failure, AgentStoppedError)

@@ -138,7 +138,7 @@ def test_the_files_of_releases_are_in_a_backup(
     """Devices find every file in its place again; what is no file of a release stays out."""
     blobs = Blobs(server.backend.settings.targets)
     (tmp_path / "kernel").write_bytes(b"a kernel")
-    blob = blobs.add(tmp_path / "kernel")
+    blob = blobs.add(tmp_path, "kernel")
     (blobs.directory / f".{blob.sha256}.abc").write_bytes(b"half")
     file = tmp_path / "backup.tar"
     assert shell.json("backup", str(file))["release_files"] == 1

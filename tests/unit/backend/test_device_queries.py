@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from sqlalchemy import event as sqlalchemy_event
 
 from hwtrust.errors import (
     ChallengeExpiredError,
@@ -129,6 +130,27 @@ def test_a_retired_device_is_not_asked(backend: Backend, name: str) -> None:
         asked(backend, name)
     with backend.database.reading() as session:
         assert find_device(session, name).query_asked_at is None
+
+
+def test_who_waits_does_not_read_the_evidence_of_the_last_answer(
+    backend: Backend, device: BackendDevice, name: str
+) -> None:
+    """It may have megabytes, and whoever waits looks four times a second."""
+    asked(backend, name)
+    attested(backend, device)
+    at, said = asked(backend, name), []
+
+    def note(*given: Any) -> None:  # noqa: ANN401 - as the event has them
+        said.append(given[2])
+
+    sqlalchemy_event.listen(backend.database.engine, "before_cursor_execute", note)
+    try:
+        with backend.database.reading() as session:
+            assert not answered_since(session, name, at)
+    finally:
+        sqlalchemy_event.remove(backend.database.engine, "before_cursor_execute", note)
+    assert any("device_queries.answer" in one for one in said)
+    assert not any("evidence" in one for one in said)
 
 
 # --- what counts as an answer ----------------------------------------------------------------

@@ -237,10 +237,11 @@ def test_refused_credentials_make_their_address_wait(clock: Seconds) -> None:
     assert admitted(limits, *cookies) == [True] * 3 + [False]
 
 
-def test_a_token_does_not_open_the_routes_of_devices_any_wider(clock: Seconds) -> None:
+@pytest.mark.parametrize("path", ["/v1/enrolments", "/v1/releases/targets/layers/kernel/6.1"])
+def test_a_token_does_not_open_the_routes_of_devices_any_wider(clock: Seconds, path: str) -> None:
     """There it is never looked at: it must not lift the limit."""
     limits = RateLimits(settings_of(), clock=clock)
-    scopes = [scope_of("/v1/enrolments", authorization=f"Bearer {n}") for n in range(4)]
+    scopes = [scope_of(path, authorization=f"Bearer {n}") for n in range(4)]
     assert admitted(limits, *scopes) == [True] * 3 + [False]
 
 

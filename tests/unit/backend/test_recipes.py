@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hwtrust.verify.evidence import verify_evidence
 from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.codec import U64_MAX
 from hwtrust.wire.root import authorization, root_ref
 from hwtrust_backend.keys.signing import SoftwareSigner
 from hwtrust_backend.publishing.recipes import approve
@@ -142,3 +143,8 @@ def test_leave_for_a_second_release_ends_when_it_is_not_given_any_more() -> None
     assert shared == {branch.pcr_digest for branch in alone.branches}
     approver.other = None
     assert approver.approval().branches == alone.branches
+
+
+def test_leave_without_end_ends_with_the_clock() -> None:
+    """However long a policy gives, a device can read what it is given."""
+    assert Approver().approval(left_ms=U64_MAX).not_after == U64_MAX

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    Signature,
+    TargetFile,
+    Targets,
+)
 
 from hwtrust.errors import (
     ForbiddenError,
@@ -30,6 +38,7 @@ from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.admin.releases import releases
 from hwtrust_backend.audit import Event
 from hwtrust_backend.repository import (
+    Blob,
     Blobs,
     TufMetadata,
     TufRole,
@@ -41,6 +50,7 @@ from hwtrust_backend.repository import (
     target_named,
 )
 from hwtrust_backend.repository.bundle import take_bundle
+from hwtrust_backend.repository.offline import sign_proposal
 from hwtrust_backend.repository.publishing import (
     Signing,
     propose_publication,
@@ -157,6 +167,13 @@ def test_what_is_no_root_is_a_typed_error(vendor: Vendor, content: bytes) -> Non
     """No low-level exception comes out of the parser."""
     with pytest.raises(RepositoryMetadataError):
         vendor.publish_root(content)
+
+
+def test_a_root_that_devices_would_not_read_is_not_proposed(ready: Vendor) -> None:
+    """They go from one root to the next: one that is too long for them would be their last."""
+    many = [Holder.with_p256().public for _ in range(200)]
+    with pytest.raises(RepositoryMetadataError):
+        ready.propose(RootChange(targets_keys=many))
 
 
 def test_an_expired_root_is_not_published(vendor: Vendor) -> None:
@@ -334,6 +351,22 @@ def _link(bundle: Path) -> None:
     layer.symlink_to(bundle / "elsewhere")
 
 
+def _folder_link(bundle: Path) -> None:
+    (bundle / "layers/kernel").rename(bundle / "elsewhere")
+    (bundle / "layers/kernel").symlink_to(bundle / "elsewhere")
+
+
+def _manifest_link(bundle: Path) -> None:
+    manifest = bundle / "releases/1.1.json"
+    manifest.rename(bundle / "elsewhere")
+    manifest.symlink_to(bundle / "elsewhere")
+
+
+def _pipe(bundle: Path) -> None:
+    (bundle / "releases/1.1.json").unlink()
+    os.mkfifo(bundle / "releases/1.1.json")
+
+
 def _directory(bundle: Path) -> None:
     layer = bundle / "layers/kernel/6.1"
     layer.unlink()
@@ -344,6 +377,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a layer is missing": lambda bundle: (bundle / "layers/kernel/6.1").unlink(),
     "a layer is another file": lambda bundle: (bundle / "layers/kernel/6.1").write_bytes(b"x"),
     "a layer is a link": _link,
+    "a folder is a link": _folder_link,
+    "the manifest is a link": _manifest_link,
+    "the manifest is a pipe": _pipe,
     "a layer is a directory": _directory,
     "there is no manifest": lambda bundle: (bundle / "releases/1.1.json").unlink(),
     "there are two manifests": lambda bundle: (bundle / "releases/1.2.json").write_bytes(b"{}"),
@@ -362,6 +398,22 @@ def test_a_broken_bundle_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(RepositoryBundleError) as caught:
         take_bundle(bundle, Blobs(tmp_path / "targets"))
     assert caught.value.code == "repository:bundle"
+
+
+def test_the_manifest_that_was_read_is_the_one_that_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What devices are appraised against is what they get."""
+    bundle, add = make_bundle(tmp_path / "bundle", "1.1", KERNEL), Blobs.add
+    manifest = bundle / "releases/1.1.json"
+
+    def late(self: Blobs, folder: Path, name: str) -> Blob:
+        manifest.write_bytes(manifest.read_bytes() + b" ")
+        return add(self, folder, name)
+
+    monkeypatch.setattr(Blobs, "add", late)
+    with pytest.raises(RepositoryBundleError):
+        take_bundle(bundle, Blobs(tmp_path / "targets"))
 
 
 def test_a_file_that_is_gone_is_not_listed(ready: Vendor) -> None:
@@ -532,6 +584,54 @@ def test_a_signed_list_counts_only_for_what_it_was_proposed_for(ready: Vendor) -
         ready.publish("1.1", KERNEL, signed=fresh)
 
 
+def _delegated(targets: Targets) -> None:
+    other = Holder.new().public
+    role = DelegatedRole("other", [other.keyid], 1, terminating=True, paths=["*"])
+    targets.delegations = Delegations({other.keyid: other}, {"other": role})
+
+
+def _listing(path: str, sha256: str) -> Callable[[Targets], None]:
+    def change(targets: Targets) -> None:
+        targets.targets[path] = TargetFile(1, {"sha256": sha256}, path)
+
+    return change
+
+
+UNTOLD: dict[str, Callable[[Targets], None]] = {
+    "leave for other keys": _delegated,
+    "a path that moves the cursor": _listing("layers/kernel/6.2\x1b[2K\r", "0" * 64),
+    "a path that looks like two": _listing("layers/kernel/6.2 1 00", "0" * 64),
+    "a path of no release": _listing("other/6.2", "0" * 64),
+    "a digest that is none": _listing("layers/kernel/6.2", "\x1b[2K"),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_what_is_not_shown_is_not_signed(ready: Vendor, case: str) -> None:
+    """Who signs a list sees all that the signature says, whoever made the list."""
+    bundle = take_bundle(ready.bundle("1.1", KERNEL), ready.blobs)
+    proposal = Metadata[Targets].from_bytes(
+        ready.read(
+            lambda session: propose_publication(
+                session, bundle, online=ready.online, now=ready.backend.clock()
+            )
+        )
+    )
+    assert sign_proposal(proposal.to_bytes(), [ready.targets.signer])[1].signed_by
+    UNTOLD[case](proposal.signed)
+    with pytest.raises(RepositoryMetadataError) as caught:
+        sign_proposal(proposal.to_bytes(), [ready.targets.signer])
+    assert caught.value.code == "repository:metadata"
+
+
+def test_a_signature_is_shown_by_the_id_of_a_key_or_not_at_all(vendor: Vendor) -> None:
+    """Nobody writes into the list of who has signed."""
+    proposal = Metadata.from_bytes(vendor.first())
+    proposal.signatures["\x1b[2K"] = Signature("\x1b[2K", "00")
+    with pytest.raises(RepositoryMetadataError):
+        sign_proposal(proposal.to_bytes(), [vendor.root[0].signer])
+
+
 def test_an_old_signed_list_is_not_published_again(ready: Vendor) -> None:
     """Replaying a list with the right content and an old version is refused."""
     ready.publish("1.1", KERNEL)
@@ -560,6 +660,21 @@ def test_the_timestamp_is_signed_anew_at_half_of_its_life(ready: Vendor) -> None
     ready.backend.clock.advance(4 * DAY)  # type: ignore[attr-defined]
     assert ready.keep()
     assert ready.version(TufRole.SNAPSHOT) > snapshot
+
+
+def test_what_a_clock_that_was_ahead_has_signed_is_signed_anew(ready: Vendor) -> None:
+    """It would hold for longer than a timestamp may; its version goes on."""
+    ready.publish("1.1", KERNEL)
+    ready.backend.clock.advance(400 * DAY)  # type: ignore[attr-defined]
+    assert ready.keep()
+    ahead = ready.version(TufRole.TIMESTAMP)
+    ready.backend.clock.advance(-400 * DAY)  # type: ignore[attr-defined]
+    assert ready.keep()
+    assert ready.version(TufRole.TIMESTAMP) == ahead + 1
+    row = ready.read(lambda session: newest(session, TufRole.TIMESTAMP))
+    lifetime = ready.backend.settings.timestamp_lifetime_ms
+    assert row.expires_at <= ready.backend.clock() + lifetime
+    assert not ready.keep()
 
 
 def test_of_several_replicas_one_signs(ready: Vendor) -> None:

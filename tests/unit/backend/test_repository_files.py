@@ -14,13 +14,14 @@ from hwtrust.errors import (
     ConfigError,
     DatabaseError,
     ForbiddenError,
+    RepositoryBundleError,
     RepositoryFileError,
     RepositoryMissingError,
 )
 from hwtrust_backend.admin import Principal, Role, local_administrator
 from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.audit import Event
-from hwtrust_backend.repository import TufMetadata, TufRepository, TufRole, newest
+from hwtrust_backend.repository import TufMetadata, TufRepository, TufRole, exporting, newest
 from hwtrust_backend.repository.bundle import take_bundle
 from hwtrust_backend.repository.exporting import Exported, export, published_state
 from hwtrust_backend.repository.roots import RootChange
@@ -238,6 +239,14 @@ def test_an_export_has_what_clients_ask_a_static_host_for(ready: Vendor, tmp_pat
     assert done.expires_at > ready.backend.clock()
 
 
+def test_what_a_static_host_could_not_hold_is_not_published(ready: Vendor, tmp_path: Path) -> None:
+    """A name that is too long for a file with its hash would end every export from then on."""
+    ready.publish("1.1", {"kernel": ("6" * 180, b"a kernel")})
+    assert exported(ready, tmp_path / "www").written
+    with pytest.raises(RepositoryBundleError):
+        ready.publish("1.2", {"kernel": ("7" * 181, b"a kernel")})
+
+
 def test_an_export_writes_what_has_changed(ready: Vendor, tmp_path: Path) -> None:
     """Nothing, then a new timestamp alone, then one layer with what names it."""
     ready.publish("1.1", KERNEL)
@@ -372,25 +381,35 @@ def test_nothing_is_exported_before_the_first_release(ready: Vendor, tmp_path: P
         exported(ready, tmp_path / "www")
 
 
-def test_a_root_that_comes_while_an_export_reads_goes_with_the_next(ready: Vendor) -> None:
+def test_a_root_that_comes_while_an_export_reads_goes_with_the_next(
+    ready: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No root without the timestamp that its online key has signed."""
     ready.publish("1.1", KERNEL)
-    ready.backend.clock.advance(HOUR)  # type: ignore[attr-defined]
-    with ready.backend.database.transaction() as session:
-        root = newest(session, TufRole.ROOT)
-        assert root is not None
-        session.add(
-            TufMetadata(
-                role=TufRole.ROOT,
-                version=2,
-                content=root.content,
-                made_at=ready.backend.clock(),
-                expires_at=root.expires_at,
-            )
-        )
+    announced, change = exporting._announced, RootChange(new_online_key=True)
+
+    def overtaken(*args: Any) -> TufMetadata:  # noqa: ANN401 - as the original
+        if ready.version(TufRole.ROOT) == 1:
+            ready.publish_root(signed(ready.propose(change), ready.root[:2]))
+        return announced(*args)
+
+    monkeypatch.setattr(exporting, "_announced", overtaken)
     state = ready.read(lambda session: published_state(session, grace_ms=0, now=0))
+    assert ready.version(TufRole.ROOT) == 2
     assert [name for name in state.metadata if "root" in name] == ["1.root.json"]
     assert list(state.metadata)[-1] == "timestamp.json"
+
+
+def test_a_clock_that_was_set_back_leaves_no_root_out(ready: Vendor) -> None:
+    """What a clock that was ahead has signed is exported like all else."""
+    clock = ready.backend.clock
+    clock.advance(DAY)  # type: ignore[attr-defined]
+    ready.publish_root(signed(ready.propose(RootChange()), ready.root[:2]))
+    clock.advance(-2 * DAY)  # type: ignore[attr-defined]
+    ready.publish("1.1", KERNEL)
+    state = ready.read(lambda session: published_state(session, grace_ms=0, now=clock()))
+    roots = [name for name in state.metadata if "root" in name]
+    assert roots == ["1.root.json", "2.root.json"]
 
 
 @pytest.mark.parametrize("content", [b"{}", b"\xff", b'{"signed": {"meta": {}}}'])

@@ -440,6 +440,20 @@ def test_a_malformed_statement_is_refused_before_anything_is_decided(
     assert device.attest(api, good).standing is Standing.TRUSTED
 
 
+def test_a_refusal_does_not_repeat_what_a_terminal_obeys(
+    backend: Backend, device: BackendDevice, api: DirectApi
+) -> None:
+    """The name of a field that nobody knows is a device's words too."""
+    said = b'{"failure": {"step": "stage", "code": "x", "\\u001b[2J\\u202e\\u000a": 1}}'
+    with pytest.raises(MalformedError):
+        device.attest(api, statement_of(device, said))
+    with backend.database.reading() as session:
+        newest = session.query(AuditRecord).order_by(AuditRecord.sequence.desc()).first()
+        assert newest is not None
+        assert newest.reason.isascii()
+        assert newest.reason.isprintable()
+
+
 # --- what it costs -------------------------------------------------------------------------
 
 

@@ -142,7 +142,19 @@ FAMILIES = {
 }
 """The first word of an error's code, and the exit code."""
 
+ELSEWHERE = {
+    errors.ServiceError,  # of a backend
+    errors.EnrolmentError,
+    errors.ChallengeError,
+    errors.WireError,  # told as what was being read
+    errors.WatchError,  # the agent measures at intervals instead
+    errors.SoftwareTpmError,  # of tests
+    errors.FaultPlanError,
+}
+"""Families that do not end this command. If one did, its exit code would be 1."""
+
 ERRORS = errors.all_errors()
+FROM_HERE = {cls.__module__ for cls in ERRORS.values()}
 
 
 @pytest.mark.parametrize("code", ERRORS)
@@ -160,6 +172,12 @@ def test_every_error_ends_in_the_exit_code_of_its_family(
     out, err = ran("status", capture=capsys, code=expected)
     assert not out
     assert err == [f"hwtrust: something has happened [{code}]", *hints(cls.hint)]
+
+
+def test_every_family_has_an_exit_code_or_ends_no_command() -> None:
+    """A family that is added later is not forgotten."""
+    families = {cls for cls in errors.HwTrustError.__subclasses__() if cls.__module__ in FROM_HERE}
+    assert families == {*EXIT_CODES} | ELSEWHERE
 
 
 def hints(hint: str) -> list[str]:

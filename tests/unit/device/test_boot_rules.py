@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from hwtrust import errors
@@ -72,7 +73,7 @@ class FakeLog:
 class BenchContext(DeviceContext):
     """A DeviceContext that writes down when it is locked."""
 
-    done: list[str]
+    done: list[str] = msgspec.field(default_factory=list)
 
     def lock(self) -> None:
         """As DeviceContext."""
@@ -207,10 +208,10 @@ def bench(tmp_path: Path, cold: bool, monkeypatch: pytest.MonkeyPatch) -> Iterat
         return root
 
     monkeypatch.setattr(boot, "read_pcrs", lambda _: made.values)
-    monkeypatch.setattr(boot, "read_counter", read_counter)
+    monkeypatch.setattr("hwtrust.tpm.provision.read_counter", read_counter)
     monkeypatch.setattr(boot, "hmac_session", session)
     monkeypatch.setattr(boot, "unseal_root", unseal)
-    monkeypatch.setattr(boot, "renew_approval", renew)
+    monkeypatch.setattr("hwtrust.device.attest.renew_approval", renew)
     monkeypatch.setattr(
         boot, "reopen_root", lambda *_, **__: SimpleNamespace(public=None, authorization=None)
     )
@@ -272,7 +273,7 @@ def test_without_a_branch_an_approval_is_fetched_before_anything_is_extended(
         assert bench.log.events == []
         return bench.hold(1, good_value(bench))
 
-    monkeypatch.setattr(boot, "renew_approval", renew)
+    monkeypatch.setattr("hwtrust.device.attest.renew_approval", renew)
     bench.boot()
     assert bench.done[:4] == ["lock", "synchronise", "renew", "session"]
     assert bench.done[-1] == "extend cap"
@@ -466,7 +467,7 @@ def test_a_device_that_its_backend_has_locked_extends_nothing(
         if answer == "away":
             raise errors.ChannelUnreachableError("no connection")
 
-    monkeypatch.setattr(boot, "attest_once", ask)
+    monkeypatch.setattr("hwtrust.device.attest.attest_once", ask)
     bench.context.heard = Heard(mode=Mode.LOCKED, at_ms=1)
     bench.hold(1, good_value(bench))
     with pytest.raises(errors.DeviceLockedError) as locked:
@@ -485,7 +486,7 @@ def test_a_device_that_is_not_locked_any_more_boots(
     def ask(device: DeviceContext) -> None:
         device.heard = Heard(mode=Mode.NORMAL, at_ms=2)
 
-    monkeypatch.setattr(boot, "attest_once", ask)
+    monkeypatch.setattr("hwtrust.device.attest.attest_once", ask)
     bench.context.heard = Heard(mode=Mode.LOCKED, at_ms=1)
     bench.hold(1, good_value(bench))
     bench.boot()

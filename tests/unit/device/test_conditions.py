@@ -6,14 +6,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from hwtrust import errors
 from hwtrust.device import State, conditions
 from hwtrust.device.config import OnFailure
 from hwtrust.device.context import DeviceContext
-from hwtrust.device.state import DeviceState, Heard
+from hwtrust.device.state import DeviceState, Heard, Trial, UpdateRecord
 from hwtrust.files import private_directory
-from hwtrust.wire.messages import Finding, Mode, Severity
+from hwtrust.wire.messages import Finding, Mode, Severity, UpdateOrder
 from hwtrust.wire.statement import StepFailure
 
 if TYPE_CHECKING:
@@ -66,6 +67,42 @@ def failed(device: DeviceContext) -> None:
     """Let the load fail at the kernel."""
     device.doing = "verify", "kernel"
     conditions.note(device, errors.LayerMismatchError("changed"))
+
+
+# --- a release that waits ---------------------------------------------------------------------
+
+ORDER = UpdateOrder(release="2.0")
+REPAIR = UpdateOrder(release="1.0", forced=True)
+PENDING = Trial(release="2.0", previous="1.0", slot="b", begun=0, restart=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "update", "restart"),
+    [
+        (None, "", False),
+        (UpdateRecord(), "", False),
+        (UpdateRecord(order=ORDER), "2.0", False),
+        (UpdateRecord(order=UpdateOrder(release="1.0")), "", False),
+        (UpdateRecord(order=REPAIR), "1.0", False),
+        (UpdateRecord(order=ORDER, trial=PENDING), "2.0", True),
+        (UpdateRecord(order=REPAIR, trial=replace(PENDING, restart=False)), "", False),
+    ],
+)
+def test_the_host_application_is_told_of_a_release_that_waits(
+    device: DeviceContext,
+    told: list[Condition],
+    record: UpdateRecord | None,
+    update: str,
+    *,
+    restart: bool,
+) -> None:
+    """Ordered and not brought in, or in place until the restart; one on trial waits no more."""
+    device.become(State.STARTING)
+    device.updates = record
+    device.tell_of_updates()
+    assert (told[-1].state, told[-1].update, told[-1].restart) == (State.STARTING, update, restart)
+    device.tell_of_updates()
+    assert len(told) == (2 if update else 1)
 
 
 # --- the backend's word ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import structs
 
 from hwtrust.errors import (
     HwTrustError,
@@ -402,7 +403,7 @@ def test_a_salt_key_of_the_interposers_learns_nothing(anchored: AnchoredTpm) -> 
         public = tpm.call("TPM2_ReadPublic", tpm.esapi.read_public, known)[0]
         points.append(Public.decode(public.publicArea.marshal()).name)
         assert bytes(tpm.esapi.tr_get_name(known)) == anchored.storage.name
-        where = replace(anchored.anchorage, storage_key=forged)
+        where = structs.replace(anchored.anchorage, storage_key=forged)
         assert unseal_root(tpm, where, root, branch=0).secret == SECRET
     assert points == [anchored.storage.name]
 

@@ -193,7 +193,7 @@ def test_an_exchange_holds_no_bytes(swtpm: Swtpm, seen: list[Exchange]) -> None:
         esapi.hierarchy_change_auth(ESYS_TR.OWNER, b"")
     assert len(seen) == 2
     for made in seen:
-        values = [getattr(made, name) for name in Exchange.__slots__]
+        values = [getattr(made, name) for name in Exchange.__struct_fields__]
         assert {type(value) for value in values} <= {str, int, float}
         assert "correct horse" not in repr(made)
         assert b"correct horse".hex() not in repr(made)

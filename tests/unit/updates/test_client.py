@@ -735,3 +735,18 @@ def test_no_bytes_make_a_refresh_fail_otherwise_than_as_documented(
         assert refused.startswith("update:metadata:")
     else:
         assert found.targets.keys() == PUBLISHED.targets.targets.keys()
+
+
+def test_who_refreshes_hears_of_each_piece_and_may_end_it(site: UpdateSite) -> None:
+    """A server that is slow keeps nobody from anything."""
+    pieces: list[int] = []
+
+    def end() -> None:
+        pieces.append(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.device().refresh(on_piece=end)
+    assert pieces == [1]
+    site.device().refresh(on_piece=lambda: pieces.append(1))
+    assert len(pieces) > 1

@@ -9,7 +9,7 @@ import resource
 from datetime import UTC, datetime
 from itertools import count
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -29,7 +29,7 @@ from hwtrust.errors import (
     UpdateTlsError,
     UpdateUnreachableError,
 )
-from hwtrust.updates.source import Limits, PinnedCa, Source, SystemCas
+from hwtrust.updates.source import Answer, Limits, PinnedCa, Source, SystemCas
 from simulators.tls_server import Pki, TlsServer, respond
 from simulators.tuf_repository import (
     UpdateSite,
@@ -415,6 +415,20 @@ def test_a_file_that_is_signed_by_weak_digests_only_is_refused(
         site.device().fetch(wanted, slot / "kernel", ignore)
 
 
+def test_a_file_that_is_listed_without_its_digest_is_not_asked_for(
+    site: UpdateSite, slot: Path
+) -> None:
+    """Signed by another hash alone, nobody would hold it against the manifest."""
+    wanted = layer(site)
+    listed = TargetFile.from_data(wanted.target, b"other", ["sha512"])
+    site.repository.targets.targets[wanted.target] = listed
+    site.repository.blobs[listed.get_prefixed_paths()[0]] = b"other"
+    site.repository.publish()
+    with pytest.raises(TargetDigestError):
+        site.device().fetch(wanted, slot / "kernel", ignore)
+    assert not (slot / "kernel").exists()
+
+
 def test_every_digest_that_is_signed_must_fit(site: UpdateSite, slot: Path) -> None:
     """One good digest does not excuse another."""
     wanted = layer(site)
@@ -522,7 +536,7 @@ def test_a_trickle_does_not_stretch_the_time(
     wanted, device = layer(site, "app"), site.device(limits=Limits(grace=8.0, rate=2**40))
     device.refresh()
     now = count()
-    monkeypatch.setattr("hwtrust.channel.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr("hwtrust.tls.time", SimpleNamespace(monotonic=lambda: float(next(now))))
     with pytest.raises(UpdateSlowError) as caught:
         device.fetch(wanted, slot / "app", ignore)
     assert caught.value.code == "update:channel:slow"
@@ -536,7 +550,7 @@ def test_a_large_file_has_the_time_that_its_bytes_take(
     wanted, device = layer(site, "app"), site.device(limits=Limits(grace=8.0, rate=1024))
     device.refresh()
     now = count()
-    monkeypatch.setattr("hwtrust.channel.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr("hwtrust.tls.time", SimpleNamespace(monotonic=lambda: float(next(now))))
     device.fetch(wanted, slot / "app", ignore)
     assert next(now) > 20
 
@@ -601,3 +615,21 @@ def test_two_runs_do_not_write_one_part(site: UpdateSite, slot: Path) -> None:
     site.device().fetch(wanted, slot / "kernel", again)
     assert codes == ["state:busy"]
     assert (slot / "kernel").read_bytes() == KERNEL
+
+
+def test_a_server_that_is_slow_is_not_waited_for_piece_after_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who reads gets what has come, and may look at what else is to be done."""
+    now = [0.0]
+
+    def read1(_: int) -> bytes:
+        now[0] += 29
+        return b"x"
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("hwtrust.updates.source.time", clock)
+    slow: Any = SimpleNamespace(status=200, length=None, headers={}, read1=read1)
+    answer = Answer("https://localhost/", "kernel", slow, slow, 0, slow)
+    assert answer.read() == b"x"
+    assert now == [29]

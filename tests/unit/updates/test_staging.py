@@ -117,6 +117,8 @@ def test_only_what_changed_is_fetched_and_all_of_it_is_measured(
     assert msgspec.json.decode(sealed, type=Release) == manifest.release()
     fetched = [path for path in site.repository.asked if "layers/" in path]
     assert not any("kernel" in path for path in fetched)
+    names = {path.name for path in slots.path(new, "kernel").parent.iterdir()}
+    assert names == {"kernel", "app", "pages", "release.json"}
     assert {progress.layer for progress in seen} == {"kernel", "app", "pages"}
     assert all(progress.done <= progress.total for progress in seen)
 
@@ -128,6 +130,19 @@ def test_a_file_keeps_the_mode_that_it_had(site: UpdateSite, slots: Slots) -> No
     )
     stage(site.device(), slots, manifest)
     assert slots.path(slots.inactive, "app").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_wrong_tree_that_is_ordered_again_and_again_is_fetched_once(
+    site: UpdateSite, slots: Slots, tmp_path: Path
+) -> None:
+    """A careless vendor costs no bandwidth at each try."""
+    pages = add_tree(site, tmp_path, "pages", "2")
+    manifest = publish(site, "2", msgspec.structs.replace(pages, digest=bytes(32)))
+    for _ in range(3):
+        with pytest.raises(StagedLayerError):
+            stage(site.device(), slots, manifest)
+    assert len([path for path in site.repository.asked if "pages" in path]) == 1
+    assert not slots.path(slots.inactive, "pages").exists()
 
 
 def test_a_layer_that_is_not_what_its_manifest_says_seals_no_slot(
@@ -162,6 +177,34 @@ def test_a_changed_current_layer_is_fetched_instead_of_copied(
     manifest = publish(site, "2", add_file(site, "kernel", "1", KERNEL))
     stage(site.device(), slots, manifest)
     assert slots.path(slots.inactive, "kernel").read_bytes() == KERNEL
+
+
+def test_a_changed_current_tree_is_fetched_instead_of_copied(
+    site: UpdateSite, slots: Slots, tmp_path: Path
+) -> None:
+    """Nothing of the copy stays below what is unpacked."""
+    pages = add_tree(site, tmp_path, "pages", "2")
+    stage(site.device(), slots, publish(site, "2", pages))
+    slots.switch()
+    (slots.path(slots.current, "pages") / "more").write_text("more")
+    extra = add_file(site, "extra", "3", b"extra")
+    stage(site.device(), slots, publish(site, "3", pages, extra))
+    assert measure(slots.path(slots.inactive, "pages")) == pages.digest
+
+
+@pytest.mark.parametrize("content", [None, b"no release"], ids=["missing", "not one"])
+def test_without_a_release_to_read_no_current_layer_is_copied(
+    site: UpdateSite, slots: Slots, content: bytes | None
+) -> None:
+    """All of it is fetched: a damaged slot does not keep a device from its repair."""
+    release = slots.path(slots.current, "kernel").with_name("release.json")
+    release.unlink()
+    if content is not None:
+        release.write_bytes(content)
+    manifest = publish(site, "2", add_file(site, "kernel", "1", KERNEL))
+    stage(site.device(), slots, manifest)
+    assert slots.path(slots.inactive, "kernel").read_bytes() == KERNEL
+    assert any("kernel" in path for path in site.repository.asked if "layers/" in path)
 
 
 def test_a_missing_current_layer_is_fetched(site: UpdateSite, slots: Slots) -> None:
@@ -225,6 +268,19 @@ def test_a_release_that_is_staged_already_takes_no_download(site: UpdateSite, sl
     site.repository.asked.clear()
     stage(site.device(), slots, manifest)
     assert site.repository.asked == []
+
+
+def test_a_staged_release_of_the_same_layers_is_not_taken_for_another(
+    site: UpdateSite, slots: Slots
+) -> None:
+    """The slot is sealed by what is to come up from it, whose name the device claims."""
+    app = add_file(site, "app", "2", b"new")
+    stage(site.device(), slots, publish(site, "2", app))
+    manifest = publish(site, "3", app)
+    stage(site.device(), slots, manifest)
+    sealed = slots.release(slots.inactive)
+    assert sealed is not None
+    assert msgspec.json.decode(sealed, type=Release) == manifest.release()
 
 
 def test_a_staged_release_that_was_changed_is_made_anew(site: UpdateSite, slots: Slots) -> None:

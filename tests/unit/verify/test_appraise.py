@@ -193,7 +193,7 @@ FAILED_LOGS: dict[str, tuple[list[str], tuple[Event, ...]]] = {
     ),
     "a layer has another version": (
         ["layer:mismatch"],
-        (FIRST, replace(SECOND, version="0.1"), THIRD),
+        (FIRST, msgspec.structs.replace(SECOND, version="0.1"), THIRD),
     ),
     "two layers are exchanged": (["layer:order", "layer:order"], (SECOND, FIRST, THIRD)),
     "a layer is loaded twice": (["layer:order"], (*layer_events(RELEASE), THIRD)),

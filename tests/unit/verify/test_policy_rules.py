@@ -256,6 +256,30 @@ def test_an_alert_only_failure_is_an_alert_and_still_told() -> None:
     ]
 
 
+def test_what_is_an_alert_by_itself_locks_nothing() -> None:
+    """Though the policy locks on every failure: it is none."""
+    judgement = judged(loaded(), clock=replace(RULES.clock, max_ahead_ms=0))
+    assert {finding.severity for finding in judgement.verdict.findings} == {Severity.ALERT}
+    assert (judgement.verdict.standing, judgement.mode) == (Standing.TRUSTED, Mode.NORMAL)
+
+
+def test_a_log_may_be_as_long_as_the_policy_says() -> None:
+    """And not by one record longer."""
+    device = loaded()
+    count = len(claims_of(device).log.records)
+    for most, found in ((count, set()), (count - 1, {"log:length"})):
+        judgement = judged(device, log=LogRules(max_records=most, outdated_loads=True))
+        assert codes(judgement) == found
+
+
+def test_rules_do_not_change_with_what_they_were_made_of() -> None:
+    """What was judged by them is kept for as long as they are the same."""
+    values = {0: frozenset({bytes(32)})}
+    rules = PcrRules(required=frozenset(), values=values, unsafe_any=frozenset())
+    values[0] = frozenset()
+    assert rules.values == {0: frozenset({bytes(32)})}
+
+
 def test_the_codes_of_policies_and_of_appraisal_are_apart() -> None:
     """No code means two things, and each policy code fails."""
     assert not set(POLICY_FINDINGS) & set(FINDINGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from msgspec import structs
 
 from hwtrust.errors import CounterAttributesError, KeyAttributesError, WeakKeyError
 from hwtrust.verify.roles import (
@@ -63,13 +64,15 @@ HARMLESS = (A.USER_WITH_AUTH, A.ADMIN_WITH_POLICY, A.NO_DA, A.ST_CLEAR)
 def with_scheme(public: Public, scheme: Alg, scheme_hash: Alg | None) -> Public:
     """The same key, bound to another scheme."""
     assert isinstance(public.params, EccParams | RsaParams)
-    return replace(public, params=replace(public.params, scheme=scheme, scheme_hash=scheme_hash))
+    return replace(
+        public, params=structs.replace(public.params, scheme=scheme, scheme_hash=scheme_hash)
+    )
 
 
 def with_cipher(public: Public, cipher: Symmetric) -> Public:
     """The same key, protecting with another cipher."""
     assert isinstance(public.params, EccParams | RsaParams)
-    return replace(public, params=replace(public.params, symmetric=cipher))
+    return replace(public, params=structs.replace(public.params, symmetric=cipher))
 
 
 def refuse(require: Require, public: Public) -> None:
@@ -149,10 +152,10 @@ def test_a_weak_key_is_refused(require: Require, good: Public, required: ObjectA
     assert isinstance(good.params, EccParams)
     short = RsaParams(good.params.symmetric, good.params.scheme, good.params.scheme_hash, 1024)
     if short.scheme is Alg.ECDSA:
-        short = replace(short, scheme=Alg.RSASSA)
+        short = structs.replace(short, scheme=Alg.RSASSA)
     for weak in (
-        replace(good, params=replace(good.params, curve=Curve.P224)),
-        replace(good, params=replace(good.params, curve=Curve.P384)),
+        replace(good, params=structs.replace(good.params, curve=Curve.P224)),
+        replace(good, params=structs.replace(good.params, curve=Curve.P384)),
         replace(good, type=Alg.RSA, params=short, unique=(2**1024 - 1).to_bytes(128, "big")),
     ):
         with pytest.raises(WeakKeyError) as refused:

@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError, WeakKeyError
 from hwtrust.wire.algorithms import Alg, Curve
@@ -33,7 +34,7 @@ MODULUS = (2**2048 - 1).to_bytes(256, "big")
 def ecc(curve: Curve, x: int, y: int) -> Public:
     """An ECC key with any coordinates."""
     point = EccPoint(x.to_bytes(66, "big"), y.to_bytes(66, "big"))
-    return replace(AK, params=replace(ECC_PARAMS, curve=curve), unique=point)
+    return replace(AK, params=structs.replace(ECC_PARAMS, curve=curve), unique=point)
 
 
 def rsa_of(bits: int, modulus: int, exponent: int = 0) -> Public:

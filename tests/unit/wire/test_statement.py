@@ -57,3 +57,20 @@ def test_a_device_does_not_say_more_than_a_backend_reads() -> None:
     failure = StepFailure(step="measure", code="layer", detail="\x01" * 400)
     with pytest.raises(MalformedError):
         encode_statement(Statement(other="\x01" * 200, failure=failure))
+
+
+def test_a_statement_may_be_as_long_as_the_limit() -> None:
+    """What a device may write, a backend reads; one byte more is refused by both."""
+    spare = STATEMENT_LIMIT - len(encode_statement(Statement(other="x")))
+    longest = Statement(other="x" * (spare + 1))
+    data = encode_statement(longest)
+    assert len(data) == STATEMENT_LIMIT
+    padded = b'{"other":"x"' + b" " * (STATEMENT_LIMIT - 13) + b"}"
+    assert decode_statement(padded) == Statement(other="x")
+    for refused in (
+        lambda: encode_statement(Statement(other=longest.other + "x")),
+        lambda: decode_statement(padded + b" "),
+    ):
+        with pytest.raises(MalformedError) as caught:
+            refused()
+        assert caught.value.code == "wire:malformed"

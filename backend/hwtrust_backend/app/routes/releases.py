@@ -99,8 +99,10 @@ def release_target(request: HttpRequest, path: TargetPath) -> Response[bytes] | 
     headers["content-length"] = str(end - begin)
     if wanted is not None:
         headers["content-range"] = f"bytes {begin}-{end - 1}/{target.length}"
+    # Who asks for the head alone has nothing read.
+    is_head = request.method == HttpMethod.HEAD
     return Stream(
-        _part(blobs.path(target.sha256), begin, end),
+        iter(()) if is_head else _part(blobs.path(target.sha256), begin, end),
         status_code=HTTPStatus.OK if wanted is None else HTTPStatus.PARTIAL_CONTENT,
         headers=headers,
         media_type=_BINARY,
