@@ -48,10 +48,10 @@ class AgentOperations:
             ChannelAnonymousError: the device has not attested yet.
             ChannelError: the backend is away, or refuses.
         """
+        if self._agent.condition.state is State.TPM_AWAY:
+            raise TpmAwayError("the TPM is away, and the device is closed until it is back")
         keeper = self._agent.keeper
         line = keeper.line if keeper is not None else None
-        if keeper is None and self._agent.condition.state is State.TPM_AWAY:
-            raise TpmAwayError("the TPM is away, and with it the key of the connection")
         if line is None:
             raise ChannelAnonymousError("the backend does not know yet who calls")
         wanted = line.report(kind, detail=detail)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from hwtrust.agent.config import AgentConfig
 from hwtrust.device.results import State
-from hwtrust.errors import ChannelUnreachableError, KeyStoreLockedError, TpmAwayError
+from hwtrust.errors import (
+    ChannelUnreachableError,
+    KeyStoreLockedError,
+    StateBusyError,
+    TpmAwayError,
+)
 from hwtrust.tpm import commands
 from hwtrust.tpm.connection import Tpm
 from hwtrust.wire.algorithms import Alg
@@ -22,9 +29,12 @@ from simulators.running_agent import RunningAgent, quiet_ports
 from simulators.site import APPLICATION_PCR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hwtrust.agent.operations import AgentOperations
+    from hwtrust.device.api import Device
+    from hwtrust.device.config import DeviceConfig
+    from hwtrust.device.results import Condition
     from hwtrust.testing.swtpm import Swtpm
     from simulators.site import Site
 
@@ -210,6 +220,31 @@ def test_a_tpm_that_goes_and_comes_back_is_loaded_anew(
     assert served.attest().standing is Standing.TRUSTED
 
 
+def test_a_command_that_has_the_device_when_the_tpm_is_back_does_not_end_the_agent(
+    site: Site, tpm: Swtpm
+) -> None:
+    """`hwtrust status` may be quicker; since when the TPM is away does not change by that."""
+    ports, opened = quiet_ports(), 0
+
+    @contextmanager
+    def open_device(config: DeviceConfig, heard: Callable[[Condition], None]) -> Iterator[Device]:
+        nonlocal opened
+        opened += 1
+        if opened == 2:
+            raise StateBusyError("a command has it")
+        with ports.open_device(config, heard) as device:
+            yield device
+
+    with RunningAgent(site, SETTINGS, ports=replace(ports, open_device=open_device)) as agent:
+        agent.await_condition(State.NORMAL)
+        told = len(agent.told)
+        tpm.reboot()
+        agent.agent.attest_soon("the test says so")
+        busy = agent.await_condition(State.TPM_AWAY, "state:busy", after=told)
+        assert agent.await_condition(State.TPM_AWAY, after=told).since_ms == busy.since_ms
+        agent.await_condition(State.NORMAL, after=told)
+
+
 def test_a_tpm_that_stays_away_is_waited_for(agent: RunningAgent, tpm: Swtpm) -> None:
     """The state is told, the socket is served, and the agent ends when it is told to."""
     served = operations(agent)
@@ -220,6 +255,8 @@ def test_a_tpm_that_stays_away_is_waited_for(agent: RunningAgent, tpm: Swtpm) ->
     assert away.code == "tpm:gone"
     with pytest.raises(KeyStoreLockedError):
         served.keystore_get("payments/pin")
+    with pytest.raises(TpmAwayError):
+        served.event("transaction", "order 17")
     assert served.state().state is State.TPM_AWAY
     agent.stop()
 

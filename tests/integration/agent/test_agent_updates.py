@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import pytest
@@ -51,7 +51,7 @@ class Seen:
         settings = AgentConfig(socket=str(self._path), heartbeat=300, retry=0.05, look_for_tpm=0.05)
         self.running = RunningAgent(updating, settings, ports=quiet_ports())
 
-    def __enter__(self) -> Seen:
+    def __enter__(self) -> Self:
         self.running.__enter__()
         self.running.await_condition(State.NORMAL)
         self.running.agent.ask(self.running.agent.attest_now)
@@ -110,7 +110,8 @@ def test_a_release_that_fails_to_attest_is_given_up(
     seen: Seen, updating: UpdatingSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Called back while it comes up: the last one runs again, and both sides know why."""
-    switch, retired = Slots.switch, []
+    switch = Slots.switch
+    retired: list[str] = []
 
     def switched(slots: Slots) -> None:
         switch(slots)

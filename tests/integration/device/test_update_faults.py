@@ -48,11 +48,11 @@ class Releases:
         self.running = "1.0"
         self._count = 0
 
-    def publish(self, **changes: bytes) -> str:
+    def publish(self) -> str:
         """The next release."""
         self._count += 1
         name = f"r{self._count:04}"
-        self.site.publish(name, **(changes or {"frontend": f"the frontend of {name}".encode()}))
+        self.site.publish(name, frontend=f"the frontend of {name}".encode())
         return name
 
     def check(self, newest: str) -> None:
@@ -161,7 +161,7 @@ def test_75_killed_at_any_call_of_the_file_system_a_whole_release_runs(
 ) -> None:
     """Before the call or in the middle of it; the TPM goes on, or loses its power too."""
     through = False
-    for nth in range(first + 5 * power_cut, MOST_CALLS, 43):
+    for nth in range(first + 5 * power_cut, MOST_CALLS, 61):
         name = releases.publish()
         point = AtDiskCall(nth, str(releases.site.home), fault)
         config = str(releases.site.config_path)
@@ -292,7 +292,7 @@ def test_a_backend_that_is_gone_at_any_request_is_found_again(
     """What was under way is taken up when it is back, in the same process."""
     nth, through = 0, False
     while not through:
-        nth += 2 if lasting else 3
+        nth += 3
         name = releases.publish()
         network = FailingNetwork(nth, lost, lasting=lasting)  # type: ignore[arg-type]
         with releases.site.open() as device:

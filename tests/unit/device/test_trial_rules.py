@@ -8,8 +8,9 @@ TPM is in tests/integration/device.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from hwtrust import errors
 from hwtrust.device import confirm, trial
 from hwtrust.device.config import DeviceConfig, TpmConfig, UpdateConfig
 from hwtrust.device.context import DeviceContext
+from hwtrust.device.failures import failure_of
 from hwtrust.device.results import AttestResult
 from hwtrust.device.state import DeviceState, Heard, Refusal, Trial, UpdateRecord
 from hwtrust.files import private_directory
@@ -31,9 +33,6 @@ from hwtrust.wire.messages import (
     Standing,
     UpdateOrder,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LAYER = "kernel"
 OLD, NEW = "1.0", "2.0"
@@ -67,6 +66,8 @@ class Bench:
     cold: bool = False
     boots: list[str] = field(default_factory=list)
     """The release that each boot was one of."""
+    heard: list[Heard | None] = field(default_factory=list)
+    """What the backend had said last, at each boot."""
     ends: list[errors.HwTrustError | None] = field(default_factory=list)
     """What the next boots come to."""
     answers: list[AttestResult | errors.HwTrustError] = field(default_factory=list)
@@ -139,15 +140,18 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     def boot(device: DeviceContext, **_: object) -> None:
         made.boots.append(device.release.name)
+        made.heard.append(device.heard)
         error = made.ends.pop(0) if made.ends else None
         if error is not None:
+            device.note_failure(failure_of(error, step="unseal", layer="", release=""))
             raise error
         device.keystore = Kept()  # type: ignore[assignment]
 
-    def attest(_: object) -> AttestResult:
+    def attest(device: DeviceContext) -> AttestResult:
         answer = made.answers.pop(0)
         if isinstance(answer, errors.HwTrustError):
             raise answer
+        device.heard = Heard(mode=answer.mode, at_ms=2)
         return answer
 
     monkeypatch.setattr(trial, "read_pcrs", lambda _: {})
@@ -208,7 +212,8 @@ def test_the_trial_is_remembered_before_the_slots_are_switched(
 def test_until_the_restart_the_release_before_runs_from_its_own_slot(bench: Bench) -> None:
     """Neither its starts are counted, nor does its attestation confirm the next."""
     trial.begin(bench.device, NEW, restart=True)
-    for device in (bench.device, bench.restarted()):
+    for again in (False, True):
+        device = bench.restarted() if again else bench.device
         assert device.release.name == OLD
         assert device.config.layers == {LAYER: str(bench.slots.path("a", LAYER))}
         assert device.other == NEW
@@ -220,6 +225,48 @@ def test_until_the_restart_the_release_before_runs_from_its_own_slot(bench: Benc
     bench.cold = True
     assert bench.restarted().release.name == NEW
     assert (bench.trial().starts, bench.trial().restart) == (0, False)
+    assert bench.trial().begun == bench.clock
+
+
+def test_a_start_of_the_process_does_not_make_a_trial_longer(tried: Bench) -> None:
+    """It began with the switch."""
+    tried.clock += 5
+    tried.restarted()
+    assert (tried.trial().begun, tried.device.other) == (1000, OLD)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_switch_that_fails_leaves_the_device_with_what_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, renamed: bool
+) -> None:
+    """Renamed or not: no file of the next release is taken for one of this."""
+    switch = Slots.switch
+
+    def failing(slots: Slots) -> None:
+        if renamed:
+            switch(slots)
+        raise errors.StateError("the disk is full")
+
+    monkeypatch.setattr(Slots, "switch", failing)
+    with pytest.raises(errors.StateError):
+        trial.begin(bench.device, NEW, restart=False)
+    assert bench.device.release.name == OLD
+    place = Path(bench.device.config.layers[LAYER])
+    assert place.read_bytes() == b"old"
+    assert place.parent.name == ("a" if renamed else "current")
+
+
+def test_without_a_way_back_a_device_goes_on_with_what_is_there(tried: Bench) -> None:
+    """Its backend judges that; an error would leave nobody to repair it."""
+    tried.change(failed="layer:mismatch")
+    tried.slots.path("a", LAYER).with_name("release.json").unlink()
+    assert tried.restarted().release.name == NEW
+
+
+def test_a_device_without_a_trial_starts_as_it_is(bench: Bench) -> None:
+    """There is nothing to take up."""
+    assert bench.restarted().release.name == OLD
+    assert (bench.record.trial, bench.device.other) == (None, "")
 
 
 def test_killed_on_the_way_back_a_device_goes_on_back(tried: Bench) -> None:
@@ -390,36 +437,29 @@ def test_without_a_trial_a_boot_that_fails_is_not_made_again(bench: Bench) -> No
     assert bench.boots == [OLD]
 
 
-def test_a_verdict_against_the_release_gives_it_up(tried: Bench) -> None:
+@pytest.mark.parametrize("code", ["release:outdated", "log:violation"])
+def test_a_verdict_against_the_release_gives_it_up(tried: Bench, code: str) -> None:
     """What was said of it is no word on the last one, which is booted and attested."""
     before = Heard(mode=Mode.NORMAL, at_ms=1)
     tried.device.heard = before
     good = answer()
-    tried.answers = [answer(("release:outdated", Severity.FAIL)), good]
+    tried.answers = [answer((code, Severity.FAIL)), good]
     assert confirm.attest_on_trial(tried.device) is good
     assert tried.boots == [NEW, OLD]
-    assert tried.device.heard == before
+    assert tried.heard[-1] == before
     assert tried.record.refused is not None
     assert tried.record.refused.code == errors.TrialFailedError.code
 
 
-def test_a_verdict_on_the_device_too_is_not_taken_back(
-    tried: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_verdict_on_the_device_too_is_not_taken_back(tried: Bench) -> None:
     """An administrator's lock outlives the release."""
-
-    def lock(_: object) -> AttestResult:
-        tried.device.heard = Heard(mode=Mode.LOCKED, at_ms=2)
-        return tried.answers.pop(0)  # type: ignore[return-value]
-
     tried.answers = [
         answer(("release:outdated", Severity.FAIL), ("admin:locked", Severity.FAIL)),
         answer(("admin:locked", Severity.FAIL)),
     ]
-    monkeypatch.setattr(confirm, "rotate", SimpleNamespace(attest=lock))
     confirm.attest_on_trial(tried.device)
     assert tried.boots == [NEW, OLD]
-    assert tried.device.heard == Heard(mode=Mode.LOCKED, at_ms=2)
+    assert tried.heard[-1] == Heard(mode=Mode.LOCKED, at_ms=2)
 
 
 @pytest.mark.parametrize(
