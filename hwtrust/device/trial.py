@@ -31,7 +31,7 @@ from hwtrust.errors import (
     ConfigError,
     HwTrustError,
     LayerError,
-    RootError,
+    RootStateError,
     SlotUnsealedError,
     StateError,
     TrialOverdueError,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 MOST_STARTS: Final = 3
 
-_GIVES_UP: tuple[type[HwTrustError], ...] = (LayerError, RootError, TrialStartsError)
+_GIVES_UP: tuple[type[HwTrustError], ...] = (LayerError, RootStateError, TrialStartsError)
 """What of a boot speaks against the release, and not against the device."""
 
 

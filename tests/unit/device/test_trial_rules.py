@@ -417,11 +417,19 @@ def test_a_boot_that_speaks_against_the_release_gives_it_up(
     assert bench.device.keystore is not None
 
 
-@pytest.mark.parametrize("error", [errors.ChannelError("x"), errors.TpmTransportError("x")])
-def test_a_boot_that_fails_for_what_is_away_gives_nothing_up(
+NOT_OF_THE_RELEASE = [
+    errors.ChannelError("the backend is away"),
+    errors.TpmTransportError("the TPM is pulled"),
+    errors.RootExpiredError("the root's time is over"),
+    errors.RootRevokedError("the counter has passed it"),
+]
+
+
+@pytest.mark.parametrize("error", NOT_OF_THE_RELEASE, ids=lambda error: error.code)
+def test_a_boot_that_fails_for_something_else_gives_nothing_up(
     bench: Bench, error: errors.HwTrustError
 ) -> None:
-    """A pulled TPM says nothing of a release."""
+    """A pulled TPM and an expired root say nothing of a release."""
     trial.begin(bench.device, NEW, restart=False)
     bench.ends = [error]
     with pytest.raises(type(error)):
