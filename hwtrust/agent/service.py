@@ -74,6 +74,7 @@ class Agent:
         self._keeper: Keeper | None = None
         self._device: Device | None = None
         self._watch: Watch | None = None
+        self._places: dict[str, Path] = {}
         self._presence: Presence | None = None
         self._lost: TpmAwayError | None = None
         self._stopping = False
@@ -231,6 +232,12 @@ class Agent:
             if events:
                 keeper.probe()
         keeper.turn(due)
+        places = keeper.device.places
+        if watch is not None and places != self._places:
+            # A release waits for its restart: what runs lies in the other slot.
+            self._places = places
+            watch.rearm(places)
+            keeper.layers_touched(places)
 
     def _wait(self, watch: Watch | None = None) -> frozenset[int]:
         self._notifier.progress()
@@ -334,11 +341,10 @@ class Agent:
         self._notifier.status(text)
 
     def _watched(self, device: Device) -> Watch | None:
-        del device
         if not self._settings.watch:
             return None
-        layers = {name: Path(place) for name, place in self._config.layers.items()}
-        return self._ports.watch_layers(layers)
+        self._places = device.places
+        return self._ports.watch_layers(self._places)
 
 
 def handle_signals(agent: Agent) -> None:

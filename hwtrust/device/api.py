@@ -7,6 +7,7 @@ that a program which imports hwtrust and opens no device pays for none.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hwtrust.device.results import State, silent, unwatched
@@ -314,6 +315,11 @@ class Device:
         from hwtrust.device.status import event_log
 
         return event_log(self._context)
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Where each layer lies that is loaded: until a restart perhaps not in the slot in use."""
+        return {name: Path(place) for name, place in self._context.config.layers.items()}
 
     def takes(self, order: UpdateOrder) -> bool:
         """Whether the device brings a release in by itself.

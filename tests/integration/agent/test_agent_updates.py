@@ -75,6 +75,10 @@ class Seen:
                 return seen
         raise AssertionError(seen)
 
+    def await_state(self, state: State) -> Condition:
+        """Watch, and do nothing, until the device is in that state."""
+        return next(condition for condition in self._watch if condition.state == state)
+
 
 @pytest.fixture
 def seen(updating: UpdatingSite) -> Iterator[Seen]:
@@ -164,6 +168,18 @@ def test_a_release_that_takes_a_restart_says_so_until_it_has_come_up(
     assert (told[-1].update, told[-1].restart) == ("", False)
     seen.running.agent.ask(seen.running.agent.attest_now)
     assert known(updating)[:2] == ("2.0", Standing.TRUSTED)
+
+
+def test_what_runs_is_watched_while_a_release_waits_for_its_restart(
+    seen: Seen, updating: UpdatingSite
+) -> None:
+    """It lies in the slot that is not current any more; no heartbeat is due to find it."""
+    running = updating.slots.path(updating.slots.current, "kernel")
+    updating.publish("2.0", frontend=b"the next frontend")
+    seen.until(State.NORMAL, update="2.0", restart=True)
+    running.write_bytes(b"a changed kernel")
+    told = seen.await_state(State.LOCKED)
+    assert (told.layer, told.code) == ("kernel", "layer:mismatch")
 
 
 def test_without_automatic_updates_the_application_learns_that_one_waits(
