@@ -8,11 +8,13 @@
 4. What touches a database runs on SQLite and on PostgreSQL: a test that asks for
    `database_url` or `database_setting` runs once on each. Where PostgreSQL is not
    installed its half is skipped, but never on CI.
+5. What a command does to the process's loggers ends with its test.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import select
 import signal
@@ -34,6 +36,18 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Rule 5: a handler that is left behind writes to a stream that is closed by then."""
+    loggers = [logging.getLogger(name) for name in ("hwtrust", "hwtrust_backend", "uvicorn")]
+    kept = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, kept, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")

@@ -313,7 +313,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_102_somebody_else_at_the_socket_is_told_nothing() -> None:
     """In a directory where everybody may write, whoever comes first has the socket."""
-    directory = Path(tempfile.mkdtemp())
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))
     directory.chmod(0o1777)
     path = directory / "agent.sock"
     with subprocess.Popen(

@@ -329,7 +329,8 @@ with socket.socket(socket.AF_UNIX) as sock:
 @pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that every user can look into."""
-    directory = Path(tempfile.mkdtemp())
+    # Not in TMPDIR, which may be private.
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
