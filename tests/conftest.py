@@ -8,7 +8,7 @@
 4. What touches a database runs on SQLite and on PostgreSQL: a test that asks for
    `database_url` or `database_setting` runs once on each. Where PostgreSQL is not
    installed its half is skipped, but never on CI.
-5. What a command does to the process's loggers ends with its test.
+5. What a command does to the process, to its loggers and its umask, ends with its test.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
+def process_as_before() -> Iterator[None]:
     """Rule 5: a handler that is left behind writes to a stream that is closed by then."""
+    umask = os.umask(0o022)
+    os.umask(umask)
     loggers = [logging.getLogger(name) for name in ("hwtrust", "hwtrust_backend", "uvicorn")]
     kept = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
+    os.umask(umask)
     for logger, (handlers, level, propagate) in zip(loggers, kept, strict=True):
         logger.handlers[:] = handlers
         logger.setLevel(level)

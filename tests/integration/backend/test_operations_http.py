@@ -451,6 +451,12 @@ def test_an_attestation_is_one_trace_from_the_request_to_the_commit(server: Back
     try:
         headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
         device.attest(HttpApi(server, device, headers=headers))
+        # The request ends for its server a moment after the answer has come.
+        ended = threading.Event()
+        for _ in range(500):
+            if any(span.name == "POST /v1/attest" for span in exporter.get_finished_spans()):
+                break
+            ended.wait(0.01)
     finally:
         traces.stop()
     found = {
