@@ -6,7 +6,7 @@ Rules:
 1. Work runs in the owner's thread, in the order in which it was posted.
 2. Posting never waits, so it may be done in a signal handler. `ask` waits for
    the outcome: it raises what the work raised.
-3. Once the inbox is closed nobody waits for an owner that has gone.
+3. Once the inbox refuses, nobody waits for an owner that has gone.
 4. What is posted while work is done waits for the next `take`: who asks without
    end keeps the owner from nothing else.
 """
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+_MOST_WAKES = 1 << 16
+"""As many bytes as a pipe holds."""
 
 
 class _Request(Generic[T]):
@@ -65,23 +68,30 @@ class Inbox:
     """Work for the owner of the device."""
 
     def __init__(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._work: deque[Callable[[], None]] = deque()
         self._waiting: set[_Request[Any]] = set()
         # A signal handler may interrupt who holds it, in the same thread.
         self._mutex = threading.RLock()
+        self._refusing = False
         self._closed = False
 
     def fileno(self) -> int:
         """Readable while there may be work."""
-        return self._wake
+        return self._woken
+
+    @property
+    def waker(self) -> int:
+        """A descriptor, until `close`: a byte in it wakes the owner, as work does."""
+        return self._waker
 
     def post(self, work: Callable[[], None]) -> None:
         """Have the owner do `work`; nothing where it has gone."""
         with self._mutex:
-            if not self._closed:
+            if not self._refusing:
                 self._work.append(work)
-                os.eventfd_write(self._wake, 1)
+                with contextlib.suppress(BlockingIOError):  # full: it has been woken often enough
+                    os.write(self._waker, b"\0")
 
     def ask(self, work: Callable[[], T], *, limit: float | None = None) -> T:
         """Have the owner do `work`, and wait for what it gives, `limit` seconds at most.
@@ -92,7 +102,7 @@ class Inbox:
         """
         request = _Request(work)
         with self._mutex:
-            if self._closed:
+            if self._refusing:
                 raise AgentStoppedError("the agent is ending")
             self._waiting.add(request)
         try:
@@ -105,16 +115,22 @@ class Inbox:
     def take(self) -> None:
         """Do what has been posted until now; the owner calls it."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+            os.read(self._woken, _MOST_WAKES)
         for _ in range(len(self._work)):
             self._work.popleft()()
 
-    def close(self) -> None:
+    def refuse(self) -> None:
         """Refuse what has not been done, and all that comes."""
         with self._mutex:
-            if self._closed:
-                return
-            self._closed = True
-            os.close(self._wake)
+            self._refusing = True
             for request in self._waiting:
                 request.refuse()
+
+    def close(self) -> None:
+        """Refuse, and give the descriptors back."""
+        self.refuse()
+        with self._mutex:
+            if not self._closed:
+                self._closed = True
+                os.close(self._woken)
+                os.close(self._waker)

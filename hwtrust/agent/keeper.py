@@ -24,12 +24,12 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from hwtrust.agent.backoff import Backoff
+from hwtrust.device.context import utc_ms
 from hwtrust.device.results import Condition, Outcome, State
 from hwtrust.errors import (
     AgentStoppedError,
@@ -371,7 +371,7 @@ class Keeper:
         if left > 0:
             self._timers.start(GRACE, left / _MILLISECONDS)
         elif self._offline_since is None:
-            self._offline_since = time.time_ns() // 1_000_000
+            self._offline_since = utc_ms()
             self._log("the backend has been away for longer than it allows")
         self._tell(self.condition)
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,8 +31,10 @@ from hwtrust.agent.keeper import ATTEST, AWAY, SETTLE, Keeper, away
 from hwtrust.agent.offline import OfflineGrace
 from hwtrust.agent.operations import AgentOperations
 from hwtrust.agent.ports import LOG, Ports, closing
+from hwtrust.agent.signals import handled
 from hwtrust.agent.timers import Timers
 from hwtrust.agent.waiter import Waiter
+from hwtrust.device.context import utc_ms
 from hwtrust.device.results import Condition, State
 from hwtrust.errors import AgentSocketError, AgentStoppedError, StateBusyError, TpmAwayError
 
@@ -69,7 +70,7 @@ class Agent:
         self._notifier = self._ports.notifier
         self._inbox = Inbox()
         self._timers = Timers(self._ports.clock)
-        self._condition = Condition(state=State.STARTING, since_ms=_now_ms())
+        self._condition = Condition(state=State.STARTING, since_ms=utc_ms())
         self._publisher: Publisher | None = None
         self._keeper: Keeper | None = None
         self._device: Device | None = None
@@ -120,8 +121,11 @@ class Agent:
 
     # --- the owner ----------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, *, signals: bool = False) -> None:
         """Keep the device until `stop` is called.
+
+        With `signals` SIGTERM and SIGINT end it, and SIGHUP makes it attest: in the
+        main thread only.
 
         Raises:
             StateBusyError: another agent has the device.
@@ -129,6 +133,9 @@ class Agent:
             ConfigError: what the configuration names cannot be used.
         """
         with contextlib.ExitStack() as stack:
+            stack.callback(self._inbox.close)
+            if signals:
+                stack.enter_context(handled(self._handlers(), waker=self._inbox.waker))
             stack.callback(self._notifier.close)
             stack.callback(self._notifier.stopping)
             self._say("starting")
@@ -163,6 +170,13 @@ class Agent:
         if result is None:
             raise keeper.failure or AgentStoppedError("the agent is ending")
         return result
+
+    def _handlers(self) -> dict[int, Callable[[], None]]:
+        return {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: lambda: self.attest_soon("told by a signal"),
+        }
 
     def _with_device(self, served: contextlib.ExitStack) -> None:
         with self._opened() as device:
@@ -274,7 +288,7 @@ class Agent:
             msgspec.structs.replace(
                 was,
                 state=State.TPM_AWAY,
-                since_ms=was.since_ms if was.state is State.TPM_AWAY else _now_ms(),
+                since_ms=was.since_ms if was.state is State.TPM_AWAY else utc_ms(),
                 step="tpm",
                 layer="",
                 code=str(error.data.get("problem") or error.code),
@@ -314,7 +328,7 @@ class Agent:
             operations = AgentOperations(self)
             self._publisher = served.enter_context(self._ports.serve(self._settings, operations))
             # Ends before the socket does, whose threads may wait for it.
-            served.callback(self._inbox.close)
+            served.callback(self._inbox.refuse)
 
     def _began(self) -> None:
         if not self._ready:
@@ -347,24 +361,9 @@ class Agent:
         return self._ports.watch_layers(self._places)
 
 
-def handle_signals(agent: Agent) -> None:
-    """SIGTERM and SIGINT end the agent, SIGHUP makes it attest. In the main thread only."""
-
-    def end(*_: object) -> None:
-        agent.stop()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGHUP, lambda *_: agent.attest_soon("told by a signal"))
-
-
 def _words(condition: Condition) -> str:
     why = f": {condition.message} [{condition.code}]" if condition.code else ""
     return f"{condition.state}{why}"
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def _nothing() -> None:

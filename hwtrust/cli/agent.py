@@ -43,12 +43,10 @@ def agent(*, verbose: bool, config_path: Path | None) -> None:
     """
     from hwtrust.agent.config import AgentConfig  # noqa: PLC0415 - loads much
     from hwtrust.agent.hardening import keep_memory_private  # noqa: PLC0415
-    from hwtrust.agent.service import Agent, handle_signals  # noqa: PLC0415
+    from hwtrust.agent.service import Agent  # noqa: PLC0415
     from hwtrust.device.config import DeviceConfig  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)
     keep_memory_private()
     config = DeviceConfig.load(find_config(config_path))
-    running = Agent(config, AgentConfig.of(config.agent))
-    handle_signals(running)
-    running.run()
+    Agent(config, AgentConfig.of(config.agent)).run(signals=True)
