@@ -26,8 +26,12 @@ _NAME: Final = 200
 _CODE: Final = 60
 
 
-def failure_of(error: HwTrustError, *, step: str, layer: str, release: str) -> StepFailure:
-    """What `error` says of a step."""
+def failure_of(
+    error: HwTrustError, *, step: str, release: str, layer: str | None = None
+) -> StepFailure:
+    """What `error` says of a step; of the layer that it names itself, where none is given."""
+    if layer is None:
+        layer = str(error.data.get("layer", ""))
     return StepFailure(
         step=step, code=error.code, layer=layer, release=release, detail=error.message
     )

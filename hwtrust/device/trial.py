@@ -25,7 +25,7 @@ import msgspec
 
 from hwtrust.device.boot import boot, read_pcrs
 from hwtrust.device.conditions import failures_noted
-from hwtrust.device.failures import cut
+from hwtrust.device.failures import cut, failure_of
 from hwtrust.device.state import Refusal, Trial
 from hwtrust.errors import (
     ConfigError,
@@ -39,7 +39,6 @@ from hwtrust.errors import (
 )
 from hwtrust.tpm import commands
 from hwtrust.wire.messages import Standing
-from hwtrust.wire.statement import StepFailure
 
 if TYPE_CHECKING:
     from hwtrust.device.context import DeviceContext
@@ -244,14 +243,7 @@ def give_up(device: DeviceContext, error: HwTrustError) -> None:
     record, trial = device.state.updates(), tried(device)
     assert trial is not None  # noqa: S101 - the caller has seen it
     clock = commands.read_clock(device.tpm).clock
-    why = StepFailure(
-        step="confirm",
-        code=error.code,
-        layer=str(error.data.get("layer", "")),
-        release=trial.release,
-        detail=error.message,
-    )
-    why = cut(why, at_ms=device.now())
+    why = cut(failure_of(error, step="confirm", release=trial.release), at_ms=device.now())
     refused = Refusal(release=trial.release, code=error.code, message=why.detail, at=clock)
     failed = msgspec.structs.replace(trial, failed=error.code)
     record = msgspec.structs.replace(record, trial=failed, refused=refused)

@@ -1,11 +1,13 @@
 """A device that takes updates, and the vendor who publishes them.
 
-site = UpdatingSite(tmp_path, tpm, backend, vendor)
-site.enrol()
-site.publish("2.0", kernel=b"the next kernel")
-with site.open() as device:
-device.boot()
-device.update()
+    site = UpdatingSite(tmp_path, tpm, backend, vendor)
+    site.enrol()
+    site.publish("2.0", kernel=b"the next kernel")
+    with site.open() as device:
+        device.boot()
+        device.update()
+
+The keys are those of a vendor made for the test.
 """
 
 from __future__ import annotations
@@ -15,78 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from tuf.api.metadata import Metadata
 
 from hwtrust.layers import reference
 from hwtrust.updates.slots import Slots
 from hwtrust.wire.messages import Release, TrustAnchor
 from hwtrust.wire.release import LayerKind, layer_target
-from hwtrust_backend.admin import local_administrator
-from hwtrust_backend.admin import repository as admin
-from hwtrust_backend.repository import Blobs
-from hwtrust_backend.repository.bundle import take_bundle
-from hwtrust_backend.repository.online import Online
-from hwtrust_backend.repository.publishing import Signing
-from hwtrust_backend.repository.roots import RootChange, propose_root
-from hwtrust_backend.testing import DAY
-from simulators.release_bundle import Holder, make_bundle
 from simulators.site import Site
+from simulators.vendor import Vendor as Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hwtrust.testing.manufacture import Vendor
     from hwtrust.testing.swtpm import Swtpm
     from hwtrust_backend.testing import BackendServer
 
 FIRST = "1.0"
-
-
-class Publisher:
-    """Who holds the keys of a backend's repository."""
-
-    def __init__(self, server: BackendServer, directory: Path) -> None:
-        self.server = server
-        self.directory = directory
-        self.holder, self.targets = Holder.new(), Holder.new()
-        self.online = Online(server.backend.settings, server.backend.vault)
-        self.blobs = Blobs(server.backend.settings.targets)
-        change = RootChange(
-            root_keys=[self.holder.public], threshold=1, targets_keys=[self.targets.public]
-        )
-        with server.session() as session:
-            proposal = propose_root(
-                session, change, online=self.online, lifetime_ms=365 * DAY, now=server.clock()
-            )
-        metadata = Metadata.from_bytes(proposal)
-        metadata.sign(self.holder.signer)
-        self.root = metadata.to_bytes()
-        with server.session() as session:
-            admin.publish_root(
-                session,
-                self.root,
-                online=self.online,
-                signers=[],
-                by=local_administrator(),
-                now=server.clock(),
-            )
-
-    def publish(
-        self, name: str, layers: Mapping[str, tuple[str, bytes]], *, accept: bool = True
-    ) -> None:
-        """Publish a release: each layer's version and content by its name."""
-        bundle = take_bundle(make_bundle(self.directory / name, name, layers), self.blobs)
-        with self.server.session() as session:
-            admin.publish_release(
-                session,
-                bundle,
-                blobs=self.blobs,
-                online=self.online,
-                signing=Signing([self.targets.signer]),
-                accept=accept,
-                by=local_administrator(),
-                now=self.server.clock(),
-            )
 
 
 class UpdatingSite(Site):
@@ -109,14 +53,15 @@ class UpdatingSite(Site):
         super().__init__(home, tpm, backend, vendor, **options)  # type: ignore[arg-type]
         self.digests: dict[str, str] = {}
         """SHA-256 of each layer's file, by its target path."""
-        self.publisher = Publisher(backend, home / "published")
+        self.publisher = Publisher(backend.backend, home / "published")
+        first_root = self.publisher.begin()
         self.layers = {
             layer.name: (layer.version, (home / layer.name).read_bytes())
             for layer in self.release.layers
         }
-        self.publisher.publish(FIRST, self.layers)
+        self.publisher.publish(FIRST, self.layers, accept=True)
         trust = msgspec.json.decode((home / "trust.json").read_bytes(), type=TrustAnchor)
-        trust = msgspec.structs.replace(trust, releases=self.publisher.root)
+        trust = msgspec.structs.replace(trust, releases=first_root)
         (home / "trust.json").write_bytes(msgspec.json.encode(trust))
         self.slots = Slots(home / "slots")
         places = {name: home / name for name in self.layers}

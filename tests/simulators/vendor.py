@@ -92,9 +92,15 @@ class Vendor:
                 now=self.backend.clock(),
             ).version
 
-    def begin(self) -> None:
-        """The whole first ceremony."""
-        self.publish_root(signed(self.first(), self.root[:2]))
+    def begin(self) -> bytes:
+        """The whole first ceremony; gives the root."""
+        return self.turn(self.first())
+
+    def turn(self, proposal: bytes) -> bytes:
+        """Sign the next root by as many as have to, and put it into force; gives it."""
+        content = signed(proposal, self.root[:2])
+        self.publish_root(content)
+        return content
 
     def bundle(self, name: str, layers: dict[str, tuple[str, bytes]]) -> Path:
         """A release's bundle."""

@@ -19,20 +19,15 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from hwtrust.wire.messages import Problem
 from hwtrust.wire.release import decode_manifest, release_target
-from hwtrust_backend.admin import local_administrator
-from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.app.measuring import repository_facts
 from hwtrust_backend.app.routes import releases as routes
 from hwtrust_backend.app.routes.releases import _part
 from hwtrust_backend.app.setup import write_trust
-from hwtrust_backend.repository import Blobs, TufRole, newest
-from hwtrust_backend.repository.bundle import take_bundle
-from hwtrust_backend.repository.online import Online
-from hwtrust_backend.repository.publishing import Signing
-from hwtrust_backend.repository.roots import RootChange, propose_root
+from hwtrust_backend.repository import TufRole, newest
+from hwtrust_backend.repository.roots import RootChange
 from hwtrust_backend.testing import DAY, BackendServer
 from simulators.backend_clients import client_context
-from simulators.release_bundle import Holder, make_bundle
+from simulators.vendor import Vendor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,57 +40,13 @@ LAYERS = {"kernel": ("6.1", BIG), "www": ("2", b"pages"), "empty": ("1", b"")}
 
 
 class Repository:
-    """A served repository with its keys."""
+    """A served repository with those who hold its keys."""
 
     def __init__(self, server: BackendServer, directory: Path) -> None:
         self.server = server
-        self.directory = directory
-        self.holder, self.targets = Holder.new(), Holder.new()
-        self.online = Online(server.backend.settings, server.backend.vault)
-        self.blobs = Blobs(server.backend.settings.targets)
-        self.first = self.turn(
-            RootChange(
-                root_keys=[self.holder.public],
-                threshold=1,
-                targets_keys=[self.targets.public],
-            )
-        )
-
-    def turn(self, change: RootChange) -> bytes:
-        """Put a root into force."""
-        clock = self.server.clock
-        with self.server.session() as session:
-            proposal = propose_root(
-                session, change, online=self.online, lifetime_ms=365 * DAY, now=clock()
-            )
-        metadata = Metadata.from_bytes(proposal)
-        metadata.sign(self.holder.signer)
-        content = metadata.to_bytes()
-        with self.server.session() as session:
-            admin.publish_root(
-                session,
-                content,
-                online=self.online,
-                signers=[],
-                by=local_administrator(),
-                now=clock(),
-            )
-        return content
-
-    def publish(self, name: str, layers: dict[str, tuple[str, bytes]]) -> None:
-        """Publish a release."""
-        bundle = take_bundle(make_bundle(self.directory / name, name, layers), self.blobs)
-        with self.server.session() as session:
-            admin.publish_release(
-                session,
-                bundle,
-                blobs=self.blobs,
-                online=self.online,
-                signing=Signing([self.targets.signer]),
-                accept=True,
-                by=local_administrator(),
-                now=self.server.clock(),
-            )
+        self.vendor = Vendor(server.backend, directory)
+        self.blobs = self.vendor.blobs
+        self.first = self.vendor.begin()
 
 
 class Fetcher(FetcherInterface):
@@ -131,7 +82,7 @@ def ask(
 def repository(server: BackendServer, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository with one release."""
     made = Repository(server, tmp_path_factory.mktemp("bundles"))
-    made.publish("1.1", LAYERS)
+    made.vendor.publish("1.1", LAYERS, accept=True)
     return made
 
 
@@ -187,8 +138,8 @@ def test_a_tuf_client_goes_from_the_first_root_to_the_newest(
     repository: Repository, tmp_path: Path
 ) -> None:
     """Root after root, with the online key replaced on the way."""
-    repository.turn(RootChange(new_online_key=True))
-    repository.turn(RootChange(new_online_key=True))
+    for _ in range(2):
+        repository.vendor.turn(repository.vendor.propose(RootChange(new_online_key=True)))
     client = new_client(repository, tmp_path)
     client.refresh()
     assert client._trusted_set.root.version >= 3

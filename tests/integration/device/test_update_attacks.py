@@ -337,7 +337,7 @@ def test_70_a_repository_that_is_not_signed_anew_is_refused_when_it_expires(
             device.update("2.0")
         check_running(device, "1.0")
         updating.backend.run_due()
-        updating.publisher.publish("2.1", updating.layers)
+        updating.publisher.publish("2.1", updating.layers, accept=True)
         assert device.update("2.0").outcome is Outcome.CONFIRMED
         check_running(device, "2.0")
 
