@@ -23,14 +23,3 @@ class HwTrustError(Exception):
         super().__init__(message)
         self.message = message
         self.data = data
-
-
-def all_errors() -> dict[str, type[HwTrustError]]:
-    """Every error class by its code, in alphabetical order of the codes."""
-    found: dict[str, type[HwTrustError]] = {}
-    pending: list[type[HwTrustError]] = [HwTrustError]
-    while pending:
-        cls = pending.pop()
-        found[cls.code] = cls
-        pending.extend(cls.__subclasses__())
-    return dict(sorted(found.items()))

@@ -11,9 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tpm2_pytss import ESYS_TR, TSS2_Exception
-from tpm2_pytss.constants import TPM2_ALG, TPM2_RH
-from tpm2_pytss.types import (
+
+from hwtrust.errors import (
+    MalformedError,
+    TpmBankError,
+    TpmError,
+    TpmOwnerAuthError,
+    TpmTamperedError,
+)
+from hwtrust.tpm.connection import Tpm
+from hwtrust.tpm.response import FMT1_AUTH_FAIL, FMT1_BAD_AUTH, base_code
+from hwtrust.tpm.stack import (
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_RH,
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_ID_OBJECT,
     TPM2B_NV_PUBLIC,
@@ -31,17 +42,8 @@ from tpm2_pytss.types import (
     TPMT_TK_HASHCHECK,
     TPMT_TK_VERIFIED,
     TPMU_HA,
+    TSS2_Exception,
 )
-
-from hwtrust.errors import (
-    MalformedError,
-    TpmBankError,
-    TpmError,
-    TpmOwnerAuthError,
-    TpmTamperedError,
-)
-from hwtrust.tpm.connection import Tpm
-from hwtrust.tpm.response import FMT1_AUTH_FAIL, FMT1_BAD_AUTH, base_code
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.codec import tpm2b
 from hwtrust.wire.structures import ClockInfo, NvPublic, PcrSelection, Public

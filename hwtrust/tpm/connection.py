@@ -24,7 +24,6 @@ import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
-from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception
 
 from hwtrust.errors import TpmError, TpmObjectConflictError, TpmTransportError, WireError
 from hwtrust.tpm.leftovers import sweep
@@ -38,6 +37,7 @@ from hwtrust.tpm.response import (
     breaks_context,
     translate,
 )
+from hwtrust.tpm.stack import ESAPI, ESYS_TR, TSS2_Exception
 from hwtrust.tpm.tcti import RelayTcti, exchange, open_tcti
 from hwtrust.wire.codec import Reader, u16, u32
 from hwtrust.wire.structures import NvPublic, Public
@@ -45,7 +45,7 @@ from hwtrust.wire.structures import NvPublic, Public
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tpm2_pytss.TCTI import TCTI
+    from hwtrust.tpm.stack import TCTI
 
 T = TypeVar("T")
 

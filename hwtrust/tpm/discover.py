@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from tpm2_pytss.constants import TPM2_CAP
 
 from hwtrust.errors import (
     TpmError,
@@ -31,11 +30,12 @@ from hwtrust.errors import (
 from hwtrust.tpm.connection import Tpm
 from hwtrust.tpm.leftovers import sweep
 from hwtrust.tpm.response import RC_FAILURE, SYS_GENERAL_FAILURE, translate_open
+from hwtrust.tpm.stack import TPM2_CAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tpm2_pytss.TCTI import TCTI
+    from hwtrust.tpm.stack import TCTI
 
 _PT_FIXED, _PT_VAR = 0x100, 0x200
 _MANUFACTURER, _VENDOR_STRINGS = 0x105, range(0x106, 0x10A)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tpm2_pytss.constants import TPM2_CAP
+from hwtrust.tpm.stack import TPM2_CAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpm2_pytss import ESAPI
+    from hwtrust.tpm.stack import ESAPI
 
 T = TypeVar("T")
 

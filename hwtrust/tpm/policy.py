@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpm2_pytss.constants import TPM2_CC, TPM2_EO
-from tpm2_pytss.types import TPM2B_DIGEST, TPML_DIGEST
-
 from hwtrust.errors import (
     MalformedError,
     RootApprovalError,
@@ -31,6 +28,7 @@ from hwtrust.tpm.response import (
     base_code,
     is_parameter_refusal,
 )
+from hwtrust.tpm.stack import TPM2_CC, TPM2_EO, TPM2B_DIGEST, TPML_DIGEST
 from hwtrust.wire.policy import apply, approval_digest
 
 if TYPE_CHECKING:

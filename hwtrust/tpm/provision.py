@@ -20,10 +20,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpm2_pytss import ESYS_TR
-from tpm2_pytss.constants import TPM2_CAP, TPM2_RH
-from tpm2_pytss.types import TPMT_PUBLIC_PARMS
-
 from hwtrust.errors import (
     RootApprovalError,
     TpmBankError,
@@ -40,6 +36,7 @@ from hwtrust.tpm.response import (
     is_parameter_refusal,
 )
 from hwtrust.tpm.sessions import hmac_session, policy_session
+from hwtrust.tpm.stack import ESYS_TR, TPM2_CAP, TPM2_RH, TPMT_PUBLIC_PARMS
 from hwtrust.tpm.templates import (
     EK_CHAIN_INDICES,
     EK_P256,

@@ -23,7 +23,7 @@ from hwtrust.errors import (
 )
 
 if TYPE_CHECKING:
-    from tpm2_pytss import TSS2_Exception
+    from hwtrust.tpm.stack import TSS2_Exception
 
 RC_FAILURE = 0x101
 RC_POLICY = 0x126

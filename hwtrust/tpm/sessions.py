@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from tpm2_pytss import ESYS_TR
-from tpm2_pytss.constants import TPM2_ALG, TPM2_SE, TPMA_SESSION
-
 from hwtrust.errors import TpmError, TpmTransportError
 from hwtrust.tpm.response import is_parameter_refusal
+from hwtrust.tpm.stack import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

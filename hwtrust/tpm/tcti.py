@@ -46,20 +46,17 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 import msgspec
-from tpm2_pytss.constants import TPM2_CC, TSS2_RC
-from tpm2_pytss.TCTI import TCTI, PyTCTI
-from tpm2_pytss.TCTILdr import TCTILdr
-from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
 from hwtrust.errors import TpmGoneError, TpmTransportError
 from hwtrust.tpm.response import nothing_answers
+from hwtrust.tpm.stack import TCTI, TPM2_CC, TSS2_RC, PyTCTI, TCTILdr, TSS2_Exception
 from hwtrust.wire.codec import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from tpm2_pytss.TCTI import PollData
+    from hwtrust.tpm.stack import PollData
 
 __all__ = [
     "COMMAND_NAMES",

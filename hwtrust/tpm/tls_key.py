@@ -16,20 +16,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss.tsskey import TSSPrivKey
-from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
 
 from hwtrust.errors import TlsKeyError
 from hwtrust.tpm import commands
 from hwtrust.tpm.provision import has_p256
+from hwtrust.tpm.stack import TPM2B_PRIVATE, TPM2B_PUBLIC, TPMT_PUBLIC
 from hwtrust.tpm.templates import TLS_KEY
 from hwtrust.wire.codec import tpm2b
 from hwtrust.wire.structures import Public, Signature
 
 if TYPE_CHECKING:
-    from tpm2_pytss import ESYS_TR
-
     from hwtrust.tpm.commands import SignedAttest
     from hwtrust.tpm.connection import Pinned, Tpm
+    from hwtrust.tpm.stack import ESYS_TR
 
 
 class TpmTlsKey:

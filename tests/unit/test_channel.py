@@ -146,15 +146,23 @@ NO_CAS = {
     "no PEM": "the CA",
     "not ASCII": "zertifikat: ü",
     "a key": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
-    "broken": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 }
+BROKEN_CA = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 @pytest.mark.parametrize("case", NO_CAS)
 def test_without_a_ca_there_is_no_channel(case: str) -> None:
-    """An empty or broken tls_ca does not mean the system's CAs."""
+    """An empty tls_ca does not mean the system's CAs."""
     with pytest.raises(ConfigError) as caught:
         Channel("https://127.0.0.1", tls_ca=NO_CAS[case])
+    assert caught.value.code == "config"
+
+
+def test_with_a_broken_ca_nobody_is_called() -> None:
+    """A certificate that cannot be read does not mean the system's CAs."""
+    channel = Channel("https://127.0.0.1", tls_ca=BROKEN_CA)
+    with pytest.raises(ConfigError) as caught:
+        channel.get("/", Problem)
     assert caught.value.code == "config"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from hwtrust import errors
 from hwtrust.errors import HwTrustError, MalformedError, TpmError, WireError, all_errors
 
 CODE = re.compile(r"[a-z0-9-]+(:[a-z0-9-]+)*")
@@ -18,8 +20,22 @@ def descendants(cls: type[HwTrustError]) -> list[type[HwTrustError]]:
     return [cls, *(found for child in cls.__subclasses__() for found in descendants(child))]
 
 
+all_errors()  # loads every module of the tree
 CLASSES = [cls for cls in descendants(HwTrustError) if cls.__module__.startswith("hwtrust.errors")]
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+
+
+def test_no_module_of_the_tree_is_forgotten() -> None:
+    """Whatever defines errors is loaded at once, or when one of its errors is asked for."""
+    there = {path.stem for path in Path(errors.__file__).parent.glob("*.py")} - {"__init__"}
+    at_once = {"base", "device", "evidence", "root", "tpm"}
+    assert there == at_once | set(errors.LATER)
+
+
+def test_what_is_no_error_is_not_found_in_the_tree() -> None:
+    """A misspelt name is a mistake, whatever else a module happens to import."""
+    with pytest.raises(AttributeError):
+        _ = errors.MalformdError  # type: ignore[attr-defined]
 
 
 def test_a_code_belongs_to_one_class_only() -> None:

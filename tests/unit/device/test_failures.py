@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hwtrust import errors
 from hwtrust.device.failures import cut, failure_of, stated
-from hwtrust.errors.base import all_errors
+from hwtrust.errors import all_errors
 from hwtrust.wire.messages import Label
 from hwtrust.wire.statement import STATEMENT_LIMIT, Statement, StepFailure, decode_statement
 
