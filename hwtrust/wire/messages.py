@@ -49,6 +49,7 @@ _BINDINGS: Final = {
     purpose: tpm2b(b"hwtrust binding v1") + tpm2b(purpose.encode()) for purpose in Purpose
 }
 """What a binding's digest begins with."""
+RELEASE_KEY_SIZE: Final = 32
 _SIZE: Final = Struct(">H")
 _EPOCH: Final = Struct(">HQ")
 """An epoch behind its size."""
@@ -98,7 +99,7 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a quote's qualifyingData is the digest of."""
+    """What a quote's qualifyingData, or an enclave's report data, is the digest of."""
 
     purpose: Purpose
     nonce: Blob
@@ -109,9 +110,18 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_digest: Digest
     statement: Annotated[bytes, Meta(max_length=STATEMENT_LIMIT)] = b""
     """What the device says of itself (`hwtrust.wire.statement`); not hashed where empty."""
+    release_key: Annotated[bytes, Meta(max_length=RELEASE_KEY_SIZE)] = b""
+    """X25519, raw: to whom roots are sealed where there is no TPM; not hashed where empty."""
 
     def digest(self) -> bytes:
         """SHA-256 of the length-prefixed fields: the qualifyingData, 32 bytes."""
+        return hashlib.sha256(self._fields()).digest()
+
+    def report_data(self) -> bytes:
+        """SHA-512 of the same: the report data of an enclave, 64 bytes."""
+        return hashlib.sha512(self._fields()).digest()
+
+    def _fields(self) -> bytes:
         release = self.release.encode()
         try:
             fields: tuple[bytes, ...] = (
@@ -126,11 +136,13 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 _SIZE.pack(len(self.log_digest)),
                 self.log_digest,
             )
-            if self.statement:
+            if self.statement or self.release_key:
                 fields += _SIZE.pack(len(self.statement)), self.statement
+            if self.release_key:
+                fields += _SIZE.pack(len(self.release_key)), self.release_key
         except struct.error:
             raise MalformedError("a field of the binding is too long") from None
-        return hashlib.sha256(b"".join(fields)).digest()
+        return b"".join(fields)
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
