@@ -156,6 +156,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
                 "tls_key": known.tls_kind,
                 "heard": known.heard,
                 "failure": known.failure,
+                "refused": known.refused,
                 "update": told.update,
                 "restart": told.restart,
             }
@@ -176,6 +177,7 @@ def status(*, config_path: Path | None, as_json: bool) -> None:
             ("TLS key", known.tls_kind),
             ("backend", _heard(known)),
             *_untold(known),
+            *_given_up(known),
             *_waiting(told),
         ]
     )
@@ -251,6 +253,14 @@ def _untold(known: DeviceStatus) -> list[tuple[str, str]]:
     where = " ".join(filter(None, [failure.step, failure.layer]))
     said = f"{utc(failure.at_ms)}, {where}: {failure.detail} [{failure.code}]"
     return [("failed", f"{said}, not told to the backend yet")]
+
+
+def _given_up(known: DeviceStatus) -> list[tuple[str, str]]:
+    refused = known.refused
+    if refused is None:
+        return []
+    said = f"{refused.release}, {utc(refused.at)}: {refused.message} [{refused.code}]"
+    return [("given up", said)]
 
 
 def _waiting(told: Condition | DeviceCondition) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hwtrust.device.state import Heard
+    from hwtrust.device.state import Heard, Refusal
     from hwtrust.tpm.discover import Identity as TpmIdentity
     from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import Finding, LayerReference, Mode, Standing, UpdateOrder
@@ -158,3 +158,5 @@ class DeviceStatus(msgspec.Struct, frozen=True):
     """What the backend said last; None if it was not heard yet."""
     failure: StepFailure | None = None
     """What failed, where the backend has not been told yet."""
+    refused: Refusal | None = None
+    """The release that was given up, until another is confirmed."""

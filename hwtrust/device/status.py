@@ -39,6 +39,7 @@ def _status(device: DeviceContext) -> DeviceStatus:
         tls_kind=identity.tls_kind,
         heard=device.heard,
         failure=device.failure,
+        refused=device.state.updates().refused,
     )
 
 

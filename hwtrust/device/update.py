@@ -8,7 +8,9 @@ Rules:
 1. One question for all layers: the backend's answer names a release, and the
    repository's signed metadata say what is in it.
 2. Nothing is switched before the TPM's approval covers the new release, and the
-   one to return to: both ways are open also while the backend is away.
+   one to return to: both ways are open also while the backend is away. The way back
+   takes a restart where the new release was not loaded whole. A device that its
+   backend has locked switches only where the backend forces it to.
 3. The switch is one rename. From then on the release is on trial
    (`hwtrust.device.trial`), and every start counts.
 4. Layers below the first one that changed are measured again, not activated
@@ -21,12 +23,14 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwtrust.device import rotate, trial
 from hwtrust.device.boot import active_root, read_pcrs
 from hwtrust.device.confirm import attest_on_trial
+from hwtrust.device.failures import failure_of
 from hwtrust.device.results import AttestResult, Outcome, UpdateResult
 from hwtrust.device.trial import boot_on_trial
 from hwtrust.errors import (
@@ -43,7 +47,7 @@ from hwtrust.updates.slots import CURRENT, RELEASE
 from hwtrust.updates.source import Source, SystemCas
 from hwtrust.updates.staging import stage, unseen
 from hwtrust.wire.cel import RESET_VALUE
-from hwtrust.wire.statement import StepFailure
+from hwtrust.wire.messages import Mode
 from hwtrust.wire.states import cold_value, live_value, state_digest
 
 if TYPE_CHECKING:
@@ -119,21 +123,17 @@ def client_of(device: DeviceContext) -> ReleaseClient:
     trust, updates = device.trust, device.config.updates
     if not trust.releases:
         raise UpdateAnchorError("the device's trust file says nothing of releases")
-    client = ReleaseClient.of_backend(
-        trust.url,
-        tls_ca=trust.tls_ca,
-        root=trust.releases,
-        state=device.state.directory / "releases",
-        now=lambda: _now(device),
-    )
-    if updates is None or not updates.metadata_url:
-        return client
-    return ReleaseClient(
-        trust.releases,
-        state=device.state.directory / "releases",
-        metadata=Source(updates.metadata_url, tls=SystemCas()),
-        targets=Source(updates.targets_url, tls=SystemCas()),
-        now=lambda: _now(device),
+    state, now = device.state.directory / "releases", partial(_now, device)
+    if updates is not None and updates.metadata_url:
+        return ReleaseClient(
+            trust.releases,
+            state=state,
+            metadata=Source(updates.metadata_url, tls=SystemCas()),
+            targets=Source(updates.targets_url, tls=SystemCas()),
+            now=now,
+        )
+    return ReleaseClient.of_backend(
+        trust.url, tls_ca=trust.tls_ca, root=trust.releases, state=state, now=now
     )
 
 
@@ -156,7 +156,7 @@ def _staged(
     on_progress: Callable[[Progress], None],
     on_wait: Callable[[], None] | None,
 ) -> ReleaseManifest:
-    with _failure_noted(device, "stage", name), client_of(device) as client:
+    with _failure_noted(device, name), client_of(device) as client:
         with device.step("refresh", "the list of releases"):
             client.refresh(on_piece=on_wait)
         manifest = client.manifest(name)
@@ -174,19 +174,11 @@ def _require_layers(device: DeviceContext, manifest: ReleaseManifest) -> None:
 
 
 @contextlib.contextmanager
-def _failure_noted(device: DeviceContext, step: str, release: str) -> Iterator[None]:
+def _failure_noted(device: DeviceContext, release: str) -> Iterator[None]:
     try:
         yield
     except (UpdateError, SlotError) as error:
-        device.note_failure(
-            StepFailure(
-                step=step,
-                code=error.code,
-                layer=str(error.data.get("layer", "")),
-                release=release,
-                detail=error.message[:400],
-            )
-        )
+        device.note_failure(failure_of(error, step="stage", release=release))
         raise
 
 
@@ -199,15 +191,22 @@ def _switch(device: DeviceContext, new: Release, *, forced: bool) -> UpdateResul
         live, cold = _leave(device, new)
     finally:
         device.other = ""
+    if result.mode is Mode.LOCKED and not forced:
+        # It would not load, and every start of it would count against the release.
+        raise _no_leave(new, result)
     restart = not live or _wants_restart(device, old, new)
     if restart and not cold and not forced:
-        findings = [finding.message for finding in result.findings]
-        message = f"no leave to run release {new.name}: {'; '.join(findings) or 'not accepted'}"
-        raise UpdateLeaveError(message, release=new.name)
+        raise _no_leave(new, result)
     trial.begin(device, new.name, restart=restart)
     if restart:
         return UpdateResult(new.name, Outcome.RESTART)
     return _try(device, new)
+
+
+def _no_leave(new: Release, result: AttestResult) -> UpdateLeaveError:
+    findings = [finding.message for finding in result.findings]
+    message = f"no leave to run release {new.name}: {'; '.join(findings) or 'not accepted'}"
+    return UpdateLeaveError(message, release=new.name)
 
 
 def _try(device: DeviceContext, new: Release) -> UpdateResult:

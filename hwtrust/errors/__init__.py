@@ -21,14 +21,25 @@ from hwtrust.errors.tpm import *
 if TYPE_CHECKING:
     from hwtrust.errors.admin import *
     from hwtrust.errors.agent import *
+    from hwtrust.errors.ak import *
+    from hwtrust.errors.anchors import *
     from hwtrust.errors.audit import *
+    from hwtrust.errors.azure import *
     from hwtrust.errors.backend import *
+    from hwtrust.errors.cca import *
+    from hwtrust.errors.cmw import *
+    from hwtrust.errors.cose import *
+    from hwtrust.errors.dcap import *
     from hwtrust.errors.enrolment import *
+    from hwtrust.errors.logs import *
+    from hwtrust.errors.nitro import *
+    from hwtrust.errors.nvidia import *
     from hwtrust.errors.operations import *
     from hwtrust.errors.pages import *
     from hwtrust.errors.repository import *
     from hwtrust.errors.results import *
     from hwtrust.errors.schedule import *
+    from hwtrust.errors.snp import *
     from hwtrust.errors.testing import *
     from hwtrust.errors.updates import *
 
@@ -37,13 +48,24 @@ LATER: Final = (
     "enrolment",
     "agent",
     "admin",
+    "ak",
+    "anchors",
     "audit",
+    "azure",
     "backend",
+    "cca",
+    "cmw",
+    "cose",
+    "dcap",
+    "logs",
+    "nitro",
+    "nvidia",
     "operations",
     "pages",
     "repository",
     "results",
     "schedule",
+    "snp",
     "testing",
 )
 """Modules of errors; a name is sought in this order."""

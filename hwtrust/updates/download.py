@@ -96,7 +96,7 @@ def download(source: Source, target: Target, into: Path, on_progress: Progress) 
 
 def _fill(source: Source, target: Target, part: _Part, on_progress: Progress) -> None:
     on_progress(part.size, target.length)
-    for left in reversed(range(_CONNECTIONS)):
+    for _ in range(_CONNECTIONS):
         before = part.size
         if before == target.length:
             return
@@ -104,18 +104,17 @@ def _fill(source: Source, target: Target, part: _Part, on_progress: Progress) ->
             with _ask(source, target, part) as answer:
                 _receive(answer, target, part, on_progress)
         except UpdateUnreachableError:
-            if not left or part.size <= before:
+            if part.size <= before:
                 raise
     if part.size != target.length:
         raise UpdateUnreachableError(f"{source.url} breaks off again and again", path=target.path)
 
 
 def _ask(source: Source, target: Target, part: _Part) -> Answer:
-    offset = part.size
     try:
-        return _get(source, target, offset=offset, tag=part.tag)
+        return _get(source, target, offset=part.size, tag=part.tag)
     except UpdateResponseError as error:
-        if not offset or error.data.get("status") not in _NO_RANGE:
+        if error.data.get("status") not in _NO_RANGE:
             raise
     part.restart()
     return _get(source, target)
@@ -133,7 +132,6 @@ def _get(source: Source, target: Target, *, offset: int = 0, tag: str = "") -> A
 
 def _receive(answer: Answer, target: Target, part: _Part, on_progress: Progress) -> None:
     if answer.length is not None and answer.length != target.length:
-        part.restart()
         raise _wrong_length(target, answer.length)
     if answer.offset != part.size:
         part.restart()

@@ -79,7 +79,6 @@ if TYPE_CHECKING:
 _KIB: Final = 1024
 _LIMITS: Final = UpdaterConfig(
     max_root_rotations=256,
-    max_delegations=0,
     root_max_length=64 * _KIB,
     timestamp_max_length=16 * _KIB,
     snapshot_max_length=256 * _KIB,

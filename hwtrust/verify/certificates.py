@@ -12,6 +12,9 @@ Rules:
 2. A signature counts over the bytes as received, also where only the canonical
    form of the certificate can be read (`hwtrust.verify.der`).
 3. The signature algorithm inside the signed part must be the one outside.
+4. A serial number that is not positive is no reason to refuse: AMD gives every
+   VCEK the number 0. Where the parser refuses it, another one is put in its place
+   for the parser alone; what is told, and what is signed, is what was received.
 """
 
 from __future__ import annotations
@@ -85,6 +88,8 @@ class Certificate:
         extended_key_usage: dotted object identifiers; None where it is absent.
         directory: the attributes of the subjectAltName's directory names, by
             dotted object identifier; where there are none, those of the subject.
+        private: the values of extensions that are not RFC 5280's or otherwise known
+            to the parser, as received, by dotted object identifier.
         unknown_critical: critical extensions that hwtrust does not understand.
     """
 
@@ -106,6 +111,7 @@ class Certificate:
     key_usage: frozenset[str] | None
     extended_key_usage: frozenset[str] | None
     directory: Mapping[str, str]
+    private: Mapping[str, bytes]
     unknown_critical: tuple[str, ...]
 
     @property
@@ -167,24 +173,19 @@ def read_certificate(data: bytes) -> Certificate:
     Raises:
         MalformedError: it cannot be read, or has a key that is neither RSA nor ECDSA.
     """
-    strict = canonical = data
     try:
         signed, outer, signature = der.children(data)
         inner = next(part for part in der.children(signed)[1:] if part[:1] == b"\x30")
-        canonical = der.canonical(data)
-        mixed = der.canonical(inner) != der.canonical(outer)
+        mixed = inner != outer and der.canonical(inner) != der.canonical(outer)
     except (ValueError, StopIteration):
         raise MalformedError("a certificate is not made of its three parts") from None
     if mixed:
         raise MalformedError("a certificate names two different signature algorithms")
+    reason: Exception | None = None
     with _quiet():
-        try:
-            return _read(strict, received=data, signed=signed, signature=signature)
-        except PARSER_ERRORS as error:
-            reason = error
-        if canonical != strict:
+        for form in _forms(data):
             try:
-                return _read(canonical, received=data, signed=signed, signature=signature)
+                return _read(form, received=data, signed=signed, signature=signature)
             except PARSER_ERRORS as error:
                 reason = error
     raise MalformedError(f"a certificate cannot be read: {reason}") from reason
@@ -203,6 +204,16 @@ def read_crl(data: bytes) -> Crl:
             return Crl(source.issuer, serials, source)
         except PARSER_ERRORS as error:
             raise MalformedError(f"a revocation list cannot be read: {error}") from error
+
+
+def _forms(data: bytes) -> Iterator[bytes]:
+    """What the parser is given: each form in its turn, if it has refused those before."""
+    yield data
+    canonical = der.canonical(data)
+    if canonical != data:
+        yield canonical
+    if der.serial(data) <= 0:
+        yield der.with_serial(canonical, 1)
 
 
 def _read(data: bytes, *, received: bytes, signed: bytes, signature: bytes) -> Certificate:
@@ -229,7 +240,7 @@ def _read(data: bytes, *, received: bytes, signed: bytes, signature: bytes) -> C
         subject_text=parsed.subject.rfc4514_string(),
         issuer=parsed.issuer,
         issuer_text=parsed.issuer.rfc4514_string(),
-        serial=parsed.serial_number,
+        serial=der.serial(received),
         not_before=parsed.not_valid_before_utc,
         not_after=parsed.not_valid_after_utc,
         key=key,
@@ -240,6 +251,11 @@ def _read(data: bytes, *, received: bytes, signed: bytes, signature: bytes) -> C
         if extended is None
         else frozenset(oid.dotted_string for oid in extended),
         directory=_directory(parsed),
+        private={
+            extension.oid.dotted_string: extension.value.value
+            for extension in parsed.extensions
+            if isinstance(extension.value, x509.UnrecognizedExtension)
+        },
         unknown_critical=tuple(
             extension.oid.dotted_string
             for extension in parsed.extensions

@@ -6,8 +6,8 @@ a certificate that it refuses is tried once more in canonical form; signatures
 are still checked over the bytes as received.
 
 Rules:
-1. This is no parser of certificates: it sees tags and lengths, and nothing is
-   decided by what it reads.
+1. This is no parser of certificates: it sees tags and lengths, and the serial
+   number, and nothing is decided by what it reads.
 2. It makes four changes, each of which leaves the meaning as it was:
    a SET OF is sorted (Nuvoton); a `critical FALSE` or `cA FALSE` that is
    written though it is the default is left out (Intel); the NULL parameters of
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 _BOOLEAN_FALSE: Final = bytes.fromhex("010100")
 _NULL: Final = bytes.fromhex("0500")
+_INTEGER: Final = 0x02
 _OCTET_STRING: Final = 0x04
 _OID: Final = 0x06
 _SEQUENCE: Final = 0x30
 _SET: Final = 0x31
+_VERSION: Final = 0xA0
 _CONSTRUCTED: Final = 0x20
 _LONG_TAG: Final = 0x1F
 _LONG_LENGTH: Final = 0x80
@@ -96,6 +98,43 @@ def canonical(element: bytes, *, depth: int = 0) -> bytes:
     elif element[0] == _SEQUENCE:
         parts = _repaired(parts, depth)
     return _encode(element[0], b"".join(parts))
+
+
+def serial(certificate: bytes) -> int:
+    """The serial number of a certificate, which may be zero or negative.
+
+    Raises:
+        MalformedError: there is none where it should be, or not in DER.
+    """
+    _, parts, at = _serial_place(certificate)
+    start, _ = _bounds(parts[at], 0)
+    content = parts[at][start:]
+    number = int.from_bytes(content, "big", signed=True)
+    if len(content) != ((number + (number < 0)).bit_length() // 8 + 1):
+        raise MalformedError("a certificate has a serial number that is not DER")
+    return number
+
+
+def with_serial(certificate: bytes, number: int) -> bytes:
+    """The certificate with another serial number, below 128: for a parser, not to be believed.
+
+    Raises:
+        MalformedError: there is none where it should be.
+    """
+    (_, *rest), parts, at = _serial_place(certificate)
+    parts[at] = _encode(_INTEGER, bytes([number]))
+    return _encode(_SEQUENCE, _encode(_SEQUENCE, b"".join(parts)) + b"".join(rest))
+
+
+def _serial_place(certificate: bytes) -> tuple[list[bytes], list[bytes], int]:
+    """The parts of a certificate, those of its signed part, and which of these is the number."""
+    whole = children(certificate)
+    parts = children(whole[0]) if whole else []
+    # The version stands before it, unless it is the default.
+    at = 1 if parts and parts[0][0] == _VERSION else 0
+    if len(parts) <= at or parts[at][0] != _INTEGER:
+        raise MalformedError("a certificate has no serial number")
+    return whole, parts, at
 
 
 def _repaired(parts: list[bytes], depth: int) -> list[bytes]:

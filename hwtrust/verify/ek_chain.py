@@ -8,8 +8,8 @@ Rules (RFC 5280 §6.1, without policies and name constraints):
 3. Every certificate but the anchor is signed with SHA-2. How an anchor is signed
    does not matter: it is trusted for where it was found.
 4. Every issuer is a CA: the CA bit, keyCertSign where a key usage is given, the
-   path length, tcg-kp-EKCertificate where an extended key usage is given, a key
-   that is not weak.
+   path length, one of the purposes that are asked for (tcg-kp-EKCertificate) where
+   an extended key usage is given, a key that is not weak.
 5. A critical extension that hwtrust does not understand refuses the chain.
 6. A serial number on any revocation list of its issuer is revoked. Lists can
    only take trust away, so an old one is used all the same.
@@ -38,6 +38,8 @@ Chain = tuple[Certificate, ...]
 EK_CERTIFICATE: Final = "2.23.133.8.1"
 """tcg-kp-EKCertificate, TCG EK Credential Profile 2.5 §3.2."""
 
+EK_PURPOSES: Final = frozenset({EK_CERTIFICATE})
+
 MAX_LENGTH: Final = 8
 """How many certificates a chain has at most; in the field, five."""
 
@@ -55,6 +57,7 @@ def find_chain(
     intermediates: Iterable[Certificate],
     crls: Sequence[Crl],
     now: datetime,
+    purposes: frozenset[str] = EK_PURPOSES,
 ) -> Chain:
     """The first acceptable chain from `leaf` to one of `anchors`, both included.
 
@@ -66,13 +69,13 @@ def find_chain(
     refusal: EkCertificateError | None = None
     for chain in _Search(_by_subject(anchors), _by_subject(intermediates)).chains((leaf,)):
         try:
-            _check(chain, crls, now)
+            _check(chain, crls, now, purposes)
         except EkCertificateError as error:
             refusal = refusal or error
         else:
             return chain
     raise refusal or EkChainError(
-        f"no trusted CA has issued the EK certificate; it names {leaf.issuer_text[:200]!r}",
+        f"no trusted CA has issued the certificate; it names {leaf.issuer_text[:200]!r}",
         sha256=leaf.sha256,
     )
 
@@ -120,7 +123,7 @@ def _is_strong(key: Key) -> bool:
     return key.key_size in _STRONG_RSA_BITS
 
 
-def _check(chain: Chain, crls: Sequence[Crl], now: datetime) -> None:
+def _check(chain: Chain, crls: Sequence[Crl], now: datetime, purposes: frozenset[str]) -> None:
     """Rules 2 to 6 for every certificate of a chain whose signatures are good."""
     issuers = (*chain[1:], chain[-1])
     for below, (certificate, issuer) in enumerate(zip(chain, issuers, strict=True)):
@@ -135,7 +138,7 @@ def _check(chain: Chain, crls: Sequence[Crl], now: datetime) -> None:
         fault = _signature_fault(certificate) if issuer is not certificate else None
         fault = fault or _extension_fault(certificate)
         if below:
-            fault = fault or _issuer_fault(certificate, chain[1:below])
+            fault = fault or _issuer_fault(certificate, chain[1:below], purposes)
         if fault:
             raise EkChainError(f"{_called(certificate)} {fault}", sha256=certificate.sha256)
 
@@ -157,7 +160,9 @@ def _extension_fault(certificate: Certificate) -> str | None:
     return None
 
 
-def _issuer_fault(certificate: Certificate, cas_below: Chain) -> str | None:
+def _issuer_fault(
+    certificate: Certificate, cas_below: Chain, purposes: frozenset[str]
+) -> str | None:
     """Why a certificate may not have issued the one below it in the chain."""
     usage, extended = certificate.key_usage, certificate.extended_key_usage
     # RFC 5280 §4.2.1.9: CAs that merely renew their own key do not count.
@@ -168,8 +173,8 @@ def _issuer_fault(certificate: Certificate, cas_below: Chain) -> str | None:
         return "has issued a certificate, but its key is not for that"
     if certificate.path_length is not None and counted > certificate.path_length:
         return f"allows {certificate.path_length} CAs below it, and there are {counted}"
-    if extended is not None and not extended & {EK_CERTIFICATE, _ANY_USAGE}:
-        return "may not issue EK certificates, says its extended key usage"
+    if extended is not None and not extended & (purposes | {_ANY_USAGE}):
+        return "may not issue such certificates, says its extended key usage"
     return None
 
 

@@ -85,7 +85,7 @@ def test_a_release_that_is_not_published_is_refused_with_a_code(shell: Shell) ->
 def test_a_release_that_was_given_up_ends_in_its_own_status(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script sees that the device runs the last release."""
+    """A script sees that the device runs the last release; people, what was given up and why."""
     shell.site.publish("2.0", kernel=b"the next kernel")
     switch = type(shell.site.slots).switch
 
@@ -101,6 +101,9 @@ def test_a_release_that_was_given_up_ends_in_its_own_status(
         "fell-back",
         "update:trial:failed",
     )
+    refused = shell.run("status", "--json").document["refused"]
+    assert (refused["release"], refused["code"]) == ("2.0", "update:trial:failed")
+    assert "[update:trial:failed]" in shell.run("status").out
 
 
 def test_init_copies_the_release_into_slots(updating: UpdatingSite) -> None:

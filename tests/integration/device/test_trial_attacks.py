@@ -16,6 +16,7 @@ from hwtrust.errors import (
     SlotUnsealedError,
     StateDiskError,
     UpdateError,
+    UpdateLeaveError,
 )
 from hwtrust.tpm import commands
 from hwtrust.tpm.leftovers import loaded
@@ -45,6 +46,18 @@ def retire(site: UpdatingSite, release: str) -> None:
     """An administrator calls a release back."""
     with site.backend.session() as session:
         retire_release(session, release, now=site.backend.clock(), by="test")
+
+
+def lock_it(site: UpdatingSite) -> None:
+    """An administrator locks the device."""
+    with site.backend.session() as session:
+        lock(
+            session,
+            site.enrolled.hex()[:16],
+            reason="stolen",
+            by=local_administrator(),
+            now=site.backend.clock(),
+        )
 
 
 def at(name: str, act: Callable[[], None]) -> Callable[[Step], None]:
@@ -378,16 +391,22 @@ def test_a_lock_is_obeyed_whatever_update_json_holds(
     with updating.open() as device:
         device.boot()
         (updating.home / "state" / "update.json").write_bytes(content)
-        with updating.backend.session() as session:
-            lock(
-                session,
-                updating.enrolled.hex()[:16],
-                reason="stolen",
-                by=local_administrator(),
-                now=updating.backend.clock(),
-            )
+        lock_it(updating)
         assert device.attest().mode is Mode.LOCKED
         assert device.condition.state is State.LOCKED
+
+
+def test_a_device_that_is_locked_switches_to_nothing(updating: UpdatingSite) -> None:
+    """Its starts would be refused, and count against a release that is good."""
+    updating.publish("2.0", kernel=b"the next kernel")
+    with updating.open() as device:
+        device.boot()
+        lock_it(updating)
+        with pytest.raises(UpdateLeaveError) as caught:
+            device.update("2.0")
+        assert caught.value.code == "update:leave"
+        assert device.updates.trial is None
+    assert updating.slots.current == "a"
 
 
 def test_a_lock_is_obeyed_where_nothing_can_be_written(

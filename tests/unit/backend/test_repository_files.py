@@ -6,7 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,15 @@ from hwtrust.errors import (
 from hwtrust_backend.admin import Principal, Role, local_administrator
 from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.audit import Event
-from hwtrust_backend.repository import TufMetadata, TufRepository, TufRole, exporting, newest
+from hwtrust_backend.repository import (
+    Blobs,
+    TufMetadata,
+    TufRepository,
+    TufRole,
+    blobs,
+    exporting,
+    newest,
+)
 from hwtrust_backend.repository.bundle import take_bundle
 from hwtrust_backend.repository.exporting import Exported, export, published_state
 from hwtrust_backend.repository.roots import RootChange
@@ -29,7 +37,7 @@ from hwtrust_backend.testing import DAY, HOUR
 from simulators.vendor import BOTH, KERNEL, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy.orm import Session
@@ -69,6 +77,23 @@ def shrunk(ready: Vendor) -> Vendor:
 
 
 # --- pruning -----------------------------------------------------------------------
+
+
+def test_a_file_that_changes_while_it_is_added_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lie under the hash of what it was before."""
+    layer, added, read = tmp_path / "layer", Blobs(tmp_path / "targets"), blobs.pieces
+    layer.write_bytes(b"before" * blobs.CHUNK)
+
+    def changing(file: IO[bytes]) -> Iterator[bytes]:
+        yield from read(file)
+        layer.write_bytes(b"behind" * blobs.CHUNK)
+
+    monkeypatch.setattr(blobs, "pieces", changing)
+    with pytest.raises(RepositoryBundleError):
+        added.add(tmp_path, "layer")
+    assert added.names() == []
 
 
 def test_files_that_no_release_needs_are_removed(shrunk: Vendor) -> None:

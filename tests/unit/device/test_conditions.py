@@ -227,6 +227,34 @@ def test_a_change_at_run_time_locks_whatever_the_configuration_says(device: Devi
     assert device.condition.state is State.LOCKED
 
 
+def test_a_device_that_its_backend_has_locked_is_not_limited_by_itself(
+    device: DeviceContext,
+) -> None:
+    """`on_failure` reaches no further than the lock, of which the backend need not be told."""
+    device.config = SimpleNamespace(on_failure=OnFailure.LIMITED)  # type: ignore[assignment]
+    conditions.note(device, errors.DeviceLockedError("locked"))
+    assert (device.condition.state, device.failure) == (State.LOCKED, None)
+
+
+def test_whoever_hears_of_the_backends_lock_finds_nothing_open(device: DeviceContext) -> None:
+    """The keys are gone before anybody is told."""
+    device.keystore = OPEN
+    found: list[object] = []
+    device.on_condition = lambda _: found.append(device.keystore)
+    conditions.follow(device, answer(Mode.LOCKED))
+    assert found == [None]
+
+
+@pytest.mark.parametrize("mode", [None, Mode.NORMAL, Mode.LIMITED])
+def test_a_load_ends_in_what_the_backend_said_last(
+    device: DeviceContext, mode: Mode | None
+) -> None:
+    """A device that was limited is not more than that for having loaded."""
+    device.heard = None if mode is None else Heard(mode=mode, at_ms=1)
+    conditions.loaded(device)
+    assert device.condition.state.value == (mode or Mode.NORMAL).value
+
+
 def test_a_tpm_that_is_away_takes_the_key_store_with_it(
     device: DeviceContext, told: list[Condition]
 ) -> None:

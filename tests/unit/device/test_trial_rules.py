@@ -445,7 +445,7 @@ def test_without_a_trial_a_boot_that_fails_is_not_made_again(bench: Bench) -> No
     assert bench.boots == [OLD]
 
 
-@pytest.mark.parametrize("code", ["release:outdated", "log:violation"])
+@pytest.mark.parametrize("code", ["release:outdated", "log:violation", "pcr:value"])
 def test_a_verdict_against_the_release_gives_it_up(tried: Bench, code: str) -> None:
     """What was said of it is no word on the last one, which is booted and attested."""
     before = Heard(mode=Mode.NORMAL, at_ms=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from hwtrust.errors import (
 from hwtrust.files import FileLock
 from hwtrust.updates import metadata
 from hwtrust.updates.client import ReleaseClient
-from hwtrust.wire.release import release_target
+from hwtrust.wire.release import MANIFEST_LIMIT, release_target
 from simulators.tls_server import respond
 from simulators.tuf_repository import (
     MemorySource,
@@ -252,6 +253,12 @@ def _endless(repository: TufRepository, name: str) -> None:
     repository.answers[name] = answer
 
 
+def _padded(repository: TufRepository, name: str, length: int) -> None:
+    repository.publish()
+    content = repository.files.get(name) or repository.files["1.root.json"]
+    repository.files[name] = content.ljust(length)
+
+
 def _replaced(repository: TufRepository, content: bytes) -> None:
     repository.files["timestamp.json"] = content
 
@@ -291,6 +298,22 @@ ATTACKS: Final[dict[str, tuple[Callable[[TufRepository], None], str]]] = {
     "a snapshot without end": (partial(_endless, name="3.snapshot.json"), "update:metadata:length"),
     "targets without end": (partial(_endless, name="3.targets.json"), "update:metadata:length"),
     "a root without end": (partial(_endless, name="2.root.json"), "update:metadata:length"),
+    "a timestamp one byte too long": (
+        partial(_padded, name="timestamp.json", length=16 * 1024 + 1),
+        "update:metadata:length",
+    ),
+    "a snapshot one byte too long": (
+        partial(_padded, name="3.snapshot.json", length=256 * 1024 + 1),
+        "update:metadata:length",
+    ),
+    "targets one byte too long": (
+        partial(_padded, name="3.targets.json", length=4 * 1024 * 1024 + 1),
+        "update:metadata:length",
+    ),
+    "a root one byte too long": (
+        partial(_padded, name="2.root.json", length=64 * 1024 + 1),
+        "update:metadata:length",
+    ),
     "a page instead of a timestamp": (
         partial(_replaced, content=b"<html>"),
         "update:metadata:malformed",
@@ -376,11 +399,16 @@ def test_the_clock_that_is_given_decides_what_has_expired(site: UpdateSite) -> N
     assert caught.value.code == "update:metadata:expired"
 
 
-def test_what_expires_while_it_is_held_is_not_used(site: UpdateSite) -> None:
-    """A device that stays on without a refresh is not frozen without knowing it."""
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
+def test_what_expires_while_it_is_held_is_not_used(site: UpdateSite, role: str) -> None:
+    """A device that stays on without a refresh is not frozen; the first that ends, ends all."""
+    repository = site.repository
+    for one in ("root", "targets", "snapshot", "timestamp"):
+        repository.life = DAY if one == role else 30 * DAY
+        getattr(repository, f"publish_{one}")()
     device = site.device()
     device.refresh()
-    site.now = NOW + site.repository.life
+    site.now = NOW + DAY
     with pytest.raises(UpdateExpiredError):
         device.releases()
     with pytest.raises(UpdateExpiredError):
@@ -587,6 +615,13 @@ def test_a_damaged_memory_is_begun_anew_from_the_first_root(
     assert sorted(path.name for path in kept.iterdir()) == ["lock", "metadata.json"]
 
 
+def test_a_memory_that_is_longer_than_any_is_begun_anew(site: UpdateSite) -> None:
+    """Nothing so long was ever written here."""
+    site.device().refresh()
+    os.truncate(site.directory / "device" / "metadata.json", 33 * 1024 * 1024)
+    assert site.device().releases() == ("2041.1",)
+
+
 def test_what_was_left_of_an_interrupted_run_does_no_harm(site: UpdateSite) -> None:
     """The working directory of a killed run is not taken for a memory."""
     site.device().refresh()
@@ -660,19 +695,21 @@ def test_a_manifest_under_another_releases_name_is_refused(site: UpdateSite) -> 
     assert caught.value.code == "update:manifest"
 
 
-MANIFESTS: Final = {
-    "something else": b"\x7fELF",
-    "one that is too long": b" " * (256 * 1024 + 1),
-}
-
-
-@pytest.mark.parametrize("content", MANIFESTS.values(), ids=MANIFESTS.keys())
-def test_a_signed_file_that_is_no_manifest_is_refused(site: UpdateSite, content: bytes) -> None:
+def test_a_signed_file_that_is_no_manifest_is_refused(site: UpdateSite) -> None:
     """What the vendor's tools would not have written is not read."""
-    site.repository.add_target(release_target("2041.9"), content)
+    site.repository.add_target(release_target("2041.9"), b"\x7fELF")
     site.repository.publish()
     with pytest.raises(ManifestError):
         site.device().manifest("2041.9")
+
+
+def test_a_manifest_that_is_too_long_is_not_asked_for(site: UpdateSite) -> None:
+    """Its signed length says so; a device has no memory for what the vendor never meant."""
+    served = site.repository.add_target(release_target("2041.9"), b" " * (MANIFEST_LIMIT + 1))
+    site.repository.publish()
+    with pytest.raises(ManifestError):
+        site.device().manifest("2041.9")
+    assert not any(path.endswith(served) for path in site.repository.asked)
 
 
 SWAPS: Final = {

@@ -25,6 +25,7 @@ from hwtrust.errors import (
     TargetDigestError,
     TargetMissingError,
     UpdateRedirectError,
+    UpdateResponseError,
     UpdateSlowError,
     UpdateTlsError,
     UpdateUnreachableError,
@@ -302,6 +303,15 @@ def test_a_server_that_sends_nothing_more_is_given_up(site: UpdateSite, slot: Pa
         fetch(site, slot)
     assert caught.value.code == "update:channel:unreachable"
     assert len(downloads(site)) == 2
+    assert [path.stat().st_size for path in parts(slot) if path.suffix == ".part"] == [1000]
+
+
+def test_a_server_in_trouble_costs_nothing_of_what_is_there(site: UpdateSite, slot: Path) -> None:
+    """Only a range that cannot be had is a reason to begin anew."""
+    _interrupted(site, slot, 1000)
+    site.repository.answers[VERSION] = respond(b"", status="502 Bad Gateway")
+    with pytest.raises(UpdateResponseError):
+        fetch(site, slot)
     assert [path.stat().st_size for path in parts(slot) if path.suffix == ".part"] == [1000]
 
 

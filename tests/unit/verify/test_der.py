@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hwtrust.errors import MalformedError
 from hwtrust.verify.certificates import pem_blocks
-from hwtrust.verify.der import canonical, children, split
+from hwtrust.verify.der import canonical, children, serial, split, with_serial
 from simulators.ek_authority import EkAuthority, new_ek, tlv
 
 if TYPE_CHECKING:
@@ -130,6 +130,50 @@ def test_deep_nesting_is_refused() -> None:
     with pytest.raises(MalformedError) as refusal:
         canonical(nested)
     assert refusal.value.code == "wire:malformed"
+
+
+VERSION = tlv(0xA0, b"\x02\x01\x02")
+SERIALS = {
+    0: "00",
+    1: "01",
+    127: "7f",
+    128: "0080",
+    -1: "ff",
+    -128: "80",
+    -129: "ff7f",
+    256: "0100",
+}
+
+
+@pytest.mark.parametrize(("number", "content"), SERIALS.items())
+@pytest.mark.parametrize("version", [VERSION, b""], ids=["version 3", "version 1"])
+def test_a_serial_number_is_read_and_replaced_in_its_place(
+    number: int, content: str, version: bytes
+) -> None:
+    """Behind the version, if there is one; nothing else changes."""
+    rest = sequence(A), sequence(B)
+    odd = sequence(sequence(version, tlv(0x02, bytes.fromhex(content)), *rest), A, B)
+    assert serial(odd) == number
+    replaced = sequence(sequence(version, b"\x02\x01\x01", *rest), A, B)
+    assert with_serial(odd, 1) == replaced
+
+
+@pytest.mark.parametrize("content", ["", "0000", "0001", "ffff", "ff80"])
+def test_a_serial_number_that_is_not_der_is_refused(content: str) -> None:
+    """There is one form for each number."""
+    with pytest.raises(MalformedError):
+        serial(sequence(sequence(VERSION, tlv(0x02, bytes.fromhex(content)), A), A))
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [sequence(), sequence(sequence()), sequence(sequence(VERSION)), sequence(sequence(VERSION, A))],
+)
+def test_a_certificate_without_a_serial_number_is_refused(certificate: bytes) -> None:
+    """With a typed error, whatever is missing."""
+    for read in (serial, lambda data: with_serial(data, 1)):
+        with pytest.raises(MalformedError):
+            read(certificate)
 
 
 def test_a_text_holds_no_elements() -> None:

@@ -1,0 +1,1 @@
+"""Hardware anchors beside the TPM, seen from inside: enclaves and confidential VMs."""

@@ -1,0 +1,1 @@
+"""Evidence of enclaves and confidential virtual machines: authentic, and acceptable?"""

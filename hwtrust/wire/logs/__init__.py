@@ -1,0 +1,1 @@
+"""Event logs that others write: the firmware's, and that of IMA."""

@@ -1,0 +1,402 @@
+"""Is what the kernel measured accepted? Every rule of the runtime policy, and its lack."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from hwtrust.errors.logs import ImaRulesError
+from hwtrust.verify.logs.ima import START, ImaClaims, verify_ima
+from hwtrust.verify.logs.ima_reference import reference_from_ima, reference_from_tree
+from hwtrust.verify.logs.ima_rules import (
+    FINDINGS,
+    MOST_OF_A_CODE,
+    ImaRules,
+    PreparedImaRules,
+    Unsafe,
+    appraise_ima,
+    glob,
+    state_to_keep,
+)
+from hwtrust.wire.algorithms import Alg, new_hash
+from hwtrust.wire.logs.ima import ImaLog
+from hwtrust.wire.messages import Finding
+from simulators.ima_log import ImaKernel, ec_key, other_key, public_pem, rsa_key, sign
+
+PCRS = {number: hashlib.sha256(b"%d" % number).digest() for number in range(10)}
+A, B = (hashlib.sha256(content).digest() for content in (b"a", b"b"))
+
+
+def booted() -> ImaKernel:
+    """A kernel that has begun its log."""
+    return ImaKernel().boot(PCRS)
+
+
+def claims_of(
+    measured: ImaKernel, rules: PreparedImaRules | None = None, bank: Alg = Alg.SHA256
+) -> ImaClaims:
+    """What its log says."""
+    known = rules.known if rules else None
+    log = ImaLog.decode(measured.log())
+    return verify_ima(log, bank=bank, value=measured.pcr(bank), state=START, known=known)
+
+
+def findings(measured: ImaKernel, **rules: Any) -> tuple[Finding, ...]:  # noqa: ANN401
+    """What is found; with what the rules know, without it, and once more."""
+    prepared = PreparedImaRules(msgspec.convert({"digests": {}} | rules, ImaRules))
+    pcrs = {Alg.SHA256: PCRS}
+    plain = appraise_ima(claims_of(measured), rules=prepared, pcrs=pcrs)
+    for _ in range(2):
+        known = appraise_ima(claims_of(measured, prepared), rules=prepared, pcrs=pcrs)
+        assert known == plain
+    return plain
+
+
+def codes(measured: ImaKernel, **rules: Any) -> list[str]:  # noqa: ANN401
+    """The codes of what is found."""
+    found = findings(measured, **rules)
+    assert {one.code for one in found} <= set(FINDINGS)
+    return [one.code for one in found]
+
+
+def signed(*args: Any, path: str = "/a", **changes: Any) -> ImaKernel:  # noqa: ANN401
+    """A kernel that has measured a signed file."""
+    key = args[0] if args else ec_key()
+    made = sign(key, A, **changes)
+    return booted().file(path, b"a", template="ima-sig", signature=made)
+
+
+PINNED = {"digests": {"/a": [A.hex()]}}
+KEYS = {"keys": [public_pem(ec_key()), public_pem(rsa_key())]}
+SHA1 = new_hash(Alg.SHA1, b"a").hex()
+
+ACCEPTED: dict[str, tuple[ImaKernel, dict[str, Any]]] = {
+    "a file with its digest": (booted().file("/a", b"a"), PINNED),
+    "the same, as ima-sig": (booted().file("/a", b"a", template="ima-sig"), PINNED),
+    "the same, as ima-ngv2": (booted().file("/a", b"a", template="ima-ngv2"), PINNED),
+    "the same, of a format of its own": (booted().file("/a", b"a", template="d-ng|n-ng"), PINNED),
+    "one of several digests": (booted().file("/a", b"b"), {"digests": {"/a": [A.hex(), B.hex()]}}),
+    "a digest at any path": (
+        booted().file("/x", b"a"),
+        {"digests_anywhere": [f"sha256:{A.hex()}"]},
+    ),
+    "an excluded path": (booted().file("/var/log/x", b"?"), {"excludes": ["/var/log/*"]}),
+    "a file signed with ECDSA": (signed(), KEYS),
+    "a file signed with RSA": (signed(rsa_key()), KEYS),
+    "a signature of version 3": (signed(version=3), KEYS),
+    "a file of fs-verity": (
+        booted().verity("/a", A, sign(ec_key(), A, version=3, kind=6)),
+        KEYS,
+    ),
+    "a digest of fs-verity": (
+        booted().verity("/a", A, b""),
+        {"digests": {"/a": [f"verity:sha256:{A.hex()}"]}},
+    ),
+    "a known command line": (
+        booted().buffer("kexec-cmdline", b"a"),
+        {"buffers": {"kexec-cmdline": [A.hex()]}},
+    ),
+    "any data": (booted().buffer(".ima", b"a"), {"unsafe_any_buffer": True}),
+    "a violation that is allowed": (
+        booted().file("/a", violation=True),
+        {"unsafe_allow_violations": True},
+    ),
+    "SHA-1 that is allowed": (
+        booted().file("/a", b"a", template="ima", algorithm="sha1"),
+        {"digests": {"/a": [SHA1]}, "unsafe_allow_sha1": True},
+    ),
+    "an aggregate over PCRs 0 to 7": (ImaKernel().boot(PCRS, last=7), {}),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_what_the_rules_accept_gives_no_finding(case: str) -> None:
+    """Each way to accept something works, and goes on working from memory."""
+    measured, rules = ACCEPTED[case]
+    assert codes(measured, **rules) == []
+
+
+REFUSED: dict[str, tuple[ImaKernel, dict[str, Any], str]] = {
+    "a file of no digest": (booted().file("/b", b"a"), PINNED, "ima:unknown"),
+    "a changed file": (booted().file("/a", b"b"), PINNED, "ima:digest"),
+    "a changed file that is signed": (
+        signed(),
+        KEYS | {"digests": {"/a": [B.hex()]}},
+        "ima:digest",
+    ),
+    "a path of which one is the beginning": (booted().file("/ab", b"a"), PINNED, "ima:unknown"),
+    "the digest of fs-verity for a file's": (booted().verity("/a", A, b""), PINNED, "ima:digest"),
+    "a file for the digest of fs-verity": (
+        booted().file("/a", b"a"),
+        {"digests": {"/a": [f"verity:sha256:{A.hex()}"]}},
+        "ima:digest",
+    ),
+    "a digest of another algorithm": (
+        booted().file("/a", digest=A, algorithm="sm3"),
+        PINNED,
+        "ima:digest",
+    ),
+    "no signature": (booted().file("/a", b"a", template="ima-sig"), KEYS, "ima:unknown"),
+    "a signature, and no keys": (signed(), {}, "ima:unknown"),
+    "a signature by another key": (signed(other_key()), KEYS, "ima:key"),
+    "a signature by another key under the id of a known one": (
+        signed(other_key(), key_id=sign(ec_key(), A)[3:7]),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature over another file": (
+        booted().file("/a", b"b", template="ima-sig", signature=sign(ec_key(), A)),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature with a wrong size": (
+        booted().file("/a", b"a", template="ima-sig", signature=sign(ec_key(), A) + b"\0"),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature that is cut": (
+        booted().file("/a", b"a", template="ima-sig", signature=b"\x03\x02\x04"),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature for fs-verity over a file": (signed(version=3, kind=6), KEYS, "ima:signature"),
+    "a signature for a file over fs-verity": (
+        booted().verity("/a", A, sign(ec_key(), A, version=3)),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature of version 2 for fs-verity": (
+        booted().verity("/a", A, sign(ec_key(), A, version=2, kind=6)),
+        KEYS,
+        "ima:signature",
+    ),
+    "a signature of an HMAC's type": (signed(kind=2), KEYS, "ima:signature"),
+    "a signature under another algorithm's number": (signed(number=5), KEYS, "ima:signature"),
+    "a signature over SHA-1": (
+        booted().file(
+            "/a", b"a", algorithm="sha1", template="ima-sig", signature=sign(ec_key(), A, number=2)
+        ),
+        KEYS,
+        "ima:weak",
+    ),
+    "a signature of version 1": (signed(version=1), KEYS, "ima:weak"),
+    "an unknown command line": (
+        booted().buffer("kexec-cmdline", b"b"),
+        {"buffers": {"kexec-cmdline": [A.hex()]}},
+        "ima:buffer",
+    ),
+    "a key on a keyring": (booted().buffer(".ima", b"a"), {}, "ima:buffer"),
+    "a file's digest for a buffer": (booted().buffer("/a", b"a"), PINNED, "ima:buffer"),
+    "an excluded name for a buffer": (
+        booted().buffer("/a", b"a"),
+        {"excludes": ["*"]},
+        "ima:buffer",
+    ),
+    "a violation": (booted().file("/a", violation=True), PINNED, "ima:violation"),
+    "a violation at an excluded path": (
+        booted().file("/var/x", violation=True),
+        {"excludes": ["/var/*"]},
+        "ima:violation",
+    ),
+    "a digest of zeros": (
+        booted().file("/a", digest=bytes(32)),
+        {"digests": {"/a": ["00" * 32]}},
+        "ima:unknown",
+    ),
+    "SHA-1": (
+        booted().file("/a", b"a", template="ima", algorithm="sha1"),
+        {"digests": {"/a": [SHA1]}},
+        "ima:weak",
+    ),
+    "entries that are bound by SHA-1": (ImaKernel("padded").boot(PCRS), {}, "ima:weak"),
+    "another boot's aggregate": (
+        ImaKernel().file("boot_aggregate", b"?"),
+        {"digests_anywhere": [hashlib.sha256(b"?").hexdigest()], "excludes": ["*"]},
+        "ima:boot-aggregate",
+    ),
+    "no aggregate": (ImaKernel().file("/a", b"a"), PINNED, "ima:boot-aggregate"),
+    "an empty log": (ImaKernel(), {}, "ima:empty"),
+    "an entry without a digest": (
+        ImaKernel().boot(PCRS).file("/a", template="n-ng|sig"),
+        {},
+        "ima:malformed",
+    ),
+    "an entry that cannot be read": (
+        booted().file("/a", digest=b"x" * 31),
+        {},
+        "ima:malformed",
+    ),
+    "rules that say nothing": (booted(), {"digests": msgspec.UNSET}, "ima:absent"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_rules_do_not_accept_is_found(case: str) -> None:
+    """Every code, for every reason there is."""
+    measured, rules, code = REFUSED[case]
+    if case == "rules that say nothing":
+        prepared = PreparedImaRules(ImaRules())
+        claims = claims_of(measured)
+        found = appraise_ima(claims, rules=prepared, pcrs={Alg.SHA256: PCRS})
+        assert [one.code for one in found] == [code]
+        return
+    assert codes(measured, **rules) == [code]
+
+
+def test_each_code_is_met_by_a_case() -> None:
+    """No finding is without its test."""
+    assert {code for _, _, code in REFUSED.values()} == set(FINDINGS)
+
+
+def test_the_sha1_bank_alone_is_weak() -> None:
+    """Replay in the SHA-1 bank binds by SHA-1."""
+    rules = PreparedImaRules(ImaRules(digests={}))
+    found = appraise_ima(claims_of(booted(), bank=Alg.SHA1), rules=rules, pcrs={Alg.SHA256: PCRS})
+    assert [one.code for one in found] == ["ima:weak"]
+
+
+def test_without_pcr_values_the_aggregate_cannot_be_checked() -> None:
+    """That it is not checked has to be spelled out."""
+    rules = PreparedImaRules(ImaRules(digests={}))
+    claims = claims_of(booted())
+    assert [one.code for one in appraise_ima(claims, rules=rules, pcrs={})] == [
+        "ima:boot-aggregate"
+    ]
+    assert appraise_ima(claims, rules=rules, pcrs=Unsafe.ANY_BOOT_AGGREGATE) == ()
+
+
+def test_what_one_set_of_rules_knows_is_nothing_to_another() -> None:
+    """Entries that other rules accepted are looked at."""
+    lax = PreparedImaRules(ImaRules(excludes=("*",), digests={}))
+    strict = PreparedImaRules(ImaRules(digests={}))
+    measured = booted().file("/a", b"a")
+    claims = claims_of(measured, lax)
+    assert appraise_ima(claims, rules=lax, pcrs={Alg.SHA256: PCRS}) == ()
+    claims = claims_of(measured, lax)
+    assert claims.unknown == (0,)
+    found = appraise_ima(claims, rules=strict, pcrs={Alg.SHA256: PCRS})
+    assert [one.code for one in found] == ["ima:unknown"]
+
+
+def test_a_signature_is_checked_each_time() -> None:
+    """What a signature accepts is never remembered."""
+    prepared = PreparedImaRules(msgspec.convert(KEYS, ImaRules))
+    for _ in range(2):
+        claims = claims_of(signed(), prepared)
+        assert claims.unknown == (0, 1)
+        assert appraise_ima(claims, rules=prepared, pcrs={Alg.SHA256: PCRS}) == ()
+
+
+def test_findings_are_bounded_and_names_cut() -> None:
+    """A hostile log cannot fill a database."""
+    measured = booted()
+    for number in range(100):
+        measured.file(f"/{number}" + "x" * 4000, b"?")
+    found = findings(measured)
+    assert len(found) == MOST_OF_A_CODE + 1
+    assert found[-1].message == f"and {100 - MOST_OF_A_CODE} times more"
+    assert max(len(one.message) for one in found) < 300
+
+
+def test_the_state_stays_where_it_was_after_a_failure() -> None:
+    """What failed comes again with the next evidence, and fails again."""
+    rules = PreparedImaRules(ImaRules(digests={}))
+    good, bad = claims_of(booted()), claims_of(booted().file("/a", violation=True))
+    pcrs = {Alg.SHA256: PCRS}
+    assert state_to_keep(good, appraise_ima(good, rules=rules, pcrs=pcrs)) == good.state
+    assert state_to_keep(bad, appraise_ima(bad, rules=rules, pcrs=pcrs)) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/var/*", "/var/log/x", True),
+        ("/var/*", "/usr/var/x", False),
+        ("*.pyc", "/a/b.pyc", True),
+        ("*.pyc", "/a/b.pyc.x", False),
+        ("/a/*/b*c", "/a/x/y/bbc", True),
+        ("/a*a", "/a", False),
+        ("/a", "/a", True),
+        ("/a", "/ab", False),
+        ("/a.b", "/axb", False),
+        ("a*b*b", "a-b", False),
+        ("*", "", True),
+    ],
+)
+def test_globs(pattern: str, path: str, matches: bool) -> None:
+    """Only `*` is a sign, and it stands for any characters."""
+    assert glob(pattern)(path.encode()) is matches
+
+
+def test_a_glob_takes_no_longer_than_the_path_is_long() -> None:
+    """No name of a file makes it search without end."""
+    start = time.process_time()
+    assert not glob("*a" * 200 + "b")(b"a" * 4096)
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"digests": {"/a": ["zz"]}},
+        {"digests_anywhere": ["ab" * 31]},
+        {"excludes": [""]},
+        {"unknown": 1},
+        {"digests": {"/a": A.hex()}},
+    ],
+)
+def test_rules_of_another_form_are_refused(rules: dict[str, Any]) -> None:
+    """A typing error in a policy does not pass as a rule."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(rules, ImaRules)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ImaRules(keys=("no key",)),
+        ImaRules(keys=("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",)),
+        ImaRules(digests={"/a": ("sha512:" + "ab" * 32,)}),
+    ],
+)
+def test_rules_with_no_key_or_digest_are_refused(rules: ImaRules) -> None:
+    """What cannot be used is told when the rules are prepared, not when evidence comes."""
+    with pytest.raises(ImaRulesError) as refused:
+        PreparedImaRules(rules)
+    assert refused.value.code == "rules:ima"
+
+
+def test_rules_from_a_log_accept_that_log_and_leave_out_what_they_cannot() -> None:
+    """TOML that can be used as it is, with what was left out counted."""
+    import tomllib  # noqa: PLC0415
+
+    measured = booted().file('/a"\\ü\x7f', b"a").buffer(".ima", b"key")
+    text = reference_from_ima(ImaLog.decode(measured.log()).entries())
+    assert codes(measured, **tomllib.loads(text)["ima"]) == []
+
+    measured.file("/v", violation=True).file("/s", algorithm="sha1").file(b"/\xff", b"x")
+    text = reference_from_ima(ImaLog.decode(measured.log()).entries())
+    assert text.count("# left out: 1 ") == 3
+    assert "boot_aggregate" not in text
+    assert codes(measured, **tomllib.loads(text)["ima"]) == [
+        "ima:violation",
+        "ima:unknown",
+        "ima:unknown",
+    ]
+
+
+def test_rules_from_a_tree_accept_its_files() -> None:
+    """Paths as the kernel writes them."""
+    import tomllib  # noqa: PLC0415
+
+    text = reference_from_tree([("/a b", A), ("/b", B), ("/\udcff", B)])
+    measured = booted().file("/a_b", b"a").file("/b", b"b")
+    assert codes(measured, **tomllib.loads(text)["ima"]) == []
+    assert "# left out: 1 " in text
+    for entries in ([], [("b", B)]):
+        with pytest.raises(ImaRulesError):
+            reference_from_tree(entries)
