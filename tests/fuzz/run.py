@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -24,14 +26,14 @@ LONGEST: Final = 64 * 1024
 """Bytes of an input; what is longer is refused by limits that tests hold."""
 
 
-def fuzz(name: str, seconds: int, corpus: Path) -> None:
+def fuzz(module: str, name: str, seconds: int, corpus: Path) -> None:
     """Fuzz one target, in this process, which does not survive it."""
     import atheris  # noqa: PLC0415 - before what it instruments
 
     with atheris.instrument_imports(include=["hwtrust"]):
-        from fuzz.targets import every_target, tried  # noqa: PLC0415
+        from fuzz.targets import table_of, tried  # noqa: PLC0415
 
-        target = every_target()[name]
+        target = table_of(module)[name]
     seeds = list(target.corpus())
     if not seeds:
         raise LookupError(f"{name} has an empty corpus")
@@ -49,11 +51,11 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
     atheris.Fuzz()
 
 
-def supervised(name: str, seconds: int, kept: Path) -> bool:
+def supervised(module: str, name: str, seconds: int, kept: Path) -> bool:
     """Fuzz one target in a process of its own, and say what came of it."""
     work = kept / name
     (work / "corpus").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, "--one", name, "--seconds", str(seconds), str(kept)]
+    command = [sys.executable, __file__, "--one", module, f"--seconds={seconds}", name, str(kept)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     units = re.search(r"stat::number_of_executed_units: *(\d+)", done.stderr)
     coverage = re.findall(r"\bcov: (\d+)", done.stderr)
@@ -73,24 +75,31 @@ def main() -> int:
     """Fuzz what was asked for: exit status 0, or 1 where something was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=10, help="for each target")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at once")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--list", action="store_true", help="name the targets")
     parser.add_argument("names", nargs="*", metavar="NAME", help="targets; all by default")
     given = parser.parse_args()
     if given.one:
-        fuzz(given.one, given.seconds, Path(given.names[0]) / given.one / "corpus")
+        name, kept = given.names
+        fuzz(given.one, name, given.seconds, Path(kept, name, "corpus"))
         return 0
-    from fuzz.targets import every_target  # noqa: PLC0415
+    from fuzz.targets import modules  # noqa: PLC0415
 
-    names = list(every_target())
+    names = {name: module for module, table in modules().items() for name in table}
     if given.list:
         print("\n".join(names))  # noqa: T201
         return 0
-    unknown = set(given.names) - set(names)
+    unknown = set(given.names) - names.keys()
     if unknown:
         parser.error(f"there is no target {', '.join(sorted(unknown))}; see --list")
     kept = Path(tempfile.mkdtemp(prefix="hwtrust-fuzz-"))
-    results = [supervised(name, given.seconds, kept) for name in given.names or names]
+
+    def one(name: str) -> bool:
+        return supervised(names[name], name, given.seconds, kept)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        results = list(pool.map(one, given.names or names))
     if not all(results):
         print(f"what was found lies in {kept}", file=sys.stderr)  # noqa: T201
         return 1

@@ -12,11 +12,22 @@ if TYPE_CHECKING:
     from fuzz.target import Target
 
 
+def modules() -> dict[str, dict[str, Target]]:
+    """The tables of all modules `fuzz_*.py`, by the module's name."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("fuzz_*.py"))
+    return {name: table_of(name) for name in names}
+
+
+def table_of(module: str) -> dict[str, Target]:
+    """The table of one of them."""
+    table: dict[str, Target] = importlib.import_module(f"fuzz.{module}").TARGETS
+    return table
+
+
 def every_target() -> dict[str, Target]:
-    """The tables of all modules `fuzz_*.py`, in one."""
+    """The tables of all of them, in one."""
     found: dict[str, Target] = {}
-    for path in sorted(Path(__file__).parent.glob("fuzz_*.py")):
-        table: dict[str, Target] = importlib.import_module(f"fuzz.{path.stem}").TARGETS
+    for table in modules().values():
         doubled = found.keys() & table.keys()
         if doubled:
             raise LookupError(f"two targets have one name: {sorted(doubled)}")
