@@ -56,12 +56,13 @@ _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class AttestedKey:
-    """A P-256 key that lives in this process only; a quote says whose it is."""
+    """A P-256 key that lives in this process, or sealed; a quote says whose it is."""
 
     kind = TlsKeyKind.ATTESTED
 
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        """A new one, unless `key` is one that was kept (`key_pem`) where nobody else reads it."""
+        self._key = key or ec.generate_private_key(ec.SECP256R1())
 
     def __repr__(self) -> str:
         return "AttestedKey()"

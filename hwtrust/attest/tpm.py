@@ -2,12 +2,13 @@
 
 Two commands, and one TPM2_PCR_Read for every eight platform PCRs. The
 application PCR is not read: the log says what it holds, and the quote says
-whether the log is right.
+whether the log is right. PCRs that others extend while the device runs are read
+again where they have changed since.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors import TpmError
 from hwtrust.tpm import commands
@@ -15,13 +16,20 @@ from hwtrust.tpm.provision import COUNTER_SIZE
 from hwtrust.tpm.response import FMT1_HANDLE, base_code
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.messages import Evidence, Signed
-from hwtrust.wire.structures import PcrSelection
+from hwtrust.wire.policy import pcr_digest
+from hwtrust.wire.states import QUOTED_ONLY
+from hwtrust.wire.structures import Attest, PcrSelection, QuoteInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hwtrust.tpm.commands import SignedAttest
     from hwtrust.tpm.connection import Pinned, Tpm
     from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import Binding
+
+_TRIES: Final = 5
+"""Quotes and readings until both have seen the same of a kernel that goes on measuring."""
 
 
 def gather(
@@ -50,6 +58,14 @@ def gather(
         values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
     try:
         quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
+        if platform is not None and not QUOTED_ONLY.isdisjoint(values.keys() - {pcr}):
+            for _ in range(_TRIES):
+                if _shows(quote, values):
+                    break
+                # The kernel extends its PCR at any time: read before, or after.
+                values |= commands.pcr_read(tpm, platform)[Alg.SHA256]
+                if not _shows(quote, values):
+                    quote = commands.quote(tpm, ak, qualifying=qualifying, selection=selection)
         certified = commands.nv_certify(tpm, counter, ak, qualifying=qualifying, size=COUNTER_SIZE)
     except TpmError as error:
         # A TPM that was cleared since names no object, only the number of a handle.
@@ -65,6 +81,12 @@ def gather(
         log=log.encode(),
         counter=signed(certified),
     )
+
+
+def _shows(quote: SignedAttest, values: Mapping[int, bytes]) -> bool:
+    attested = Attest.decode(quote.message).attested
+    assert isinstance(attested, QuoteInfo)  # noqa: S101 - our own TPM made it a moment ago
+    return attested.digest == pcr_digest(value for _, value in sorted(values.items()))
 
 
 def platform_part(selection: PcrSelection, pcr: int) -> PcrSelection | None:

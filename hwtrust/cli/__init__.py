@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwtrust.cli.output import printable
 from hwtrust.errors import (
     AgentError,
     ChannelError,
@@ -34,6 +35,7 @@ from hwtrust.errors import (
     TpmError,
     UpdateError,
 )
+from hwtrust.errors.anchors import AnchorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +53,7 @@ EXIT_CODES: dict[type[HwTrustError], tuple[int, str]] = {
     StateError: (10, "the device is not enrolled, or its state is busy or damaged"),
     UpdateError: (11, "a release is not to be had, or was given up"),
     AgentError: (12, "the agent is away, or refuses"),
+    AnchorError: (13, "the enclave's or confidential VM's hardware refuses, or is not there"),
 }
 
 _PLAIN_EXIT_CODES = (
@@ -63,14 +66,17 @@ _TPM_STACK = frozenset({"tpm2_pytss", "pyudev"})
 
 _COMMANDS = {
     "agent": "hwtrust.cli.agent:agent",
+    "anchors": "hwtrust.cli.anchors:anchors",
     "attest": "hwtrust.cli.device:attest",
     "boot": "hwtrust.cli.device:boot",
     "enrol": "hwtrust.cli.device:enrol",
     "event": "hwtrust.cli.event:event",
     "eventlog": "hwtrust.cli.device:eventlog",
+    "evidence": "hwtrust.cli.evidence:evidence",
     "init": "hwtrust.cli.init:init",
     "keystore": "hwtrust.cli.keystore:keystore",
     "measure": "hwtrust.cli.measure:measure",
+    "reference": "hwtrust.cli.reference:reference",
     "release": "hwtrust.cli.release:release",
     "completion": "hwtrust.cli.completion:completion",
     "status": "hwtrust.cli.device:status",
@@ -132,6 +138,8 @@ def cli() -> None:
       epoch     the number of a root; the next root revokes it
       PCR       a register of the TPM that measurements are added to
       EK        the key by which a TPM proves which one it is
+      IMA       the Linux kernel's log of the files that it has run or read
+      CMW       several parts of evidence in one file, as RATS wraps them
     """
 
 
@@ -216,7 +224,10 @@ def _spell(error: Exception) -> str:
 
 
 def _plain(message: str) -> str:
-    """A message in one line, without a full stop, that begins in lower case if with a word."""
-    text = " ".join(message.split()).rstrip(".")
+    """A message in one line, without a full stop, that begins in lower case if with a word.
+
+    What it quotes may be anybody's text: nothing in it steers the terminal.
+    """
+    text = printable(" ".join(message.split())).rstrip(".")
     first, _, _ = text.partition(" ")
     return text[:1].lower() + text[1:] if first[1:].islower() else text

@@ -42,7 +42,17 @@ def echo_json(value: object) -> None:
     """Print a JSON document; bytes as hexadecimal."""
     # msgspec by itself would write bytes as base64.
     plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain)
-    click.echo(json.dumps(plain, default=bytes.hex, indent=2))
+    # DEL is the one control character that JSON leaves as it is.
+    click.echo(json.dumps(plain, default=bytes.hex, indent=2).replace("\x7f", "\\u007f"))
+
+
+def printable(text: str) -> str:
+    """`text` with every character escaped that is not for printing: it may be anybody's."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
 
 
 def echo_table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:

@@ -10,6 +10,9 @@ Rules:
 3. The TPM clock is set from the backend's signed time alone, and only forward.
    An approval is reckoned in that clock, so after it was set the device attests
    once more, before it uses anything of the first answer.
+4. What an answer wants beside the evidence, logs of firmware and kernel, comes with
+   one more attestation at once, and with others until nothing is wanted: without them
+   there is neither approval nor root.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import msgspec
 from hwtrust.attest.tpm import gather
 from hwtrust.channel import AttestedKey
 from hwtrust.device.conditions import hear, told
-from hwtrust.device.failures import stated
+from hwtrust.device.failures import failure_of, stated
+from hwtrust.device.wanted import Wanted
 from hwtrust.errors import (
     ChannelTlsError,
     RefusedError,
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
     from hwtrust.wire.cel import Event, EventLog
 
 _UNAUTHORIZED = 401
+_TOO_LARGE = 413
+_OF_EVIDENCE = ("evidence:", "wire:")
 _CHALLENGE_OVER = frozenset({"challenge:expired", "challenge:forged", "challenge:used"})
 
 
@@ -90,6 +96,8 @@ def attest_once(device: DeviceContext) -> tuple[Answered, AcceptedRoot | None]:
     answered = _ask(device)
     if _follow_clock(device, answered):
         answered = _ask(device)
+    if answered.reply.wants:
+        answered = _show_logs(device, answered)
     reply = answered.reply
     held = device.state.root_at(answered.counter)
     if reply.approval is not None and held is not None:
@@ -169,7 +177,7 @@ def bound_evidence(
         device.tpm,
         ak=identity.ak,
         counter=identity.counter,
-        selection=device.selection,
+        selection=device.quoted,
         pcr=device.measured.pcr,
         log=device.measured.log,
         binding=binding,
@@ -264,10 +272,16 @@ def _answer(device: DeviceContext, purpose: Purpose, key: ClientKey, nonce: byte
     failure = device.failure
     evidence = bound_evidence(device, purpose=purpose, nonce=nonce, key=key)
     _require_no_reset(device, evidence)
+    carries = bool(device.wanted.names) and purpose is Purpose.ATTEST
+    if carries:
+        from hwtrust.device.logs import with_logs  # noqa: PLC0415 - rarely needed
+
+        evidence = with_logs(device, evidence)
     csr = key.csr() if purpose is Purpose.SESSION else b""
     request = AttestRequest(device=identity.device, evidence=evidence, csr=csr)
     reply = device.channel.post("/v1/attest", request, AttestReply)
-    device.challenge = reply.challenge
+    device.challenge, device.wanted = reply.challenge, Wanted.by(reply)
+    device.afresh = device.afresh and not carries
     utc_ms = accept_time(
         reply.time, metadata_key=device.metadata_key, device=identity.device, nonce=nonce
     )
@@ -279,6 +293,32 @@ def _answer(device: DeviceContext, purpose: Purpose, key: ClientKey, nonce: byte
     counter = int.from_bytes(certified.contents, "big")
     device.utc_ahead_ms = utc_ms - quote.clock.clock
     return Answered(reply, evidence, utc_ms, quote.clock.clock, counter)
+
+
+def _show_logs(device: DeviceContext, answered: Answered) -> Answered:
+    """Attest with what is wanted, for as long as that leads on; gives the last answer."""
+    from hwtrust.device.logs import has_logs  # noqa: PLC0415 - rarely needed
+
+    before = Wanted()
+    while device.wanted.names and device.wanted != before and has_logs(device):
+        before = device.wanted
+        try:
+            with device.step("attest", f"with {', '.join(before.names)}"):
+                answered = _ask(device)
+        except RefusedError as error:
+            if not _is_of_logs(error):
+                raise
+            # It stands where it stood: the next attestation begins without them.
+            device.wanted, device.challenge, device.afresh = Wanted(), b"", True
+            failed = failure_of(error, step="attest", layer="", release=device.release.name)
+            problem = str(error.data.get("problem") or failed.code)
+            device.note_failure(msgspec.structs.replace(failed, code=problem))
+    return answered
+
+
+def _is_of_logs(error: RefusedError) -> bool:
+    problem = str(error.data.get("problem", ""))
+    return error.data.get("status") == _TOO_LARGE or problem.startswith(_OF_EVIDENCE)
 
 
 def _require_no_reset(device: DeviceContext, evidence: Evidence) -> None:

@@ -10,6 +10,7 @@
     tcti = "device:/dev/tpmrm0"       # absent: discover
     pcr = 11                          # the application PCR, chosen by init
     platform_pcrs = [0, 7]            # platform PCRs in the selection
+    quoted_pcrs = [8, 9, 10]          # shown besides, for the logs that explain them
     banks = ["sha1", "sha256"]        # what the TPM has allocated
 
     [layers]                          # where each layer of the release lies
@@ -50,6 +51,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 CONFIG_LIMIT = 1024 * 1024
 APPLICATION_PCRS = range(8, 16)
+BOOT_LOADER_PCR = 11
+"""A platform PCR where it is not the application's."""
 RESETTABLE_PCRS = (16, 23)
 OWNER_OBJECTS = range(0x81000000, 0x81800000)
 OWNER_INDICES = range(0x01800000, 0x01C00000)
@@ -92,6 +95,9 @@ class TpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     banks: tuple[str, ...]
     tcti: str = ""
     platform_pcrs: tuple[int, ...] = ()
+    quoted_pcrs: tuple[int, ...] = ()
+    firmware_log: str = ""
+    ima_log: str = ""
     unsafe_resettable_pcr: bool = False
     clock_threshold_s: int = 60
     handles: HandleConfig = HandleConfig()
@@ -145,6 +151,11 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             state_dir=str(here / config.state_dir),
             trust=str(here / config.trust),
             release=str(here / config.release),
+            tpm=msgspec.structs.replace(
+                config.tpm,
+                firmware_log=_placed(here, config.tpm.firmware_log),
+                ima_log=_placed(here, config.tpm.ima_log),
+            ),
             layers={name: str(here / place) for name, place in config.layers.items()},
             updates=config.updates
             and msgspec.structs.replace(config.updates, slots=str(here / config.updates.slots)),
@@ -162,6 +173,9 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ConfigError(message, pcr=pcr)
         if not set(self.tpm.platform_pcrs) <= {*range(8), 11} - {pcr}:
             raise ConfigError("tpm.platform_pcrs may hold 0 to 7 and 11, not the application PCR")
+        if not set(self.tpm.quoted_pcrs) <= set(APPLICATION_PCRS) - {pcr, BOOT_LOADER_PCR}:
+            message = "tpm.quoted_pcrs may hold 8 to 15, but not 11 and not the application PCR"
+            raise ConfigError(message)
         if self.tpm.clock_threshold_s < 0:
             raise ConfigError("tpm.clock_threshold_s is a number of seconds, 0 or more")
         self._check_handles()
@@ -224,6 +238,10 @@ class DeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         if missing:
             raise ConfigError(f"layers: no path for layer {missing[0]!r} of {release.name}")
         return release
+
+
+def _placed(here: Path, path: str) -> str:
+    return str(here / path) if path else ""
 
 
 def _decode(path: Path, kind: type[T]) -> T:

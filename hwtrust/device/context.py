@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hwtrust.device.failures import cut
 from hwtrust.device.results import Condition, State, Step, silent, unwatched
+from hwtrust.device.wanted import Wanted
 from hwtrust.digests import MeasureCache
 from hwtrust.errors import ConfigError, KeyStoreLockedError, RootMissingError, StateError
 from hwtrust.keys.unseal import Anchorage
@@ -64,6 +65,10 @@ class DeviceContext(msgspec.Struct, eq=False):
     client_key: ClientKey | None = None
     keystore: KeyStore | None = None
     challenge: bytes = b""
+    wanted: Wanted = Wanted()
+    """The logs that the next attestation is to carry."""
+    afresh: bool = False
+    """The kernel's log is to be sent from its beginning: what was sent of it was refused."""
     other: str = ""
     """The release in the second slot, for which leave is asked too."""
     utc_ahead_ms: int | None = None
@@ -95,8 +100,14 @@ class DeviceContext(msgspec.Struct, eq=False):
 
     @property
     def selection(self) -> PcrSelection:
-        """The PCRs that quotes and approvals cover."""
+        """The PCRs that approvals cover: what a root depends on."""
         return application_selection(self.config.tpm.pcr, self.config.tpm.platform_pcrs)
+
+    @property
+    def quoted(self) -> PcrSelection:
+        """The PCRs that quotes cover: those, and what is shown for the logs of the platform."""
+        tpm = self.config.tpm
+        return application_selection(tpm.pcr, (*tpm.platform_pcrs, *tpm.quoted_pcrs))
 
     def known(self) -> Identity:
         """Who the device is.

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from hwtrust.errors.cmw import *
     from hwtrust.errors.cose import *
     from hwtrust.errors.dcap import *
+    from hwtrust.errors.enclave import *
     from hwtrust.errors.enrolment import *
+    from hwtrust.errors.forms import *
     from hwtrust.errors.logs import *
     from hwtrust.errors.nitro import *
     from hwtrust.errors.nvidia import *
@@ -57,6 +59,8 @@ LATER: Final = (
     "cmw",
     "cose",
     "dcap",
+    "enclave",
+    "forms",
     "logs",
     "nitro",
     "nvidia",

@@ -106,6 +106,25 @@ class EkAuthorityConflictError(ServiceError):
     code = "ek-authority:conflict"
 
 
+class EnclaveAuthorityRefusedError(RequestError):
+    """A file to verify enclaves by cannot be used."""
+
+    code = "enclave-authority:refused"
+
+
+class EnclaveAuthorityUnknownError(ServiceError):
+    """There is no such file to verify enclaves by."""
+
+    code = "enclave-authority:unknown"
+    hint = "hwtrust-backend enclaves trust list"
+
+
+class EnclaveAuthorityConflictError(ServiceError):
+    """This file to verify enclaves by is there already."""
+
+    code = "enclave-authority:conflict"
+
+
 class ReleaseMissingError(ReleaseUnknownError):
     """There is no release of that name, accepted or not."""
 

@@ -46,6 +46,19 @@ class DeviceAmbiguousError(ServiceError):
     hint = "give more of the device's name: hwtrust-backend devices lists them"
 
 
+class DeviceKindError(ServiceError):
+    """What was asked for is not for devices of this kind: a TPM's device, or an enclave."""
+
+    code = "device:kind"
+    hint = "TPMs attest at /v1/attest, enclaves at /v1/enclaves/attest"
+
+
+class ReleaseKeyMissingError(EnrolmentError):
+    """The enclave names no X25519 key to which its root could be sealed."""
+
+    code = "enrolment:release-key"
+
+
 class EnrolmentUnknownError(EnrolmentError):
     """There is no such enrolment under way: it never began, is over, or took too long."""
 

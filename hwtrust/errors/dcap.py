@@ -49,6 +49,13 @@ class DcapCollateralError(DcapError):
     code = "evidence:dcap:collateral"
 
 
+class DcapCollateralAbsentError(DcapError):
+    """There is no collateral for the platform that a quote comes from."""
+
+    code = "evidence:dcap:collateral-absent"
+    hint = "fetch the collateral of the FMSPC that the message names, and give it along"
+
+
 class DcapExpiredError(DcapError):
     """Collateral, a revocation list or a certificate is not valid at the time of verification."""
 

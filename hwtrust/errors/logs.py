@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtrust.errors.base import HwTrustError
+from hwtrust.errors.device import ConfigError
 from hwtrust.errors.evidence import EvidenceError, LogError, WireError
 
 
@@ -74,7 +74,7 @@ class ImaStateError(EvidenceError):
     hint = "verify the whole log of this boot anew, without a state"
 
 
-class ImaRulesError(HwTrustError):
+class ImaRulesError(ConfigError):
     """Rules for IMA logs, or what they are made from, are not of their form."""
 
     code = "rules:ima"

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 APPLICATION_ID: Final = 0x68775453  # "hwTS"
 MAX_FILE_SIZE: Final = 256 << 20
+MEMORY: Final = Path(":memory:")
+"""What stands for the path of a store that is in no file."""
 _PAGE_SIZE: Final = 4096
 _ROW_LIMIT: Final = MAX_VALUE_SIZE + (64 << 10)
 _COMPANIONS: Final = ("-journal", "-wal", "-shm")
@@ -245,15 +247,35 @@ class Database:
             try:
                 connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
                 database = cls(path, connection)
-                with database.transaction():
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-                    for statement in _SCHEMA.values():
-                        connection.execute(statement)
+                database._make_tables()
             except BaseException:
                 connection.close()
                 raise
             return database
+
+    @classmethod
+    def in_memory(cls) -> Database:
+        """A new one with empty tables that is in no file, and gone when it is closed."""
+        with converted(MEMORY):
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            try:
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_LIMIT)
+                for setting, _ in _SETTINGS:
+                    connection.execute(f"PRAGMA {setting}")
+                database = cls(MEMORY, connection)
+                database._make_tables()
+                database._bound_size()
+            except BaseException:
+                connection.close()
+                raise
+            return database
+
+    def _make_tables(self) -> None:
+        with self.transaction():
+            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+            for statement in _SCHEMA.values():
+                self._connection.execute(statement)
 
     def _check_kind(self) -> None:
         kind = _one(self._connection, "PRAGMA application_id")
@@ -271,6 +293,9 @@ class Database:
             raise damaged(self._path, "the tables are not those of a key store", reason="schema")
         if _one(self._connection, "PRAGMA quick_check(1)") != "ok":
             raise damaged(self._path, "pages of the file are damaged", reason="corrupt")
+        self._bound_size()
+
+    def _bound_size(self) -> None:
         pages = MAX_FILE_SIZE // max(1, _one(self._connection, "PRAGMA page_size"))
         self._connection.execute(f"PRAGMA max_page_count = {pages}")
 

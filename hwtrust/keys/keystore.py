@@ -51,7 +51,14 @@ from hwtrust.errors import (
 )
 from hwtrust.files import FileLock, private_directory
 from hwtrust.keys.contents import Contents, Entry, Header, Held, check_name, check_size
-from hwtrust.keys.database import Database, check_file, converted, discard, move_into_place
+from hwtrust.keys.database import (
+    MEMORY,
+    Database,
+    check_file,
+    converted,
+    discard,
+    move_into_place,
+)
 from hwtrust.keys.kek import DataKey, Kek, Sealed, check_device
 
 if TYPE_CHECKING:
@@ -67,9 +74,9 @@ class KeyStore:
     """
 
     def __init__(
-        self, path: Path, database: Database, lock: FileLock, kek: Kek, device: bytes
+        self, path: Path, database: Database, lock: FileLock | None, kek: Kek, device: bytes
     ) -> None:
-        """For `create` and `open`; they hand over `database` and the held `lock`."""
+        """For `create`, `open` and `in_memory`; they hand over `database` and the held `lock`."""
         self._path = path
         self._database = database
         self._lock = lock
@@ -112,16 +119,28 @@ class KeyStore:
             unfinished = where.with_name(where.name + ".new")
             cleanup.callback(discard, unfinished)
             with contextlib.closing(Database.create(unfinished)) as database, converted(where):
-                contents = Contents.fresh(kek, device=device)
-                cleanup.callback(contents.data_key.erase)
-                with database.transaction():
-                    database.write_wrap(kek.epoch, contents.wraps[kek.epoch])
-                    database.write_header(contents.header())
+                _fill(database, kek, device)
             move_into_place(unfinished, where)
-            store = cls._opened(where, lock, kek, device)
-            contents.data_key.erase()
+            store = cls._opened(where, Database.open(where), lock, kek, device)
             cleanup.pop_all()
             return store
+
+    @classmethod
+    def in_memory(cls, kek: Kek, *, device: bytes) -> Self:
+        """An empty store that is in no file: what is in it is gone when it is closed.
+
+        Raises:
+            KeyStoreLockedError: the KEK has been erased.
+        """
+        check_device(device)
+        database = Database.in_memory()
+        try:
+            with converted(MEMORY):
+                _fill(database, kek, device)
+        except BaseException:
+            database.close()
+            raise
+        return cls._opened(MEMORY, database, None, kek, device)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], kek: Kek, *, device: bytes) -> Self:
@@ -144,14 +163,15 @@ class KeyStore:
         with contextlib.ExitStack() as cleanup:
             with converted(where):
                 lock = cleanup.enter_context(_lock_of(where))
-            store = cls._opened(where, lock, kek, device)
+            store = cls._opened(where, Database.open(where), lock, kek, device)
             cleanup.pop_all()
             return store
 
     @classmethod
-    def _opened(cls, path: Path, lock: FileLock, kek: Kek, device: bytes) -> Self:
+    def _opened(
+        cls, path: Path, database: Database, lock: FileLock | None, kek: Kek, device: bytes
+    ) -> Self:
         with contextlib.ExitStack() as cleanup:
-            database = Database.open(path)
             cleanup.callback(database.close)
             store = cls(path, database, lock, kek, device)
             cleanup.callback(store._forget)
@@ -181,7 +201,8 @@ class KeyStore:
                 with converted(self._path):
                     self._database.close()
             finally:
-                self._lock.release()
+                if self._lock is not None:
+                    self._lock.release()
 
     def _forget(self) -> None:
         contents, self._contents = self._contents, None
@@ -459,6 +480,17 @@ class KeyStore:
         former.data_key.erase()
         self._contents = fresh
         self._possible = ()
+
+
+def _fill(database: Database, kek: Kek, device: bytes) -> None:
+    """Write what a store without entries has."""
+    contents = Contents.fresh(kek, device=device)
+    try:
+        with database.transaction():
+            database.write_wrap(kek.epoch, contents.wraps[kek.epoch])
+            database.write_header(contents.header())
+    finally:
+        contents.data_key.erase()
 
 
 def _lock_of(path: Path) -> FileLock:

@@ -176,14 +176,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def standing(self) -> Standing:
         """What the findings come to."""
-        if not self.findings:
-            return Standing.TRUSTED
-        severities = {finding.severity for finding in self.findings}
-        if Severity.FAIL in severities:
-            return Standing.FAILED
-        if Severity.INCOMPLETE in severities:
-            return Standing.INCOMPLETE
-        return Standing.TRUSTED
+        return standing_of(self.findings)
 
     def require_trusted(self) -> None:
         """Refuse every other standing; whoever hands out secrets calls this first.
@@ -213,10 +206,15 @@ def appraise(
     `epochs` are the counter values that are accepted: the current epoch and, from
     the offer of the next root until it is confirmed, the next.
     """
-    found = list(_of_whole_log(claims, references))
+    binding = claims.binding
+    found = list(
+        of_whole_log(
+            claims.log, digest=binding.log_digest, claimed=binding.release, references=references
+        )
+    )
     clock, version = claims.quote.clock, claims.quote.firmware_version
-    _of_release(found, claims.binding.release, references)
-    _of_epoch(found, claims.counter, claims.binding.epoch, epochs)
+    of_release(found, binding.release, references)
+    _of_epoch(found, claims.counter, binding.epoch, epochs)
     _of_clock(found, clock, clock_rules, now_ms)
     if history is not FIRST_SIGHT:
         _of_history(found, clock, history, clock_rules, now_ms)
@@ -235,6 +233,18 @@ def appraise(
 def with_findings(verdict: Verdict, findings: tuple[Finding, ...]) -> Verdict:
     """The same claims with the findings that a policy has come to; for `hwtrust.verify.policy`."""
     return Verdict(claims=verdict.claims, findings=findings, appraised=_APPRAISED)
+
+
+def standing_of(findings: tuple[Finding, ...]) -> Standing:
+    """What findings come to (rule 7)."""
+    if not findings:
+        return Standing.TRUSTED
+    severities = {finding.severity for finding in findings}
+    if Severity.FAIL in severities:
+        return Standing.FAILED
+    if Severity.INCOMPLETE in severities:
+        return Standing.INCOMPLETE
+    return Standing.TRUSTED
 
 
 def _note(found: list[Finding], code: str, message: str) -> None:
@@ -300,10 +310,12 @@ _APPRAISED_LOGS: Final[Kept[tuple[bytes, str], _Appraised]] = Kept(most=LOGS_KEP
 """By the log's SHA-256 and the name of the release: where to look, not what to believe."""
 
 
-def _of_whole_log(claims: Claims, references: References) -> tuple[Finding, ...]:
-    log, name = claims.log, claims.binding.release
-    release = references.releases.get(name)
-    place = claims.binding.log_digest, name
+def of_whole_log(
+    log: EventLog, *, digest: bytes, claimed: str, references: References
+) -> tuple[Finding, ...]:
+    """What a log says against the release that its device claims; `digest` is its SHA-256."""
+    release = references.releases.get(claimed)
+    place = digest, claimed
     kept = _APPRAISED_LOGS.get(place)
     if (
         kept is not None
@@ -430,7 +442,8 @@ def _of_layer(event: Event, expected: LayerReference | None, release: Release) -
         yield _finding("layer:unknown", f"the release {release.name!r} has no layer {_name(event)}")
 
 
-def _of_release(found: list[Finding], name: str, references: References) -> None:
+def of_release(found: list[Finding], name: str, references: References) -> None:
+    """Add what there is to say against the release that a device claims."""
     if name not in references.releases:
         _note(found, "release:unknown", f"there is no release {name!r}")
     elif name not in references.accepted:

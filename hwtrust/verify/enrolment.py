@@ -14,7 +14,9 @@ they are checked (the code carries their numbers):
 3.  counter    the index is an epoch counter that the policy key alone counts up,
                for this device.
 4.  selection  the PCRs are of the SHA-256 bank alone, none can be reset by a
-               program, and exactly one lies in 8 to 15: the application PCR.
+               program, and exactly one lies in 8 to 15: the application PCR. Where
+               others are quoted for their logs, the device says which it is; rule 6
+               shows that nobody else extends it.
 5.  CSR        the certificate request is signed by its own key, a strong one.
 6.  evidence   it is authentic, for enrolment, over the nonce, of the AK, these
                PCRs and this counter; and it binds the request's key. The
@@ -121,7 +123,7 @@ def verify_enrolment(
         name=ek.name,
         ak=ak,
         selection=selection,
-        pcr=_application_pcr(selection),
+        pcr=_application_pcr(selection, named=finish.pcr),
         counter_name=counter.name,
     )
     # (5): CSR.
@@ -173,7 +175,7 @@ def _require_tpm_key(
     _require_certified(finish.tls_certify, public, ak=ak, nonce=bound, signer=signer)
 
 
-def _application_pcr(selection: PcrSelection) -> int:
+def _application_pcr(selection: PcrSelection, *, named: int | None) -> int:
     if [bank for bank, _ in selection.banks] != [Alg.SHA256]:
         raise SelectionError(
             "a device quotes PCRs of the SHA-256 bank and of no other", found=str(selection)
@@ -184,6 +186,9 @@ def _application_pcr(selection: PcrSelection) -> int:
             "PCRs 16 and 23 can be reset by any program and prove nothing", found=str(selection)
         )
     candidates = [number for number in numbers if number in APPLICATION_PCRS]
+    if named is not None:
+        # The others are quoted for logs that explain them.
+        candidates = [number for number in candidates if number == named]
     if len(candidates) > 1:
         # Beside another one, PCR 11 is the boot loader's: a platform PCR.
         candidates = [number for number in candidates if number != BOOT_LOADER_PCR]

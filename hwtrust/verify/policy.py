@@ -8,7 +8,8 @@ administrator sets, and what a failure does. Rules:
 
 1. What a policy does not say refuses: each absent field is a finding that fails.
 2. Every PCR that is quoted beside the application's is held against the values
-   that are accepted for it, or is named as one that may hold anything.
+   that are accepted for it, or a log of firmware or kernel explains it
+   (`hwtrust.verify.platform`), or it is named as one that may hold anything.
 3. Every PCR that is required is in the quote.
 4. A failure locks the device unless the policy says less of its code. The
    longest beginning of a code that is named decides.
@@ -41,16 +42,18 @@ import msgspec
 from hwtrust.verify import appraise as appraisal
 from hwtrust.verify.appraise import Verdict
 from hwtrust.verify.kept import Kept
+from hwtrust.verify.platform import not_shown
 from hwtrust.verify.quote import KEPT
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Finding, Mode, Severity
 from hwtrust.wire.states import layer_events
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from hwtrust.verify.appraise import ClockRules, History, References, Sight
     from hwtrust.verify.evidence import Claims
+    from hwtrust.verify.platform import PlatformClaims, PlatformRules
     from hwtrust.wire.cel import Event, EventLog
     from hwtrust.wire.messages import Release
 
@@ -98,6 +101,8 @@ class PcrRules:
     values: Mapping[int, frozenset[bytes]]
     unsafe_any: frozenset[int]
     """PCRs that may hold anything: whatever they measure is not looked at."""
+    explained: frozenset[int] = frozenset()
+    """PCRs that a log explains, which has rules of its own."""
 
     def __post_init__(self) -> None:
         # A copy, so that the same rules are the same for ever.
@@ -182,6 +187,8 @@ class Rules:
     log: LogRules
     on_failure: tuple[tuple[str, Effect], ...]
     absent: tuple[str, ...]
+    platform: PlatformRules | None = None
+    """What the logs of firmware and kernel are held to; None: no log is asked for."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -212,12 +219,15 @@ def judge(
     locked: str | None,
     now_ms: int,
     term_ms: int | None = None,
+    platform: PlatformClaims | None = None,
 ) -> Judgement:
     """Appraise `claims` by `rules`; `now_ms` is UTC.
 
     `epochs` are the accepted values of the counter, `locked` an administrator's
     reason where the device is locked by hand. Evidence that came long ago is judged
     as of then; `term_ms` is when the device was last known to run what it says.
+    `platform` is what its logs of firmware and kernel came to, by the same rules; None:
+    nothing was looked at, and where the rules ask for logs, that is found.
     """
     base = appraisal.appraise(
         claims,
@@ -229,17 +239,25 @@ def judge(
     )
     found = list(base.findings)
     if rules.absent:
-        found.extend(_of_absent(rules.absent))
+        found.extend(of_absent(rules.absent))
     if TPM not in rules.evidence:
-        found.append(_finding("evidence:kind", f"evidence of kind {TPM} is not accepted"))
+        found.append(of_kind(TPM))
     _of_pcrs(found, claims.pcrs, rules.pcrs, claims.device.pcr)
-    _of_log(found, claims.log, rules)
+    of_log(found, claims.log, rules)
+    if rules.platform is not None:
+        found.extend(not_shown(rules.platform) if platform is None else platform.findings)
     if rules.updates.terms:
-        _of_term(found, claims.binding.release, rules, now_ms if term_ms is None else term_ms)
+        of_term(found, claims.binding.release, rules, now_ms if term_ms is None else term_ms)
     if locked is not None:
-        found.append(_finding("admin:locked", locked or "an administrator has locked the device"))
+        found.append(of_lock(locked))
     if not found:
         return Judgement(verdict=base, mode=Mode.NORMAL)
+    findings, mode = weighed(found, rules)
+    return Judgement(verdict=appraisal.with_findings(base, findings), mode=mode)
+
+
+def weighed(found: list[Finding], rules: Rules) -> tuple[tuple[Finding, ...], Mode]:
+    """The findings as a policy weighs them, and what a device may do by them (rules 4 and 5)."""
     effects = [_effect(finding, rules) for finding in found]
     findings = tuple(
         _downgraded(finding) if effect is Effect.ALERT else finding
@@ -250,7 +268,17 @@ def judge(
         mode = Mode.LOCKED
     elif Effect.LIMITED in effects:
         mode = Mode.LIMITED
-    return Judgement(verdict=appraisal.with_findings(base, findings), mode=mode)
+    return findings, mode
+
+
+def of_lock(reason: str) -> Finding:
+    """That an administrator has locked the device, for this reason."""
+    return _finding("admin:locked", reason or "an administrator has locked the device")
+
+
+def of_kind(kind: str) -> Finding:
+    """That evidence of this kind is not accepted."""
+    return _finding("evidence:kind", f"evidence of kind {kind} is not accepted")
 
 
 def order(claims: Claims, judgement: Judgement, *, rules: Rules, now_ms: int) -> Order | None:
@@ -305,7 +333,8 @@ def _finding(code: str, message: str) -> Finding:
     return Finding(code=code, severity=POLICY_FINDINGS[code][0], message=message)
 
 
-def _of_absent(absent: tuple[str, ...]) -> Iterator[Finding]:
+def of_absent(absent: Iterable[str]) -> Iterator[Finding]:
+    """What a policy does not say."""
     # (1): absent fields.
     for name in absent:
         yield _finding("policy:absent", f"the policy says nothing of {name}")
@@ -329,6 +358,8 @@ def _of_values(values: Mapping[int, bytes], rules: PcrRules, own: int) -> Iterat
         # (2): values.
         accepted = rules.values.get(number)
         if accepted is None:
+            if number in rules.explained:
+                continue
             yield _finding("pcr:unlisted", f"the policy names no value for PCR {number}")
         elif value not in accepted:
             yield _finding("pcr:value", f"PCR {number} holds {value.hex()}, which is not accepted")
@@ -340,7 +371,8 @@ def _of_required(values: Mapping[int, bytes], rules: PcrRules) -> Iterator[Findi
         yield _finding("pcr:missing", f"the quote does not cover PCR {number}")
 
 
-def _of_term(found: list[Finding], name: str, rules: Rules, now_ms: int) -> None:
+def of_term(found: list[Finding], name: str, rules: Rules, now_ms: int) -> None:
+    """Add that the time to replace a release is over."""
     # (6): term.
     term = rules.updates.terms.get(name)
     if term is not None and term.is_over(now_ms):
@@ -348,7 +380,8 @@ def _of_term(found: list[Finding], name: str, rules: Rules, now_ms: int) -> None
         found.append(_finding("release:outdated", message))
 
 
-def _of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:
+def of_log(found: list[Finding], log: EventLog, rules: Rules) -> None:
+    """Add what a policy says against an event log."""
     count = len(log.records)
     if count > rules.log.max_records:
         message = f"the event log has {count} records, accepted are {rules.log.max_records}"

@@ -42,6 +42,15 @@ from hwtrust.wire.statement import STATEMENT_LIMIT
 Blob = Annotated[bytes, Meta(max_length=8192)]
 Log = Annotated[bytes, Meta(max_length=4 * 1024 * 1024)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+FIRMWARE_LOG_LIMIT: Final = 1024 * 1024
+IMA_LIMIT: Final = 512 * 1024
+"""Bytes of an IMA log in one message: in base64, with all else, below what backends take."""
+
+FIRMWARE_LOG: Final = "firmware-log"
+IMA_LOG: Final = "ima-log"
+"""What an answer may want."""
+
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 Epoch = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -145,12 +154,30 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return b"".join(fields)
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImaPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Entries of the kernel's IMA log, as `binary_runtime_measurements` has them.
+
+    `start` is how many entries of the PCR come before them in this boot; the backend
+    has seen those. With `more`, the log goes on, and so do the next attestations:
+    oldest first, until the quoted value is reached.
+    """
+
+    start: Annotated[int, Meta(ge=0, le=1 << 20)]
+    entries: Annotated[bytes, Meta(max_length=IMA_LIMIT)]
+    more: bool = False
+
+
+class Evidence(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What a TPM says of its device, under the attestation key.
 
     `quote` covers the SHA-256 PCRs whose values are in `pcrs`; `counter` is the
     epoch counter under TPM2_NV_Certify; both sign the binding's digest. `log`
     is our event log (CEL-TLV).
+
+    The logs of firmware and kernel come where the backend wants them (`AttestReply`).
+    The binding does not name them: the quoted values prove them, or nothing does.
     """
 
     binding: Binding
@@ -158,6 +185,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pcrs: Annotated[dict[int, Digest], Meta(max_length=24)]
     log: Log
     counter: Signed
+    firmware_log: Annotated[bytes, Meta(max_length=FIRMWARE_LOG_LIMIT)] = b""
+    """What the firmware measured, as `binary_bios_measurements` has it."""
+    ima: ImaPart | None = None
 
 
 # --- enrolment -------------------------------------------------------------------
@@ -194,7 +224,7 @@ class EnrolCredential(Reply, frozen=True, kw_only=True):
     encrypted_secret: bytes
 
 
-class EnrolFinish(Request, frozen=True, kw_only=True):
+class EnrolFinish(Request, frozen=True, kw_only=True, omit_defaults=True):
     """The recovered secret, and all that the AK certifies.
 
     `counter_public` is the epoch counter's TPMS_NV_PUBLIC. `storage_certify`
@@ -207,6 +237,8 @@ class EnrolFinish(Request, frozen=True, kw_only=True):
     storage_certify: Signed
     counter_public: Blob
     selection: Annotated[str, Meta(max_length=200)]
+    pcr: Annotated[int, Meta(ge=8, le=15)] | None = None
+    """The application PCR; None: the one of 8 to 15 that is selected."""
     tls_kind: TlsKeyKind
     csr: Blob
     tls_public: Blob = b""
@@ -302,6 +334,10 @@ class AttestReply(Reply, frozen=True, kw_only=True):
     names another release than the running one. The next attestation is expected
     within `heartbeat_ms`; without any the device may run on for `offline_grace_ms`.
     0 says nothing of either.
+
+    `wants` names logs that are to come with one more attestation, at once; until then
+    there is neither approval nor root. Of the IMA log these are the entries of the PCR
+    `ima_pcr`, from the one of number `ima_start` on.
     """
 
     standing: Standing
@@ -315,6 +351,9 @@ class AttestReply(Reply, frozen=True, kw_only=True):
     root: RootDelivery | None = None
     certificate: str = ""
     update: UpdateOrder | None = None
+    wants: tuple[str, ...] = ()
+    ima_start: int = 0
+    ima_pcr: int = 10
 
 
 class Enrolled(Reply, frozen=True, kw_only=True):

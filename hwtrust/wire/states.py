@@ -15,6 +15,7 @@ Rules:
    device says that it measured.
 2. Platform PCRs in the selection enter with the values that the TPM quoted.
 3. A device returns from a load that was complete and capped, and from no other.
+4. What is quoted beside them for its log alone is no part of a state (`root_selection`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,24 @@ if TYPE_CHECKING:
     from hwtrust.wire.messages import LayerReference, Release
     from hwtrust.wire.structures import PcrSelection
 
+QUOTED_ONLY = frozenset({8, 9, 10, 12, 13, 14, 15})
+"""PCRs that no root depends on, unless one of them is the application's."""
 COLD, LIVE = "cold", "live"
 OTHER_COLD, OTHER_LIVE = "other-cold", "other-live"
 RETURN_LIVE, RETURN_COLD = "return-live", "return-cold"
+
+
+def root_selection(selection: PcrSelection, *, pcr: int) -> PcrSelection:
+    """The PCRs that a root depends on, of those that a device quotes; `pcr` is its own.
+
+    Of 8 to 15 no others but 11, into which a unified kernel image is measured: what
+    boot loaders and IMA extend besides changes while a device runs.
+    """
+    ((bank, numbers),) = selection.banks
+    if not any(number in QUOTED_ONLY and number != pcr for number in numbers):
+        return selection
+    kept = tuple(number for number in numbers if number == pcr or number not in QUOTED_ONLY)
+    return type(selection)(((bank, kept),))
 
 
 def layer_event(layer: LayerReference) -> Event:

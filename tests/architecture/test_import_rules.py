@@ -23,7 +23,16 @@ CONTRACTS = {
 }
 
 # What the rules about external packages need to find in use.
-NEEDED = {"hwtrust/tpm/stack.py": "import pyudev\nimport tpm2_pytss\n"}
+NEEDED = {
+    "hwtrust/tpm/stack.py": "import pyudev\nimport tpm2_pytss\n",
+    "hwtrust/verify/enclaves/__init__.py": "",
+    "hwtrust/verify/enclaves/dcap.py": "import dcap_qvl\n",
+    "hwtrust/wire/enclaves/__init__.py": "",
+    "hwtrust/wire/enclaves/cbor.py": "import cbor2\n",
+    "hwtrust/wire/enclaves/cose.py": "import cbor2\n",
+    "hwtrust/anchors/nsm.py": "import cbor2\n",
+    "hwtrust/enclave/roots.py": "",
+}
 
 
 def plant(directory: Path, files: dict[str, str]) -> None:
@@ -97,6 +106,14 @@ VIOLATIONS = {
     "another module uses udev": (
         "tpm-stack",
         {"hwtrust/cli/find.py": "import pyudev"},
+    ),
+    "another module verifies quotes of Intel's": (
+        "dcap",
+        {"hwtrust/verify/quotes.py": "import dcap_qvl"},
+    ),
+    "another module reads CBOR": (
+        "cbor",
+        {"hwtrust/verify/quotes.py": "from cbor2 import loads"},
     ),
     "the product uses its test fixtures": (
         "testing",

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import msgspec
 from sqlalchemy import select
 
 from hwtrust.wire.cel import Event, EventKind
 from hwtrust.wire.challenge import Purpose
-from hwtrust.wire.messages import ChallengeRequest
+from hwtrust.wire.messages import ChallengeRequest, Finding, Severity
 from hwtrust_backend.admin.api_tokens import create_api_token
 from hwtrust_backend.admin.devices import change_device, lock
 from hwtrust_backend.admin.principals import Role, local_administrator
@@ -36,6 +37,8 @@ from hwtrust_backend.publishing import StoredRoot
 from hwtrust_backend.testing import BackendServer, policy_document
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, HttpApi, client_context
+from simulators.device_rows import add_enclave
+from simulators.enclaves import MACHINES
 from simulators.oidc_provider import OidcProvider
 from simulators.tls_server import Pki
 
@@ -54,6 +57,8 @@ class Fleet:
     server: BackendServer
     provider: OidcProvider
     devices: dict[str, BackendDevice] = field(default_factory=dict)
+    enclaves: dict[str, str] = field(default_factory=dict)
+    """Names by label."""
     tokens: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -209,8 +214,31 @@ def furnish(fleet: Fleet) -> None:
             by=local_administrator(),
             now=server.clock(),
         )
+    enclaves(fleet)
     crowd(fleet)
     run_once(server.backend, tuple(task for task in TASKS if task.name in {"missing", "activity"}))
+
+
+def enclaves(fleet: Fleet) -> None:
+    """A machine with a GPU at which somebody should look, and a TD; both are rows."""
+    now = fleet.server.clock()
+    alert = Finding(
+        code="snp:platform-unknown", severity=Severity.ALERT, message="0x80 is not known"
+    )
+    times = {"enrolled_at": now, "attested_at": now, "standing_since": now}
+    with fleet.server.session() as session:
+        for number, (label, machine, findings) in enumerate(
+            (("vm", "snp with a GPU", (alert,)), ("td", "tdx", ())), 1
+        ):
+            fleet.enclaves[label] = add_enclave(
+                session,
+                number,
+                MACHINES[machine],
+                label=label,
+                findings=msgspec.json.encode(findings),
+                watchdog_at=now + DAY,
+                **times,
+            )
 
 
 def crowd(fleet: Fleet) -> None:
@@ -245,6 +273,8 @@ def every_page(fleet: Fleet) -> tuple[str, ...]:
         "/ui/devices",
         changed,
         f"{changed}/lock",
+        f"/ui/devices/{fleet.enclaves['vm']}",
+        "/ui/devices?kind=snp",
         "/ui/policies",
         "/ui/policies/default?version=2&against=1",
         "/ui/policies/default/try",

@@ -72,7 +72,7 @@ class Link:
     hash_: Digest = field(default_factory=lambda: SHA384)
     curve: ec.EllipticCurve = field(default_factory=lambda: P384)
     fwid: bytes = b""
-    tcb_info: bytes = b""
+    tcb_info: bytes | None = None
     critical: bool = False
     issuer: str = ""
     signer: str = ""
@@ -98,8 +98,10 @@ class Link:
             builder = builder.add_extension(constraints, critical=True)
         if self.usage:
             builder = builder.add_extension(_usage(self.usage), critical=True)
-        value = self.tcb_info or (fwid_extension(self.fwid) if self.fwid else b"")
-        if value:
+        value = self.tcb_info
+        if value is None and self.fwid:
+            value = fwid_extension(self.fwid)
+        if value is not None:
             unknown = x509.UnrecognizedExtension(_TCB_INFO, value)
             builder = builder.add_extension(unknown, critical=self.critical)
         key = key_of(self.signer or issuer.name, issuer.curve)

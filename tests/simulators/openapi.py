@@ -245,27 +245,33 @@ class DocumentedApi(HttpApi):
     """The API as a device uses it, held to the document in every answer."""
 
     def __init__(
-        self, callers: Callers, schema: BaseSchema, check: Callable[[Case[Any], Response], None]
+        self,
+        callers: Callers,
+        schema: BaseSchema,
+        check: Callable[[Case[Any], Response], None],
+        *,
+        who: str = DEVICE,
     ) -> None:
         super().__init__(callers.server)
         self._callers = callers
         self._schema = schema
         self._check = check
+        self._who = who
         self.called: set[str] = set()
 
     def request(
         self, method: str, path: str, body: bytes | None = None
     ) -> tuple[int, str | None, bytes]:
-        """One request, in the name of the device that enrolled: status, media type, body."""
+        """One request, in the name of who calls: status, media type, body."""
         parts = path.split("/")
-        enrolment = parts[3] if len(parts) > 3 else ""
+        enrolment = parts[3] if len(parts) > 3 and parts[2] == "enrolments" else ""
         template = path.replace(enrolment, "{enrolment}") if enrolment else path
         case = self._schema[template][method].Case(
             path_parameters={"enrolment": enrolment} if enrolment else {},
             body=json.loads(body or b"null"),
             media_type="application/json",
         )
-        response = self._callers.send(DEVICE, case)
+        response = self._callers.send(self._who, case)
         self._check(case, response)
         self.called.add(f"{method} {template}")
         return response.status_code, response.headers["content-type"][0], response.content

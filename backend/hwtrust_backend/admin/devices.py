@@ -220,5 +220,5 @@ def _note(
 def _announce(
     session: Session, topic: Topic, device: Device, reason: str, *, by: Principal, now: int
 ) -> None:
-    data = {"group": device.group, "by": by.name, "reason": reason}
+    data = {"kind": device.kind, "group": device.group, "by": by.name, "reason": reason}
     announce(session, topic, device=device.id, data=data, now=now)

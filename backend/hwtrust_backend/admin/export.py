@@ -48,6 +48,7 @@ class DeviceLine(msgspec.Struct, frozen=True, kw_only=True):
     """A device in one line. Times are UTC milliseconds."""
 
     device: str
+    kind: str
     group: str
     label: str
     standing: str
@@ -133,6 +134,7 @@ def _devices(session: Session, by: Principal, now: int) -> Iterator[DeviceLine]:
         for device, summary in zip(page, summaries_of(session, page, now=now), strict=True):
             yield DeviceLine(
                 device=device.id,
+                kind=device.kind,
                 group=device.group,
                 label=device.label,
                 standing=summary.standing,

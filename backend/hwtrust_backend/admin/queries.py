@@ -18,6 +18,8 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceAnswerMissingError, DeviceStateError, DeviceUnknownError
+from hwtrust.verify.policy import TPM
+from hwtrust.wire.enclave import EnclaveEvidence
 from hwtrust.wire.messages import Evidence
 from hwtrust_backend import push
 from hwtrust_backend.admin.devices import device_named
@@ -37,6 +39,7 @@ LONGEST_WAIT: Final = 55
 """Seconds: below what proxies and firewalls let a silent connection live."""
 
 _EVIDENCE: Final = msgspec.json.Decoder(Evidence)
+_OF_ENCLAVE: Final = msgspec.json.Decoder(EnclaveEvidence)
 
 
 class QueryReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +124,9 @@ def answered_since(session: Session, device: str, asked_at: int) -> bool:
     return answer is not None and answer.asked_at >= asked_at
 
 
-def answer_evidence(session: Session, prefix: str, *, by: Principal) -> Evidence:
+def answer_evidence(
+    session: Session, prefix: str, *, by: Principal
+) -> Evidence | EnclaveEvidence:
     """The evidence that the newest answer was made of.
 
     Raises:
@@ -132,7 +137,7 @@ def answer_evidence(session: Session, prefix: str, *, by: Principal) -> Evidence
     row = session.get(DeviceQuery, device.id)
     if row is None or row.evidence is None:
         raise DeviceAnswerMissingError("this device has not answered a question yet")
-    return _EVIDENCE.decode(row.evidence)
+    return (_EVIDENCE if device.kind == TPM else _OF_ENCLAVE).decode(row.evidence)
 
 
 def have_signed(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from hwtrust_backend.admin.devices import device_named
 from hwtrust_backend.admin.principals import Principal
 from hwtrust_backend.audit import Entry, entry_of, trail
+from hwtrust_backend.enrolment import Facts, facts_of
 from hwtrust_backend.monitor import DeviceSummary, RootSummary, root_summary, summary_of
 from hwtrust_backend.policies import list_groups, versions_in_force
 from hwtrust_backend.publishing import roots_of
@@ -21,6 +22,8 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a device."""
 
     summary: DeviceSummary
+    facts: Facts
+    """What an enclave's hardware said of it last, or the logs of a TPM's device; or nothing."""
     ek_source: str
     selection: str
     application_pcr: int
@@ -47,6 +50,7 @@ def device_report(session: Session, prefix: str, *, by: Principal, now: int) -> 
     in_force = versions_in_force(session).get(policy)
     return DeviceReport(
         summary=summary_of(session, device, now=now),
+        facts=facts_of(device),
         ek_source=device.ek_source,
         selection=device.selection,
         application_pcr=device.pcr,

@@ -21,7 +21,7 @@ from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.admin.fields import DeviceName, Label
 from hwtrust_backend.admin.paging import LONGEST_PAGE, cursor_of, key_of
 from hwtrust_backend.admin.principals import Principal, Role
-from hwtrust_backend.enrolment import NAME_DIGITS, Device
+from hwtrust_backend.enrolment import NAME_DIGITS, Device, DeviceKind
 from hwtrust_backend.monitor import DeviceSummary, summaries_of
 
 WINDOW: Final = 10_000
@@ -29,7 +29,8 @@ WINDOW: Final = 10_000
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 _NOT_NORMAL: Final = Device.mode != literal_column("'normal'")
-"""In these words, so that the index of just these rows is found."""
+_NO_TPM: Final = Device.kind != literal_column("'tpm'")
+"""In these words, so that the indexes of just these rows are found."""
 
 
 class DeviceFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,7 @@ class DeviceFilter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         search: the beginning of a device's name, a part of its label in upper or
             lower case, or its release.
+        kind: what its evidence is.
         silent: that it was found missing, and has not been heard of since.
         locked: that an administrator has locked it.
         retired: absent: only those in service.
@@ -50,6 +52,7 @@ class DeviceFilter(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode | None = None
     group: str | None = None
     release: str | None = None
+    kind: DeviceKind | None = None
     silent: bool | None = None
     locked: bool | None = None
     retired: bool | None = None
@@ -157,7 +160,9 @@ def _planned(wanted: DeviceFilter, group: str | None, now: int) -> _Plan:
         plan.others.append(Device.mode == wanted.mode)
         if wanted.mode is not Mode.NORMAL:
             plan.add(_NOT_NORMAL)
+    enclave = None if wanted.kind is DeviceKind.TPM else wanted.kind
     for wish, condition in (
+        (enclave, _NO_TPM & (Device.kind == str(enclave))),
         (wanted.release, Device.release == wanted.release),
         (group, Device.group == group),
         (wanted.standing, Device.standing == wanted.standing),
@@ -170,6 +175,8 @@ def _planned(wanted: DeviceFilter, group: str | None, now: int) -> _Plan:
 
 def _unindexed(wanted: DeviceFilter, now: int) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
+    if wanted.kind is DeviceKind.TPM:
+        found.append(Device.kind == wanted.kind.value)
     if wanted.due is not None:
         due = or_(Device.rotation_asked_at.is_not(None), Device.rotate_at <= now)
         found.append(due if wanted.due else ~func.coalesce(due, false()))

@@ -15,6 +15,7 @@ from hwtrust_backend.appraisal import Attestations, Groups
 from hwtrust_backend.audit import Event, record_refusal
 from hwtrust_backend.config import Clock, Settings
 from hwtrust_backend.db import Database
+from hwtrust_backend.enclaves import EnclaveRoots, Enclaves
 from hwtrust_backend.enrolment import EkAuthorities, Enrolments
 from hwtrust_backend.keys import KeyRole, KeyVault
 from hwtrust_backend.monitor import ClockWatch
@@ -40,6 +41,7 @@ class Backend:
     publisher: Publisher
     enrolments: Enrolments
     attestations: Attestations
+    enclaves: Enclaves
     results: Results
     webhooks: Webhooks
     courier: Courier
@@ -99,6 +101,13 @@ def make_backend(
         publisher=publisher,
         enrolments=enrolments,
         attestations=attestations,
+        enclaves=Enclaves(
+            settings=settings,
+            vault=vault,
+            roots=EnclaveRoots(
+                publisher=publisher, metadata_key=vault.signer(KeyRole.METADATA)
+            ),
+        ),
         results=Results(settings, vault),
         webhooks=webhooks,
         courier=Courier(

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hwtrust.errors import BackendBusyError
+from hwtrust.verify.policy import TPM
 from hwtrust.wire.messages import AttestReply
 from hwtrust.wire.statement import decode_statement
 from hwtrust_backend.appraisal import GROUP_LIMIT, Asked, Outcome
@@ -180,6 +181,7 @@ def _count(group: list[_Waiting], outcomes: Sequence[Outcome]) -> None:
             if not isinstance(outcome, AttestReply):
                 continue
             metrics.ATTESTATIONS.inc(standing=outcome.standing.value)
+            metrics.ATTESTATIONS_OF_KIND.inc(kind=TPM)
             said = waiting.asked.request.evidence.binding.statement
             failure = decode_statement(said).failure if said else None
             if failure is not None:

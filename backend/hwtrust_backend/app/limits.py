@@ -46,9 +46,17 @@ BUCKETS: Final = 20_000
 SMALL_BODY: Final = 64 * 1024
 MINUTE_SECONDS: Final = 60.0
 
-_OPEN_ROUTES: Final = ("/v1/enrolments", "/v1/challenges", "/v1/attest", "/v1/releases")
+_OPEN_ROUTES: Final = (
+    "/v1/enrolments",
+    "/v1/challenges",
+    "/v1/attest",
+    "/v1/enclaves",
+    "/v1/releases",
+)
 """Where nobody looks at a token: one that is shown there must not spare its address the limit."""
-_EVIDENCE_ROUTES: Final = re.compile(r"/v1/attest|/v1/enrolments(/[^/]*/finish)?")
+_EVIDENCE_ROUTES: Final = re.compile(
+    r"/v1/attest|/v1/enrolments(/[^/]*/finish)?|/v1/enclaves/(enrol|attest)"
+)
 _FREE_ROUTES: Final = frozenset({"/healthz", "/readyz"})
 _UPLOADS: Final = "/v1/admin/"
 _FORMS: Final = "/ui/"

@@ -95,6 +95,8 @@ AREAS: Final[Mapping[str, Area]] = {
     "/v1/enrolments": Area("enrolment"),
     "/v1/challenges": Area("attestation"),
     "/v1/attest": Area("attestation", (CERTIFICATE,), open_too=True),
+    "/v1/enclaves": Area("enclaves"),
+    "/v1/enclaves/attest": Area("enclaves", (CERTIFICATE,), open_too=True),
     "/v1/events": Area("events", (CERTIFICATE,)),
     "/v1/wait": Area("events", (CERTIFICATE,)),
     "/v1/results": Area("results", (CERTIFICATE,)),

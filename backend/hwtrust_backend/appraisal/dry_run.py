@@ -10,6 +10,8 @@ Rules:
    one in force, both from the same evidence: what changes is the policy's doing.
 3. A device without kept evidence is counted, and nothing is said of it.
 4. A device whose TLS key the policy refuses would not even get a verdict: it fails.
+5. Logs of firmware and kernel are not kept, but what was found in them is. By other
+   rules for them a device is not complete until it has sent them again.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from sqlalchemy.orm import Session
 from hwtrust.errors import TlsKeyRefusedError
 from hwtrust.verify.appraise import FINDINGS, FIRST_SIGHT
 from hwtrust.verify.evidence import Claims
+from hwtrust.verify.platform import ALL_FINDINGS, appraise_platform
 from hwtrust.verify.policy import POLICY_FINDINGS, Rules, judge
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
 from hwtrust_backend.appraisal.service import accepted_kind
 from hwtrust_backend.appraisal.stored import stored_claims
-from hwtrust_backend.enrolment import Device, known_releases, rules_by, rules_of
+from hwtrust_backend.enrolment import Device, known_releases, platform_of, rules_by, rules_of
 from hwtrust_backend.policies import Policy, StoredEvidence
 
 EXAMPLES: Final = 20
@@ -151,9 +154,16 @@ class _Outcome:
 
 
 def _outcome(device: Device, claims: Claims, policy: Policy, rules: Rules, at: int) -> _Outcome:
+    platform = None
+    if rules.platform is not None:
+        # (5): what is remembered.
+        platform = appraise_platform(
+            claims, firmware_log=b"", ima=None, rules=rules.platform, known=platform_of(device)
+        )
     judgement = judge(
         claims,
         rules=rules,
+        platform=platform,
         history=FIRST_SIGHT,
         epochs=frozenset({claims.counter, claims.binding.epoch}),
         locked=None if device.locked_at is None else device.lock_reason,
@@ -202,7 +212,7 @@ def _devices(count: int) -> str:
 def _meaning(code: str, absent: tuple[str, ...]) -> str:
     if code == "policy:absent":
         return f"it says nothing of {', '.join(absent)}"
-    known = FINDINGS.get(code) or POLICY_FINDINGS.get(code)
+    known = FINDINGS.get(code) or POLICY_FINDINGS.get(code) or ALL_FINDINGS.get(code)
     return known[1] if known else _REFUSED_KEY
 
 

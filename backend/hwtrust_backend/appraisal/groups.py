@@ -216,8 +216,7 @@ class Groups:
         if isinstance(verified, HwTrustError):
             raise verified
         device = held(devices, verified.keys.id)
-        self.attestations.admit(session, device, verified, now=now)
-        return device, verified
+        return device, self.attestations.admit(session, device, verified, now=now)
 
 
 def _refused(session: Session, asked: Asked, error: HwTrustError, now: int) -> HwTrustError:

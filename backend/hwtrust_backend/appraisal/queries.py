@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -26,11 +27,15 @@ from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from hwtrust.errors import ChallengeExpiredError
-from hwtrust.wire.cel import Event, EventKind
+from hwtrust.verify.policy import TPM
+from hwtrust.wire.cel import Event, EventKind, EventLog
 from hwtrust.wire.challenge import Challenge, Purpose
+from hwtrust.wire.enclave import EnclaveEvidence, EnclaveReply
 from hwtrust.wire.envelope import Envelope
 from hwtrust.wire.messages import (
     AttestReply,
+    Binding,
+    Evidence,
     Finding,
     Mode,
     Standing,
@@ -110,6 +115,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         layers_left_out: how many more the log has.
         epoch: the one claimed; `counter` is what the TPM certified.
         firmware: the TPM's firmware version, in hexadecimal digits.
+        clock: of an enclave there is none, as there are neither PCRs nor firmware here.
+        kind: what the evidence is.
+        facts: what the hardware of an enclave says.
         order: the release that it was told to take, if to take another one.
         evidence: SHA-256 of the evidence, as the audit trail names it.
         nonce: the challenge.
@@ -128,7 +136,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     pcrs: tuple[QuotedPcr, ...]
     epoch: int
     counter: int
-    clock: QuotedClock
+    clock: QuotedClock | None
     firmware: str
     standing: Standing
     mode: Mode
@@ -137,6 +145,27 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
     nonce: bytes
     time: Envelope
+    kind: str = TPM
+    facts: dict[str, Fact] = {}
+
+
+Fact = str | int | bool | list[str]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attestation has shown that an answer tells of, whatever showed it."""
+
+    kind: str
+    nonce: Challenge
+    binding: Binding
+    log: EventLog
+    pcrs: Mapping[int, bytes]
+    counter: int
+    clock: QuotedClock | None
+    firmware: str
+    facts: dict[str, Fact]
+    evidence: Evidence | EnclaveEvidence
+    digest: bytes
 
 
 _ANSWER: Final = msgspec.json.Decoder(Answer)
@@ -174,52 +203,80 @@ def keep_answer(
     session: Session, device: DeviceState, verified: Verified, reply: AttestReply, *, now: int
 ) -> None:
     """Keep what answers a question, if one is open."""
-    if device.query_asked_at is None:
-        return
-    claims, nonce = verified.claims, verified.nonce
+    if device.query_asked_at is not None:
+        keep_shown(session, device, _shown_by_tpm(verified), reply, now=now)
+
+
+def _shown_by_tpm(verified: Verified) -> Shown:
+    claims, clock = verified.claims, verified.claims.clock
+    return Shown(
+        kind=TPM,
+        nonce=verified.nonce,
+        binding=claims.binding,
+        log=claims.log,
+        pcrs=claims.pcrs,
+        counter=claims.counter,
+        clock=QuotedClock(
+            clock=clock.clock,
+            reset_count=clock.reset_count,
+            restart_count=clock.restart_count,
+            safe=clock.safe,
+        ),
+        firmware=f"{claims.firmware_version:016x}",
+        facts={},
+        evidence=verified.request.evidence,
+        digest=verified.digest,
+    )
+
+
+def keep_shown(
+    session: Session,
+    device: DeviceState,
+    shown: Shown,
+    reply: AttestReply | EnclaveReply,
+    *,
+    now: int,
+) -> None:
+    """Keep what was shown as the answer to the question that is open."""
+    binding, nonce = shown.binding, shown.nonce
     with session.no_autoflush:
         row = session.get(DeviceQuery, device.id)
-        if row is None:
-            device.query_asked_at = None
+        asked, device.query_asked_at = device.query_asked_at, None
+        if row is None or asked is None:
             return
-        layers = _layers(claims.log.events)
-        clock = claims.clock
+        layers = _layers(shown.log.events)
         answer = Answer(
-            asked_at=device.query_asked_at,
+            asked_at=asked,
             asked_by=row.asked_by,
             challenged_at=nonce.issued,
             answered_at=now,
-            purpose=claims.binding.purpose,
-            release=plain(claims.binding.release),
+            purpose=binding.purpose,
+            release=plain(binding.release),
             layers=tuple(islice(layers, MOST_LAYERS)),
             layers_left_out=max(len(layers) - MOST_LAYERS, 0),
-            capped=any(event.kind is EventKind.CAP for event in _last_load(claims.log.events)),
+            capped=any(event.kind is EventKind.CAP for event in _last_load(shown.log.events)),
             pcrs=tuple(
                 QuotedPcr(number=number, value=value.hex())
-                for number, value in sorted(claims.pcrs.items())
+                for number, value in sorted(shown.pcrs.items())
             ),
-            epoch=claims.binding.epoch,
-            counter=claims.counter,
-            clock=QuotedClock(
-                clock=clock.clock,
-                reset_count=clock.reset_count,
-                restart_count=clock.restart_count,
-                safe=clock.safe,
-            ),
-            firmware=f"{claims.firmware_version:016x}",
+            epoch=binding.epoch,
+            counter=shown.counter,
+            clock=shown.clock,
+            firmware=shown.firmware,
             standing=reply.standing,
             mode=reply.mode,
             findings=tuple(
                 msgspec.structs.replace(one, message=plain(one.message)) for one in reply.findings
             ),
             order=reply.update,
-            evidence=verified.digest.hex(),
+            evidence=shown.digest.hex(),
             nonce=nonce.nonce,
             time=reply.time,
+            kind=shown.kind,
+            facts=shown.facts,
         )
         row.answer, row.answered_at = msgspec.json.encode(answer), now
-        row.evidence, row.result = msgspec.json.encode(verified.request.evidence), ""
-        device.query_asked_at = None
+        row.evidence, row.result = msgspec.json.encode(shown.evidence), ""
 
 
 def answer_of(row: DeviceQuery | None) -> Answer | None:

@@ -19,12 +19,14 @@ Rules:
    certificate opens.
 6. What a device says of itself is read before anything is decided. A second release
    that it names gets leave by the group's rules alone.
+7. A log of firmware or kernel that is wanted comes with the next attestation. Until
+   then there is neither approval nor root: a device could keep quiet for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Protocol
 
@@ -42,15 +44,19 @@ from hwtrust.errors import (
 )
 from hwtrust.verify.appraise import Verdict
 from hwtrust.verify.evidence import Claims, Offered, verify_group
+from hwtrust.verify.logs.ima import PCR
+from hwtrust.verify.platform import PlatformClaims, appraise_platform
 from hwtrust.verify.policy import Judgement, Rules, judge, order, second_release
 from hwtrust.wire import challenge
 from hwtrust.wire.challenge import Challenge, Purpose
+from hwtrust.wire.enclave import EnclaveAttest
 from hwtrust.wire.envelope import Envelope, seal
 from hwtrust.wire.messages import (
     AttestReply,
     AttestRequest,
     ChallengeReply,
     ChallengeRequest,
+    Finding,
     Mode,
     Release,
     SignedTime,
@@ -72,7 +78,10 @@ from hwtrust_backend.enrolment import (
     history_of,
     lock_states,
     note_failure,
+    note_platform,
     note_verdict,
+    platform_of,
+    require_kind,
     retired,
     rules_of,
     settle,
@@ -150,6 +159,8 @@ class Verified:
     """Of the evidence, as the audit trail names it."""
     statement: Statement
     """What the device says of itself; its TPM vouches only that it is unchanged."""
+    platform: PlatformClaims | None = None
+    """What its logs of firmware and kernel come to, once it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +176,12 @@ class Attestations:
 
         Raises:
             DeviceUnknownError: it is not enrolled.
+            DeviceKindError: it is an enclave.
         """
-        if session.get(Device, request.device.hex()) is None:
+        device = session.get(Device, request.device.hex())
+        if device is None:
             raise DeviceUnknownError("this device is not enrolled here")
+        require_kind(device, tpm=True)
         return ChallengeReply(nonce=self._issue(request.device, request.purpose, now))
 
     def attest(
@@ -182,6 +196,7 @@ class Attestations:
 
         Raises:
             DeviceUnknownError: it is not enrolled.
+            DeviceKindError: it is an enclave.
             IdentityError: no certificate where one is needed, or another device's.
             ChallengeError: the nonce is not ours, not for this, too old, or used.
             EvidenceError, WireError: the evidence is not authentic.
@@ -192,7 +207,7 @@ class Attestations:
         device = held(lock_states(session, [name]), name)
         self.rotation.prepare(session, [name])
         verified = self.verify(request, keys=DeviceKeys.of(device), identity=identity, now=now)
-        self.admit(session, device, verified, now=now)
+        verified = self.admit(session, device, verified, now=now)
         reply = self.decide(session, device, verified, now=now)
         write_states(session, [device])
         return reply
@@ -245,12 +260,17 @@ class Attestations:
         )
         return Opened(request, keys, purpose, nonce, offered)
 
-    def admit(self, session: Session, device: DeviceState, verified: Verified, *, now: int) -> None:
+    def admit(
+        self, session: Session, device: DeviceState, verified: Verified, *, now: int
+    ) -> Verified:
         """Refuse what may not be decided on; nothing is changed. The caller holds the row.
+
+        Gives the attestation with what its logs of firmware and kernel come to.
 
         Raises:
             ChallengeUsedError: this challenge, or a newer one, has been answered.
             TlsKeyRefusedError: the kind of the TLS key is not accepted.
+            EvidenceError, WireError: a log of firmware or kernel is not authentic.
         """
         policy = rules_of(session, device.group).policy
         accepted_kind(policy, device, verified.claims.binding.tls_key)
@@ -260,6 +280,17 @@ class Attestations:
             message = "the challenge is from before the backend was restored"
             raise ChallengeExpiredError(message, issued=verified.nonce.issued)
         require_answers(device, verified.nonce, now=now)
+        if policy.platform is None:
+            return verified
+        evidence = verified.request.evidence
+        platform = appraise_platform(
+            verified.claims,
+            firmware_log=evidence.firmware_log,
+            ima=evidence.ima,
+            rules=policy.platform,
+            known=platform_of(device),
+        )
+        return replace(verified, platform=platform)
 
     def decide(
         self, session: Session, device: DeviceState, verified: Verified, *, now: int
@@ -275,12 +306,15 @@ class Attestations:
         held_to = rules_of(session, device.group)
         device.nonce_issued = nonce.issued
         before = device.standing
-        judgement = self._appraised(session, device, claims, held_to.rules, now)
+        judgement = self._appraised(session, device, verified, held_to.rules, now)
+        platform = verified.platform
+        # (7): nothing for a device that has not shown what it is.
+        wants = () if platform is None else platform.wants
         verdict = judgement.verdict
         self.rotation.confirm(session, device, counter=claims.counter, now=now)
         self.rotation.attested(session, device, before=before, policy=held_to.policy, now=now)
         approval, root, certificate = None, None, ""
-        if verdict.standing is not Standing.FAILED:
+        if verdict.standing is not Standing.FAILED and not wants:
             release = held_to.rules.references.releases.get(binding.release)
             # Where a policy only alerts of it, a device may run one that nobody knows.
             if purpose is Purpose.ATTEST and release is not None:
@@ -298,9 +332,9 @@ class Attestations:
                     policy=held_to.policy,
                     now=now,
                 )
-            if request.csr:
-                kind = accepted_kind(held_to.policy, device, binding.tls_key)
-                certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
+        if verdict.standing is not Standing.FAILED and request.csr:
+            kind = accepted_kind(held_to.policy, device, binding.tls_key)
+            certificate = self._certificate(session, device, request.csr, claims, kind, now=now)
         keep_evidence(session, device, request.evidence, claims, now=now)
         self._audit(session, device, verified.digest, verdict, now)
         reply = AttestReply(
@@ -315,14 +349,18 @@ class Attestations:
             root=root,
             certificate=certificate,
             update=_order(claims, judgement, held_to.rules, now),
+            wants=wants,
+            ima_start=0 if platform is None else platform.ima_start,
+            ima_pcr=_ima_pcr(held_to.policy),
         )
-        _note_words(session, device, verified.statement, reply, now)
+        note_words(session, device, verified.statement, reply.update, now)
         keep_answer(session, device, verified, reply, now=now)
         return reply
 
     def _appraised(
-        self, session: Session, device: DeviceState, claims: Claims, rules: Rules, now: int
+        self, session: Session, device: DeviceState, verified: Verified, rules: Rules, now: int
     ) -> Judgement:
+        claims = verified.claims
         epochs = self.rotation.epochs(session, device, counter=claims.counter)
         judgement = judge(
             claims,
@@ -331,11 +369,14 @@ class Attestations:
             epochs=epochs,
             locked=None if device.locked_at is None else device.lock_reason,
             now_ms=now,
+            platform=verified.platform,
         )
+        if verified.platform is not None:
+            note_platform(device, verified.platform)
         verdict = judgement.verdict
         before = (device.standing, device.mode)
         note_verdict(device, verdict, judgement.mode, now=now)
-        _announce(session, device, before, verdict, now)
+        announce_change(session, device, before, verdict.findings, now)
         if epochs and claims.counter > max(epochs):
             reason = (
                 f"the counter stands at {claims.counter}; the newest known epoch is {max(epochs)}"
@@ -418,12 +459,17 @@ def _stated(opened: Opened, claims: Claims) -> Verified | HwTrustError:
     return Verified(request, opened.keys, opened.purpose, opened.nonce, claims, digest, statement)
 
 
+def _ima_pcr(policy: Policy) -> int:
+    platform = policy.platform
+    return PCR if platform is None or platform.ima is None else platform.ima.pcr
+
+
 def _order(claims: Claims, judgement: Judgement, rules: Rules, now: int) -> UpdateOrder | None:
     found = order(claims, judgement, rules=rules, now_ms=now)
     return None if found is None else UpdateOrder(release=found.release, forced=found.forced)
 
 
-def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpose:
+def purpose_of(request: AttestRequest | EnclaveAttest, identity: DeviceIdentity | None) -> Purpose:
     """What evidence is for, by who brings it.
 
     Raises:
@@ -438,21 +484,25 @@ def purpose_of(request: AttestRequest, identity: DeviceIdentity | None) -> Purpo
     return Purpose.ATTEST
 
 
-def _note_words(
-    session: Session, device: DeviceState, statement: Statement, reply: AttestReply, now: int
+def note_words(
+    session: Session,
+    device: DeviceState,
+    statement: Statement,
+    ordered: UpdateOrder | None,
+    now: int,
 ) -> None:
     """Keep the failure that a device reports, or note that it has got over the last one."""
     if statement.failure is not None:
         note_failure(session, device, statement.failure, now=now)
     else:
-        settle(device, ordered=reply.update, now=now)
+        settle(device, ordered=ordered, now=now)
 
 
-def _announce(
+def announce_change(
     session: Session,
     device: DeviceState,
     before: tuple[Standing, Mode],
-    verdict: Verdict,
+    findings: tuple[Finding, ...],
     now: int,
 ) -> None:
     """Tell of a change, and of nothing else: most attestations change nothing."""
@@ -460,14 +510,14 @@ def _announce(
     if (standing, mode) == (device.standing, device.mode):
         return
     change = {
+        "kind": device.kind,
         "group": device.group,
         "from": standing.value,
         "to": device.standing.value,
         "mode": device.mode.value,
         "release": device.release,
         "findings": [
-            {"code": finding.code, "severity": finding.severity.value}
-            for finding in verdict.findings
+            {"code": finding.code, "severity": finding.severity.value} for finding in findings
         ],
     }
     announce(session, Topic.STANDING_CHANGED, device=device.id, data=change, now=now)

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from hwtrust.errors import HwTrustError, MalformedError
 from hwtrust.verify.evidence import Claims, verify_evidence
 from hwtrust.verify.kept import Kept
+from hwtrust.verify.policy import TPM
 from hwtrust.verify.quote import KEPT
 from hwtrust.wire.codec import u64
 from hwtrust.wire.messages import Evidence, Standing
@@ -84,7 +85,8 @@ def keep_evidence(
         device=device.id,
         at=now,
         nonce=evidence.binding.nonce,
-        content=msgspec.json.encode(evidence),
+        # The logs of firmware and kernel are long, and what they came to is remembered.
+        content=msgspec.json.encode(msgspec.structs.replace(evidence, firmware_log=b"", ima=None)),
     )
     # What else has changed is written once, at the commit.
     with session.no_autoflush:
@@ -96,13 +98,13 @@ def stored_claims(
 ) -> Iterator[tuple[Device, int, Claims | None]]:
     """Devices of a group (None: of all) with when their kept evidence came, and what it says.
 
-    By name, from the first after `after`. Each is verified anew; None stands
+    Those with TPMs, by name, from the first after `after`. Each is verified anew; None stands
     where what is kept does not hold any more.
     """
     query = (
         select(Device, StoredEvidence)
         .join(StoredEvidence, StoredEvidence.device == Device.id)
-        .where(Device.id > after, Device.retired_at.is_(None))
+        .where(Device.id > after, Device.kind == TPM, Device.retired_at.is_(None))
         .order_by(Device.id)
         .limit(limit)
     )

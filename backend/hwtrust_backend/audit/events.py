@@ -49,6 +49,8 @@ class Event(StrEnum):
     EK_IMPORTED = "admin:ek:imported"
     EK_AUTHORITY_ADDED = "admin:ek-authority:added"
     EK_AUTHORITY_REMOVED = "admin:ek-authority:removed"
+    ENCLAVE_AUTHORITY_ADDED = "admin:enclave-authority:added"
+    ENCLAVE_AUTHORITY_REMOVED = "admin:enclave-authority:removed"
     DEVICE_CHANGED = "admin:device:changed"
     DEVICE_LOCKED = "admin:device:locked"
     DEVICE_UNLOCKED = "admin:device:unlocked"

@@ -50,6 +50,7 @@ _COMMANDS = {
     "devices": "hwtrust_backend.cli.devices:devices",
     "ek": "hwtrust_backend.cli.endorsement:ek",
     "ek-ca": "hwtrust_backend.cli.endorsement:ek_ca",
+    "enclaves": "hwtrust_backend.cli.enclaves:enclaves",
     "export": "hwtrust_backend.cli.lists:export",
     "group": "hwtrust_backend.cli.policies:group",
     "init": "hwtrust_backend.cli.server:init",

@@ -31,8 +31,9 @@ from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.queries import query_device, show_answer
 from hwtrust_backend.cli.shared import Place, as_json, every_page, placed
 from hwtrust_backend.config import spell_span, system_clock, utc_text
-from hwtrust_backend.enrolment import Device, KeptFailure, spelled
+from hwtrust_backend.enrolment import Device, DeviceKind, KeptFailure, spelled
 from hwtrust_backend.monitor import DeviceSummary, Update
+from hwtrust_backend.pages.hardware import Value, hardware_of, kind_name
 
 SHORT = 16
 """Digits of a device's name that a list shows; `device` takes any unique beginning."""
@@ -40,6 +41,7 @@ SHOWN = 200
 HEADS = (
     "DEVICE",
     "LABEL",
+    "KIND",
     "GROUP",
     "STANDING",
     "FOR",
@@ -62,6 +64,11 @@ may_say_why = click.option("--reason", default="", help="Why, for the audit trai
 @click.option("--search", default="", help="The beginning of a name, a part of a label, a release.")
 @click.option("--group", help="Of this group only.")
 @click.option("--release", help="That last showed this release.")
+@click.option(
+    "--kind",
+    type=click.Choice([item.value for item in DeviceKind]),
+    help="Whose evidence is of this kind.",
+)
 @click.option(
     "--standing",
     type=click.Choice([item.value for item in Standing]),
@@ -93,6 +100,7 @@ def devices(
     as_json: bool,
     standing: str | None,
     mode: str | None,
+    kind: str | None,
     **chosen: Any,  # noqa: ANN401 - the other filters, as they are
 ) -> None:
     """List the devices: standing, since when, why, epoch, root age, what to do now."""
@@ -100,6 +108,7 @@ def devices(
     wanted = DeviceFilter(
         standing=None if standing is None else Standing(standing),
         mode=None if mode is None else Mode(mode),
+        kind=None if kind is None else DeviceKind(kind),
         **chosen,
     )
     with place.reading() as (session, _):
@@ -287,6 +296,7 @@ def _row(summary: DeviceSummary, now: int) -> tuple[str, ...]:
     return (
         summary.device[:SHORT],
         summary.label or "-",
+        summary.kind,
         summary.group,
         summary.standing,
         spell_span(now - summary.since),
@@ -336,8 +346,11 @@ def _show(report: DeviceReport, now: int) -> None:
     seen = f"{utc_text(summary.attested_at)} ({spell_span(now - summary.attested_at)} ago)"
     since = f"{summary.standing}, since {utc_text(summary.since)}"
     version = "none in force" if report.policy_version is None else f"v{report.policy_version}"
+    tpm = summary.kind == DeviceKind.TPM
+    base = f"base {report.base_epoch}" if tpm else "as it named it last"
     fields = [
         ("device", summary.device),
+        ("kind", f"{kind_name(summary.kind)} ({summary.kind})"),
         ("label", summary.label),
         ("standing", since),
         ("mode", summary.mode),
@@ -345,13 +358,13 @@ def _show(report: DeviceReport, now: int) -> None:
         ("last seen", seen),
         ("enrolled", utc_text(summary.enrolled_at)),
         ("group", f"{summary.group}, policy {report.policy} ({version})"),
-        ("ek", report.ek_source),
+        ("ek" if tpm else "vouched by", report.ek_source),
         ("tls key", summary.tls_key),
         ("reported", _failure(summary.failure, now)),
         ("release", _running(summary, now)),
         ("wanted", _wanted(summary)),
-        ("pcrs", f"{report.selection}, application PCR {report.application_pcr}"),
-        ("epoch", f"{summary.epoch}, base {report.base_epoch}"),
+        ("pcrs", f"{report.selection}, application PCR {report.application_pcr}" if tpm else ""),
+        ("epoch", f"{summary.epoch}, {base}"),
     ]
     moments = (
         ("locked", summary.locked_at, summary.lock_reason),
@@ -375,6 +388,7 @@ def _show_lists(report: DeviceReport) -> None:
         click.echo("\nfindings")
         rows = [(item.code, item.severity.value, item.message) for item in report.summary.why]
         say_table(("CODE", "WEIGHT", "MESSAGE"), rows)
+    _show_hardware(report)
     click.echo("\nroots")
     say_table(
         ("EPOCH", "STATE", "RELEASE", "WHY", "MADE", "NOT AFTER"),
@@ -398,3 +412,21 @@ def _show_lists(report: DeviceReport) -> None:
             for line in report.trail
         ],
     )
+
+
+def _show_hardware(report: DeviceReport) -> None:
+    """What an enclave's hardware vouches for, and what its kind does not do."""
+    found = hardware_of(report.summary.kind, report.facts)
+    if found is None:
+        return
+    for group in found.groups:
+        click.echo(f"\n{group.title.lower()}")
+        say_fields([(row.name, ", ".join(map(_spelled, row.values)) or "-") for row in group.rows])
+    if found.limits:
+        click.echo("\nwhat this kind does not do")
+    for line in found.limits:
+        click.echo(f"  {line}")
+
+
+def _spelled(value: Value) -> str:
+    return value.text if value.at is None else utc_text(value.at)

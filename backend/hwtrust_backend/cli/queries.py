@@ -21,13 +21,13 @@ from hwtrust_backend.admin.queries import (
     query_report,
     silence,
 )
-from hwtrust_backend.appraisal.queries import Answer
+from hwtrust_backend.appraisal.queries import Answer, Fact, QuotedClock
 from hwtrust_backend.cli.output import say_fields, say_json, say_table
 from hwtrust_backend.cli.shared import Place, as_json, as_span, passphrase_file, placed
 from hwtrust_backend.config import clock_text, spell_span, system_clock, utc_text, write_file
 from hwtrust_backend.config.clock import SECOND
 from hwtrust_backend.db import Database
-from hwtrust_backend.enrolment import spelled
+from hwtrust_backend.enrolment import plain, spelled
 from hwtrust_backend.monitor import Update, clock_skew
 
 LOOK_SECONDS: Final = 0.25
@@ -163,15 +163,31 @@ def show(report: QueryReport) -> None:
     )
     if answer.layers_left_out:
         click.echo(f"and {answer.layers_left_out} more")
-    click.echo("\nPCRs, as quoted")
-    say_table(("PCR", "SHA-256"), [(str(pcr.number), pcr.value) for pcr in answer.pcrs])
+    if answer.pcrs:
+        click.echo("\nPCRs, as quoted")
+        say_table(("PCR", "SHA-256"), [(str(pcr.number), pcr.value) for pcr in answer.pcrs])
+    if answer.facts:
+        click.echo(f"\nwhat the hardware says ({answer.kind})")
+        say_fields([(name, _fact_text(fact)) for name, fact in answer.facts.items()])
     if report.result:
         click.echo(f"\nattestation result\n{report.result}")
 
 
-def _fields(report: QueryReport, answer: Answer) -> list[tuple[str, str]]:
-    clock = answer.clock
+def _fact_text(fact: Fact) -> str:
+    return ", ".join(fact) if isinstance(fact, list) else plain(str(fact))
+
+
+def _clock_fields(clock: QuotedClock | None) -> list[tuple[str, str]]:
+    if clock is None:
+        return []
     unsure = "" if clock.safe else ", not sure of it since a power cut"
+    return [
+        ("tpm clock", f"{clock_text(clock.clock)}{unsure}"),
+        ("tpm resets", f"{clock.reset_count}, restarts {clock.restart_count}"),
+    ]
+
+
+def _fields(report: QueryReport, answer: Answer) -> list[tuple[str, str]]:
     order = answer.order
     told = "" if order is None else f"{order.release}{' (forced)' if order.forced else ''}"
     failure = report.failure
@@ -187,8 +203,7 @@ def _fields(report: QueryReport, answer: Answer) -> list[tuple[str, str]]:
         ("told to take", told),
         ("update now", "" if report.update is Update.NONE else report.update.value),
         ("epoch", f"{answer.epoch}, counter {answer.counter}"),
-        ("tpm clock", f"{clock_text(clock.clock)}{unsure}"),
-        ("tpm resets", f"{clock.reset_count}, restarts {clock.restart_count}"),
+        *_clock_fields(answer.clock),
         ("firmware", answer.firmware),
         ("reported", "" if failure is None else f"{spelled(failure)}{past}"),
         ("evidence", f"sha256 {answer.evidence}"),

@@ -212,13 +212,21 @@ def _fetched(url: str, ca: Path | None) -> bytes:
 
 
 def _show(claims: ResultClaims) -> None:
-    appraisal = claims.submods[SUBMODULE]
-    ours = appraisal.ear_verifier_claims
-    vector = appraisal.ear_trustworthiness_vector.items()
+    ours = claims.device
+    parts = [
+        (
+            "vector" if name == SUBMODULE else f"{name} ({part.ear_status.value})",
+            ", ".join(
+                f"{claim} {value}" for claim, value in part.ear_trustworthiness_vector.items()
+            ),
+        )
+        for name, part in claims.submods.items()
+    ]
     say_fields(
         [
             ("status", claims.ear_status.value),
             ("device", claims.sub),
+            ("kind", ours.hwtrust_kind),
             ("standing", ours.hwtrust_standing),
             ("mode", ours.hwtrust_mode),
             ("findings", ", ".join(ours.hwtrust_findings) or "none"),
@@ -227,6 +235,6 @@ def _show(claims: ResultClaims) -> None:
             ("attested", utc_text(ours.hwtrust_attested_at * SECOND)),
             ("issued", f"{utc_text(claims.iat * SECOND)} by {claims.iss}"),
             ("expires", utc_text(claims.exp * SECOND)),
-            ("vector", ", ".join(f"{claim} {value}" for claim, value in vector)),
+            *parts,
         ]
     )

@@ -7,6 +7,7 @@ from hwtrust_backend.db.engine import Database
 from hwtrust_backend.db.schema import migrate
 from hwtrust_backend.db.stamps import (
     EK_AUTHORITIES,
+    ENCLAVE_AUTHORITIES,
     REPOSITORY,
     RULES,
     WEBHOOKS,
@@ -18,6 +19,7 @@ from hwtrust_backend.db.stamps import (
 
 __all__ = [
     "EK_AUTHORITIES",
+    "ENCLAVE_AUTHORITIES",
     "REPOSITORY",
     "RULES",
     "WEBHOOKS",

@@ -49,6 +49,8 @@ WEBHOOKS = "webhooks"
 """Of the receivers of webhooks."""
 EK_AUTHORITIES = "ek-authorities"
 """Of the TPM vendors' certificates."""
+ENCLAVE_AUTHORITIES = "enclave-authorities"
+"""Of what enclaves' evidence is verified by."""
 REPOSITORY = "repository"
 """Of the releases that are published."""
 

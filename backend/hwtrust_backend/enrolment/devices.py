@@ -11,9 +11,16 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import DeviceAmbiguousError, DeviceRetiredError, DeviceUnknownError
+from hwtrust.errors import (
+    DeviceAmbiguousError,
+    DeviceKindError,
+    DeviceRetiredError,
+    DeviceUnknownError,
+)
 from hwtrust.verify.appraise import History, Verdict
 from hwtrust.verify.evidence import KnownDevice
+from hwtrust.verify.platform import NOTHING_SEEN, PlatformClaims, PlatformState
+from hwtrust.verify.policy import TPM
 from hwtrust.wire.messages import Finding, Mode, Standing
 from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.enrolment.models import Device
@@ -22,6 +29,10 @@ from hwtrust_backend.enrolment.states import AnyDevice, DeviceState
 LAST_EPOCH = 2**63 - 1
 """What a BIGINT holds; no real counter comes near it."""
 _SHOWN = 20
+
+Fact = str | int | bool | list[str]
+Facts = dict[str, Fact]
+"""Of one device, by their names."""
 _HEXADECIMAL = re.compile(r"[0-9a-f]{1,140}", re.ASCII)
 
 
@@ -29,6 +40,7 @@ class DeviceKeys(NamedTuple):
     """The part of a device's row that evidence is verified against."""
 
     id: str
+    kind: str
     ak_public: bytes
     selection: str
     pcr: int
@@ -37,11 +49,23 @@ class DeviceKeys(NamedTuple):
     @classmethod
     def of(cls, device: AnyDevice) -> DeviceKeys:
         """The keys of a row."""
-        return cls(device.id, device.ak_public, device.selection, device.pcr, device.counter_name)
+        return cls(
+            device.id,
+            device.kind,
+            device.ak_public,
+            device.selection,
+            device.pcr,
+            device.counter_name,
+        )
 
     @property
     def known(self) -> KnownDevice:
-        """The same for `verify_evidence`."""
+        """The same for `verify_evidence`.
+
+        Raises:
+            DeviceKindError: it is no TPM's.
+        """
+        require_kind(self, tpm=True)
         return _known(self)
 
 
@@ -57,6 +81,7 @@ def _known(keys: DeviceKeys) -> KnownDevice:
 
 
 _HISTORY: Final = msgspec.json.Decoder(History)
+_PLATFORM: Final = msgspec.json.Decoder(PlatformState)
 _ENCODER: Final = msgspec.json.Encoder()
 _KEY_COLUMNS: Final = tuple(getattr(Device, name) for name in DeviceKeys._fields)
 
@@ -74,6 +99,17 @@ def lock_device(session: Session, device: str) -> Device:
     if row.retired_at is not None:
         raise retired()
     return row
+
+
+def require_kind(device: AnyDevice | DeviceKeys, *, tpm: bool) -> None:
+    """Refuse a device that is not a TPM's, or one that is.
+
+    Raises:
+        DeviceKindError: it is of the other kind.
+    """
+    if tpm is not (device.kind == TPM):
+        wanted = "a TPM's device" if tpm else "an enclave"
+        raise DeviceKindError(f"this is for {wanted}; the device's evidence is {device.kind}")
 
 
 def keys_of(session: Session, devices: Collection[str]) -> dict[str, DeviceKeys]:
@@ -125,7 +161,11 @@ def list_devices(session: Session) -> list[Device]:
 
 
 def known_device(device: Device) -> KnownDevice:
-    """What `verify_evidence` needs to know of it."""
+    """What `verify_evidence` needs to know of it.
+
+    Raises:
+        DeviceKindError: it is no TPM's.
+    """
     return DeviceKeys.of(device).known
 
 
@@ -134,9 +174,47 @@ def history_of(device: DeviceState) -> History:
     return _HISTORY.decode(device.history)
 
 
+def platform_of(device: AnyDevice) -> PlatformState:
+    """What is remembered of its logs of firmware and kernel."""
+    return NOTHING_SEEN if device.platform is None else _PLATFORM.decode(device.platform)
+
+
+def note_platform(device: DeviceState, platform: PlatformClaims) -> None:
+    """Remember what its logs came to, for the next attestation and for people."""
+    device.platform = _ENCODER.encode(platform.state)
+    facts = platform.facts()
+    if facts:
+        known = {} if device.facts is None else msgspec.json.decode(device.facts, type=Facts)
+        device.facts = _ENCODER.encode(known | facts)
+
+
 def findings_of(device: Device) -> tuple[Finding, ...]:
     """What the last appraisal found."""
     return msgspec.json.decode(device.findings, type=tuple[Finding, ...])
+
+
+def facts_of(device: Device) -> Facts:
+    """What an enclave's hardware, or a TPM device's logs, said of it last, in the field's terms."""
+    return {} if device.facts is None else msgspec.json.decode(device.facts, type=Facts)
+
+
+def note_findings(
+    device: AnyDevice,
+    standing: Standing,
+    findings: tuple[Finding, ...],
+    mode: Mode,
+    *,
+    release: str,
+    now: int,
+) -> None:
+    """Store what was found at `now` of a device, and what it claims to run."""
+    if device.standing is not standing:
+        device.standing, device.standing_since = standing, now
+    device.mode = mode
+    device.findings = _ENCODER.encode(findings)
+    if device.release != release:
+        device.release, device.release_since = release, now
+    device.attested_at = now
 
 
 def note_verdict(device: DeviceState, verdict: Verdict, mode: Mode, *, now: int) -> None:
@@ -146,13 +224,8 @@ def note_verdict(device: DeviceState, verdict: Verdict, mode: Mode, *, now: int)
     must still have fallen at the next attestation.
     """
     claims, standing = verdict.claims, verdict.standing
-    if device.standing is not standing:
-        device.standing, device.standing_since = standing, now
-    device.mode = mode
-    device.findings = _ENCODER.encode(verdict.findings)
-    if device.release != claims.binding.release:
-        device.release, device.release_since = claims.binding.release, now
+    release = claims.binding.release
+    note_findings(device, standing, verdict.findings, mode, release=release, now=now)
     device.counter = min(claims.counter, LAST_EPOCH)
-    device.attested_at = now
     if standing is not Standing.FAILED:
         device.history = _ENCODER.encode(History.of(claims, observed_ms=now))

@@ -108,6 +108,7 @@ def note_failure(session: Session, device: DeviceState, failure: StepFailure, *,
     record(session, Event.FAILURE_REPORTED, now=now, device=device.id, reason=spelled(reported))
     if not again:
         data = {
+            "kind": device.kind,
             "group": device.group,
             "step": reported.step,
             "code": reported.code,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Enum, ForeignKey, Index, LargeBinary, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from hwtrust.verify.policy import TPM
 from hwtrust.wire.messages import Mode, Standing, TlsKeyKind
 from hwtrust_backend.db import Base, EpochNumber, Millis
 from hwtrust_backend.policies import DEFAULT_GROUP
@@ -24,13 +25,17 @@ def by_value(cls: type[Mode | Standing | TlsKeyKind]) -> Enum:
     )
 
 
-def _rare(name: str, condition: str) -> Index:
-    """An index, by name, of the devices that a condition holds for."""
-    return Index(name, "id", postgresql_where=text(condition), sqlite_where=text(condition))
+def _rare(name: str, condition: str, *columns: str) -> Index:
+    """An index, by name unless `columns` say more, of the devices that a condition holds for."""
+    where = text(condition)
+    return Index(name, *(columns or ("id",)), postgresql_where=where, sqlite_where=where)
 
 
 class Device(Base):
-    """A device: one TPM, known by its EK's Name."""
+    """A device: one TPM, known by its EK's Name, or one enclave, known by its TLS key.
+
+    An enclave has nothing in the columns that are a TPM's alone: they say so.
+    """
 
     __tablename__ = "devices"
     __table_args__ = (
@@ -52,13 +57,22 @@ class Device(Base):
         _rare("ix_devices_asked", "rotation_asked_at IS NOT NULL"),
         _rare("ix_devices_not_normal", "mode <> 'normal'"),
         _rare("ix_devices_failing", "failing_since IS NOT NULL"),
+        # Enclaves, as lists are filtered and the overview counts.
+        _rare("ix_devices_enclaves", "kind <> 'tpm'", "kind", "id", "group", "retired_at"),
     )
 
     id: Mapped[str] = mapped_column(String(NAME_DIGITS), primary_key=True)
-    """The EK's Name in hexadecimal digits."""
+    """The EK's Name in hexadecimal digits, or `hwtrust.wire.enclave.enclave_name`."""
+    kind: Mapped[str] = mapped_column(String(20), default=TPM, server_default=TPM)
+    """`tpm`, or one of `hwtrust.wire.enclave.EnclaveKind`."""
+    facts: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """What an enclave's hardware said last, or a TPM device's logs, as JSON."""
     ek_source: Mapped[str] = mapped_column(Text)
-    """Why the EK is believed: the certificate's issuer, or the allow-list."""
+    """Why the EK is believed: the certificate's issuer, or the allow-list; or what vouches
+    for the enclave.
+    """
     ak_public: Mapped[bytes] = mapped_column(LargeBinary)
+    """A TPM's alone, as the next four."""
     storage_public: Mapped[bytes] = mapped_column(LargeBinary)
     counter_name: Mapped[bytes] = mapped_column(LargeBinary)
     selection: Mapped[str] = mapped_column(String(200))
@@ -76,9 +90,11 @@ class Device(Base):
     """What the next appraisal compares with, as JSON."""
     release: Mapped[str] = mapped_column(String(200))
     counter: Mapped[EpochNumber]
-    """The epoch counter as last certified."""
+    """The epoch counter as last certified; of an enclave, the epoch that it named last."""
     nonce_issued: Mapped[Millis]
     """When the newest challenge that was accepted had been issued."""
+    platform: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """What its logs of firmware and kernel came to, as JSON (`hwtrust.verify.platform`)."""
     evidence_told: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     """A digest of what the kept evidence told; see `appraisal.stored`."""
     rotation_asked_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -114,7 +130,7 @@ class Device(Base):
 
     @property
     def name(self) -> bytes:
-        """The EK's Name."""
+        """The EK's Name, or the enclave's."""
         return bytes.fromhex(self.id)
 
 
@@ -183,5 +199,20 @@ class EkAuthority(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
     kind: Mapped[str] = mapped_column(String(20))
     """`certificates`, `anchors` or `revocations`."""
+    added_at: Mapped[Millis]
+    added_by: Mapped[str] = mapped_column(String(200))
+
+
+class EnclaveAuthority(Base):
+    """A file by which enclaves' evidence is verified: certificates, collateral, as it was given."""
+
+    __tablename__ = "enclave_authorities"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Half of the file's SHA-256, in hexadecimal digits."""
+    label: Mapped[str] = mapped_column(String(200))
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    kind: Mapped[str] = mapped_column(String(20))
+    """As `hwtrust_backend.enclaves.trust` names them."""
     added_at: Mapped[Millis]
     added_by: Mapped[str] = mapped_column(String(200))

@@ -68,6 +68,7 @@ def rules_by(policy: Policy, known: Releases) -> Rules:
         evidence=policy.evidence,
         pcrs=policy.pcrs,
         log=policy.log,
+        platform=policy.platform,
         on_failure=policy.on_failure,
         absent=policy.absent,
     )

@@ -284,6 +284,7 @@ class Enrolments:
             evidence=evidence_digest(request.evidence),
         )
         data = {
+            "kind": device.kind,
             "group": device.group,
             "standing": verdict.standing.value,
             "release": device.release,
@@ -329,6 +330,8 @@ class Enrolments:
         device.standing = verdict.standing
         device.findings = msgspec.json.encode(verdict.findings)
         device.history = msgspec.json.encode(History.of(found.claims, observed_ms=now))
+        # A TPM that was cleared counts its resets anew.
+        device.platform = None
         if device.release != found.claims.binding.release:
             device.release, device.release_since = found.claims.binding.release, now
         device.group = row.group

@@ -30,6 +30,7 @@ class DeviceState(msgspec.Struct, eq=False):
     read: tuple[Any, ...]
     """All that follows as it was read."""
     id: str
+    kind: str
     ak_public: bytes
     storage_public: bytes
     counter_name: bytes
@@ -50,7 +51,9 @@ class DeviceState(msgspec.Struct, eq=False):
     release: str
     counter: int
     nonce_issued: int
+    platform: bytes | None
     evidence_told: bytes | None
+    facts: bytes | None
     rotation_asked_at: int | None
     rotation_reason: str
     rotate_at: int | None
@@ -64,7 +67,7 @@ class DeviceState(msgspec.Struct, eq=False):
 
     @property
     def name(self) -> bytes:
-        """The EK's Name."""
+        """The EK's Name, or the enclave's."""
         return bytes.fromhex(self.id)
 
     def changes(self) -> dict[str, Any]:

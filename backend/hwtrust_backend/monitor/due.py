@@ -39,7 +39,7 @@ def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
         device.silent_since = now
         reason = f"last heard of at {utc_text(device.attested_at)}"
         record(session, Event.WATCHDOG_MISSED, now=now, device=device.id, reason=reason)
-        data = {"group": device.group, "attested_at": device.attested_at}
+        data = {"kind": device.kind, "group": device.group, "attested_at": device.attested_at}
         announce(session, Topic.SILENT, device=device.id, data=data, now=now)
     return len(missing)
 

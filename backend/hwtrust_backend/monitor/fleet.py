@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.config.clock import DAY, HOUR, SECOND
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import Device, DeviceKind
 from hwtrust_backend.monitor.activity import attestations_by_minute
 from hwtrust_backend.monitor.service import DeviceSummary, summaries_of
 from hwtrust_backend.publishing import StoredRoot
@@ -36,7 +36,8 @@ MOST_SHOWN: Final = 6
 
 _MOST_KEPT: Final = 64
 _ACTIVE: Final = StoredRoot.state == literal_column("'active'")
-"""In these words, so that the index of just these roots is found."""
+_ENCLAVE: Final = Device.kind != literal_column("'tpm'")
+"""In these words, so that the indexes of just these rows are found."""
 
 Groups = frozenset[str] | None
 """The groups that a reader is limited to; None: all devices."""
@@ -48,6 +49,7 @@ class Counts:
 
     standing: dict[Standing, int]
     mode: dict[Mode, int]
+    kind: dict[DeviceKind, int]
     silent: int
     retired: int
 
@@ -55,6 +57,11 @@ class Counts:
     def total(self) -> int:
         """All devices that are in service."""
         return sum(self.standing.values())
+
+    @property
+    def enclaves(self) -> int:
+        """Those whose evidence is not a TPM's."""
+        return sum(count for kind, count in self.kind.items() if kind is not DeviceKind.TPM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +166,22 @@ def _counts(session: Session, groups: Groups) -> Counts:
         mode[other] += int(in_service)
         silent += int(missed)
         retired += int(every - in_service)
-    return Counts(standing=standing, mode=mode, silent=silent, retired=retired)
+    kind = _kinds(session, groups, total=sum(standing.values()))
+    return Counts(standing=standing, mode=mode, kind=kind, silent=silent, retired=retired)
+
+
+def _kinds(session: Session, groups: Groups, *, total: int) -> dict[DeviceKind, int]:
+    """How many of `total` devices in service are of which kind."""
+    query = (
+        select(Device.kind, func.count())
+        .where(_ENCLAVE, Device.retired_at.is_(None), _of_seen(groups))
+        .group_by(Device.kind)
+    )
+    kinds = dict.fromkeys(DeviceKind, 0)
+    for kind, count in session.execute(query):
+        kinds[DeviceKind(kind)] = count
+    kinds[DeviceKind.TPM] = max(total - sum(kinds.values()), 0)
+    return kinds
 
 
 def _failed(session: Session, groups: Groups, now: int) -> tuple[DeviceSummary, ...]:

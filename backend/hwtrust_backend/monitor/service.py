@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hwtrust.verify.policy import TPM
 from hwtrust.wire.messages import Finding, Severity, Standing
 from hwtrust_backend.config.clock import spell_span
 from hwtrust_backend.enrolment import (
@@ -26,6 +27,27 @@ from hwtrust_backend.monitor.updates import Update, wanted_of
 from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
 
+_ON_ENCLAVES: Final = tuple(
+    (f"{kind}:{problem}", advice)
+    for problem, advice in (
+        ("debug", "start it again without debug mode, and rotate whatever it has held"),
+        ("absent", "add what the policy's table of its kind leaves out, and activate it"),
+        ("tcb", "have the host's firmware updated, or lower what the policy asks for"),
+        ("firmware", "have the host's firmware updated, or lower what the policy asks for"),
+        ("", "if you changed what runs there, name it in the policy; if not, examine it"),
+    )
+    for kind in ("snp", "tdx", "sgx", "nitro", "cca", "azure", "nvidia")
+)
+"""The same of enclaves; what is worst comes first."""
+
+_ON_PLAIN_ENCLAVES: Final = (
+    ("policy:", "add what the policy of its group leaves out, and activate it"),
+    ("log:violation", "a layer was changed while the enclave ran: examine it, and restart it"),
+    ("log:", "restart the enclave, so that its layers are measured from the start"),
+    ("epoch:", "restart the enclave, so that it asks for the present root"),
+)
+"""Where an enclave takes something else than what holds for a TPM's device."""
+
 _ADVICE: Final = (
     ("policy:", "add what the policy of its group leaves out, and activate it"),
     ("log:violation", "a layer was changed while the device ran: examine it, restore, reboot"),
@@ -39,7 +61,13 @@ _ADVICE: Final = (
     ("epoch:unknown", "this database is older than the device: restore the newest, or re-enrol"),
     ("epoch:", "clear the device's TPM and enrol it again, unless you know why it went back"),
     ("clock:", "the TPM was cleared, replaced or rolled back: examine it, then enrol it again"),
-    ("firmware:", "update the TPM's firmware, or lower the floor in the policy"),
+    ("firmware:floor", "update the TPM's firmware, or lower the floor in the policy"),
+    ("firmware:absent", "add what the policy's table firmware_log leaves out, and activate it"),
+    ("firmware:", "if you changed the platform, name it in the policy; if not, examine it"),
+    ("ima:absent", "add what the policy's table ima leaves out, and activate it"),
+    ("ima:", "compare the file with what you deployed; name it in the policy, or restore it"),
+    ("register:", "restart the enclave, so that its layers are measured from the start"),
+    *_ON_ENCLAVES,
 )
 """What to do about a finding that fails a device, by the beginning of its code."""
 
@@ -74,6 +102,8 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One line about a device. Times are UTC milliseconds."""
 
     device: str
+    kind: str
+    """What its evidence is: `tpm`, or an enclave's."""
     standing: str
     since: int
     why: tuple[Finding, ...]
@@ -139,6 +169,7 @@ def _summary(
     overdue = now - device.attested_at > policy_of(session, device.group).watchdog_ms
     return DeviceSummary(
         device=device.id,
+        kind=device.kind,
         standing=device.standing.value,
         since=device.standing_since,
         why=findings,
@@ -197,7 +228,7 @@ def _next_step(
     if device.locked_at is not None:
         return "unlock it, once what it was locked for is settled"
     if device.standing is Standing.FAILED:
-        return advice_on(findings)
+        return advice_on(findings, device.kind)
     if overdue:
         silent = spell_span(now - device.attested_at)
         return f"silent for {silent}: check that it runs and reaches the backend"
@@ -228,9 +259,9 @@ def advice_on_failure(failure: KeptFailure) -> str:
     return f"it reports that {failure.step} failed: {advice}"
 
 
-def advice_on(findings: tuple[Finding, ...]) -> str:
-    """The next step for a device that has failed: of its findings, what comes first."""
-    for prefix, advice in _ADVICE:
+def advice_on(findings: tuple[Finding, ...], kind: str = TPM) -> str:
+    """The next step for a device of a kind that has failed: of its findings, what comes first."""
+    for prefix, advice in _ADVICE if kind == TPM else (*_ON_PLAIN_ENCLAVES, *_ADVICE):
         for finding in findings:
             if finding.severity is Severity.FAIL and finding.code.startswith(prefix):
                 return advice

@@ -166,6 +166,12 @@ ATTESTATIONS: Final = Counter(
     ("standing",),
     known=tuple(standing.value for standing in Standing),
 )
+ATTESTATIONS_OF_KIND: Final = Counter(
+    "hwtrust_attestations_of_kind_total",
+    "Authentic evidence that was appraised, by its kind: tpm, or an enclave's.",
+    ("kind",),
+    known=("tpm", "snp", "tdx", "sgx", "nitro", "cca", "azure"),
+)
 FAILURES: Final = Counter(
     "hwtrust_device_failures_total",
     "Failures that devices reported, by the step of their load or update.",
@@ -267,6 +273,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     REQUESTS_RUNNING,
     RATE_LIMITED,
     ATTESTATIONS,
+    ATTESTATIONS_OF_KIND,
     FAILURES,
     REFUSALS,
     DECISIONS,

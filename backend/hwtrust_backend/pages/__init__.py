@@ -6,7 +6,9 @@
     sessions      who is signed in
     attempts      signing in cannot be tried for ever
     oidc          people whom an identity provider knows
-    explanations  every finding in words
+    explanations  every finding in words; of evidence: machine_, enclave_ and log_findings
+    hardware      what an enclave's hardware vouches for, and what its kind cannot do
+    fact_names    what those facts are called, and where they stand
     plots         pictures made of numbers, as SVG
     measured      what a device should have loaded and what it did
     changes       what differs between two policies

@@ -6,23 +6,18 @@ what somebody needs who has never seen it. A test holds the two to each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors import TlsKeyRefusedError
+from hwtrust.verify.policy import TPM
+from hwtrust_backend.pages.enclave_findings import CCA, NITRO, SGX
+from hwtrust_backend.pages.log_findings import FIRMWARE, IMA, REGISTER
+from hwtrust_backend.pages.machine_findings import AZURE, NVIDIA, SNP, TDX
+from hwtrust_backend.pages.wording import Explanation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A finding in words."""
-
-    meaning: str
-    advice: str
-
 
 _UNKNOWN: Final = Explanation(
     "This version of the backend has no words for this finding.",
@@ -34,6 +29,8 @@ _REFUSED_KEY: Final = Explanation(
     "refused before anything else is looked at.",
     "Name the kind in tls_keys, or have the device use the other kind.",
 )
+
+_OF_EVIDENCE: Final = (SNP, TDX, SGX, NITRO, CCA, AZURE, NVIDIA, FIRMWARE, IMA, REGISTER)
 
 EXPLANATIONS: Final[Mapping[str, Explanation]] = MappingProxyType(
     {
@@ -200,10 +197,43 @@ EXPLANATIONS: Final[Mapping[str, Explanation]] = MappingProxyType(
             "whatever its state is.",
             "Unlock it when the reason is gone.",
         ),
+        **{code: words for table in _OF_EVIDENCE for code, words in table.items()},
     }
 )
 
 
-def explain(code: str) -> Explanation:
-    """A finding's code in words; or a refusal's that a dry run foretells."""
+_OF_ENCLAVES: Final[Mapping[str, Explanation]] = MappingProxyType(
+    {
+        "log:empty": Explanation(
+            "The enclave's event log is empty: since its start it has loaded no layer.",
+            "Wait until it has loaded its layers. If that lasts, see in its log why it does not.",
+        ),
+        "log:grammar": Explanation(
+            "The event log has events in an order that hwtrust itself never writes.",
+            "Restart the enclave. If it comes again, examine what is in it.",
+        ),
+        "epoch:revoked": Explanation(
+            "The enclave runs on a root that has been replaced. No hardware counts its epochs: "
+            "its own code has to take the next root, and has not.",
+            "Restart the enclave, so that it asks for the present root. If it comes again, "
+            "examine what runs in it.",
+        ),
+        "epoch:unknown": Explanation(
+            "The enclave names a root that this backend has never sent. Either this database is "
+            "older than the enclave, or somebody else holds our key.",
+            "Was a backup restored? Restore the newest one. If there is none, restart the "
+            "enclave, and enrol it again.",
+        ),
+    }
+)
+"""Where the words above are a TPM's."""
+
+
+def explain(code: str, kind: str = TPM) -> Explanation:
+    """A finding's code in words; or a refusal's that a dry run foretells.
+
+    `kind` is what the evidence of the device is that it was found of.
+    """
+    if kind != TPM and code in _OF_ENCLAVES:
+        return _OF_ENCLAVES[code]
     return EXPLANATIONS.get(code, _REFUSED_KEY if code == TlsKeyRefusedError.code else _UNKNOWN)

@@ -17,6 +17,7 @@ import msgspec
 from hwtrust.errors import HwTrustError
 from hwtrust.verify.policy import PcrRules
 from hwtrust.wire.cel import Event, EventKind, EventLog
+from hwtrust.wire.enclave import EnclaveEvidence
 from hwtrust.wire.messages import Evidence, LayerReference, Release
 
 MOST_EVENTS: Final = 200
@@ -75,14 +76,25 @@ class Measured:
 
 
 def measured(
-    content: bytes, *, at: int, releases: Mapping[str, Release], pcr: int, rules: PcrRules
+    content: bytes,
+    *,
+    at: int,
+    releases: Mapping[str, Release],
+    pcr: int,
+    rules: PcrRules,
+    enclave: bool = False,
 ) -> Measured | None:
     """What the kept evidence `content` says; None where it cannot be read any more.
 
-    `releases` are all that are known; `pcr` is the application's register.
+    `releases` are all that are known; `pcr` is the application's register. An `enclave`
+    has none of those PCRs.
     """
+    evidence: Evidence | EnclaveEvidence
     try:
-        evidence = msgspec.json.decode(content, type=Evidence)
+        if enclave:
+            evidence = msgspec.json.decode(content, type=EnclaveEvidence)
+        else:
+            evidence = msgspec.json.decode(content, type=Evidence)
         log = EventLog.decode(evidence.log)
     except (HwTrustError, msgspec.MsgspecError):
         return None
@@ -94,6 +106,7 @@ def measured(
     loaded = [
         found_changed.get(event.name, event) for event in last if event.kind is EventKind.LAYER
     ]
+    pcrs = evidence.pcrs if isinstance(evidence, Evidence) else {}
     left_out = max(len(log.records) - MOST_EVENTS, 0)
     return Measured(
         at=at,
@@ -113,7 +126,7 @@ def measured(
         events_left_out=left_out,
         pcrs=tuple(
             _pcr(number, value, own=number == pcr, rules=rules)
-            for number, value in sorted(evidence.pcrs.items())
+            for number, value in sorted(pcrs.items())
         ),
         capped=any(event.kind is EventKind.CAP for event in last),
         epoch=evidence.binding.epoch,

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hwtrust_backend.config.clock import SECOND, clock_text, spell_span, utc_datetime
 from hwtrust_backend.pages.assets import asset_path
 from hwtrust_backend.pages.explanations import explain
+from hwtrust_backend.pages.hardware import kind_name
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _SHORT_NAME: Final = 16
@@ -89,5 +90,5 @@ def _environment() -> Environment:
         short=short_name,
         brief=brief,
     )
-    environment.globals.update(asset=asset_path, explain=explain)
+    environment.globals.update(asset=asset_path, explain=explain, kind_name=kind_name)
     return environment

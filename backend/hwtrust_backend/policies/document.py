@@ -25,6 +25,12 @@
     max_records = 1024
     outdated_loads = true
 
+    [firmware_log]                   # absent: the firmware's log is not asked for
+    pcrs = [0, 1, 2, 3, 4, 5, 6, 7]  # what it has to explain, by the rules that follow
+
+    [ima]                            # absent: the kernel's log is not asked for
+    pcr = 10
+
     [on_failure]
     default = "locked"               # or "limited", "alert"
     "firmware:" = "limited"
@@ -39,10 +45,18 @@
     [updates]
     within = "14d"                   # how long an older release may run; absent: for ever
 
+    [snp]                            # and [tdx] [sgx] [nitro] [cca] [azure] [nvidia]: what is
+    vmpl_maximum = 0                 # accepted of enclaves (`hwtrust.verify.enclaves`)
+
+    [enclaves]
+    register = "rtmr3"               # what the event log has to explain; absent: nothing
+
 Rules:
 1. An unknown name is an error; so is a value that cannot be meant.
 2. What is absent refuses: the policy is valid, and every device fails by it. Only
-   `pcrs.unsafe_any` and `updates` may be left out.
+   `pcrs.unsafe_any`, `firmware_log`, `ima`, `updates` and `enclaves` may be left out.
+   Of a kind of enclave without a table every one fails; what is said of TPMs alone may
+   be absent for them.
 3. A document is kept as it was given; its digest is over its bytes.
 """
 
@@ -56,8 +70,19 @@ from typing import Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hwtrust.errors import ConfigError, PolicyDocumentError
+from hwtrust.errors import ConfigError, ImaRulesError, PolicyDocumentError
 from hwtrust.verify.appraise import FINDINGS, ClockRules
+from hwtrust.verify.enclaves.azure_rules import AzureRules
+from hwtrust.verify.enclaves.cca_rules import CcaRules
+from hwtrust.verify.enclaves.judge import ENCLAVE_FINDINGS
+from hwtrust.verify.enclaves.kinds_rules import FINDINGS as KINDS_FINDINGS
+from hwtrust.verify.enclaves.kinds_rules import EnclaveRules
+from hwtrust.verify.enclaves.nitro_rules import NitroRules
+from hwtrust.verify.enclaves.nvidia_rules import NvidiaRules
+from hwtrust.verify.enclaves.sgx_rules import SgxRules
+from hwtrust.verify.enclaves.snp_rules import SnpRules
+from hwtrust.verify.enclaves.tdx_rules import TdxRules
+from hwtrust.verify.platform import ALL_FINDINGS, FirmwareLogRules, ImaLogRules, PlatformRules
 from hwtrust.verify.policy import POLICY_FINDINGS, UNDENIABLE, Effect, LogRules, PcrRules
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.config import parse_span
@@ -66,15 +91,22 @@ from hwtrust_backend.policies.windows import Window, parse_window
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Pcr = Annotated[int, Meta(ge=0, le=23)]
+Register = Annotated[str, Meta(pattern=r"^(rtmr[0-3]|pcr([0-9]|[12][0-9]|3[01])|rem[0-3])$")]
 Trigger = Literal["release", "mismatch", "watchdog", "event"]
-EvidenceKind = Literal["tpm"]
+EvidenceKind = Literal["tpm", "snp", "tdx", "sgx", "nitro", "cca", "azure"]
 
 DOCUMENT_LIMIT: Final = 256 * 1024
 _MOST_DOTS: Final = 500
 """In one line: for a key of many parts the parser takes the square of their number."""
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PATH: Final = re.compile(r"at `\$([^`]*)`")
-_CODES: Final = frozenset(FINDINGS) | frozenset(POLICY_FINDINGS)
+_CODES: Final = (
+    frozenset(FINDINGS)
+    | frozenset(POLICY_FINDINGS)
+    | frozenset(KINDS_FINDINGS)
+    | frozenset(ENCLAVE_FINDINGS)
+    | frozenset(ALL_FINDINGS)
+)
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _NO_MEMBER: Final = re.compile(r"Invalid enum value '([^']*)'")
 _DIGEST_SIZE: Final = 32
@@ -127,6 +159,10 @@ class _Updates(_Part, frozen=True, kw_only=True):
     within: str | UnsetType = UNSET
 
 
+class _Enclaves(_Part, frozen=True, kw_only=True):
+    register: Register | UnsetType = UNSET
+
+
 class _Document(_Part, frozen=True, kw_only=True):
     releases: Literal["accepted"] | tuple[Name, ...] | UnsetType = UNSET
     evidence: tuple[EvidenceKind, ...] | UnsetType = UNSET
@@ -139,9 +175,19 @@ class _Document(_Part, frozen=True, kw_only=True):
     firmware: _Firmware = _Firmware()
     pcrs: _Pcrs = _Pcrs()
     log: _Log = _Log()
+    firmware_log: FirmwareLogRules | UnsetType = UNSET
+    ima: ImaLogRules | UnsetType = UNSET
     on_failure: dict[str, Effect] = {}
     rotation: _Rotation = _Rotation()
     updates: _Updates = _Updates()
+    enclaves: _Enclaves = _Enclaves()
+    snp: SnpRules | UnsetType = UNSET
+    tdx: TdxRules | UnsetType = UNSET
+    sgx: SgxRules | UnsetType = UNSET
+    nitro: NitroRules | UnsetType = UNSET
+    cca: CcaRules | UnsetType = UNSET
+    azure: AzureRules | UnsetType = UNSET
+    nvidia: NvidiaRules | UnsetType = UNSET
 
 
 class RotationRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,10 +219,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     clock: ClockRules
     pcrs: PcrRules
     log: LogRules
+    platform: PlatformRules | None
+    """What the logs of firmware and kernel are held to; None: they are not looked at."""
     on_failure: tuple[tuple[str, Effect], ...]
     rotation: RotationRules
     update_within_ms: int | None
     """How long an older accepted release may run once a newer one is accepted; None: for ever."""
+    enclaves: EnclaveRules
+    """What is accepted of enclaves, by their kinds."""
+    register: str
+    """The register that an enclave's event log has to explain; empty: none."""
     absent: tuple[str, ...]
 
 
@@ -265,6 +317,7 @@ class _Reading:
         document = self._document
         releases = document.releases
         named = self._or_absent("releases", None if releases == "accepted" else releases, ())
+        platform = self._platform()
         policy = Policy(
             releases=None if named is None else frozenset(named),
             evidence=frozenset(self._or_absent("evidence", document.evidence, ())),
@@ -274,16 +327,21 @@ class _Reading:
             heartbeat_ms=self._span("heartbeat", document.heartbeat),
             watchdog_ms=self._span("watchdog", document.watchdog),
             clock=self._clock(),
-            pcrs=self._pcrs(),
+            pcrs=self._pcrs(platform),
             log=LogRules(
                 max_records=self._or_absent("log.max_records", document.log.max_records, 0),
                 outdated_loads=self._or_absent(
                     "log.outdated_loads", document.log.outdated_loads, otherwise=False
                 ),
             ),
+            platform=platform,
             on_failure=self._on_failure(),
             rotation=self._rotation(),
             update_within_ms=self._within(),
+            enclaves=EnclaveRules(
+                **{name: getattr(document, name) for name in EnclaveRules.__struct_fields__}
+            ),
+            register=document.enclaves.register or "",
             absent=(),
         )
         _require_order(policy)
@@ -311,13 +369,25 @@ class _Reading:
             firmware_floor=self._or_absent("firmware.floor", self._document.firmware.floor, 0),
         )
 
-    def _pcrs(self) -> PcrRules:
+    def _platform(self) -> PlatformRules | None:
+        firmware, ima = self._document.firmware_log, self._document.ima
+        if firmware is not UNSET:
+            self._or_absent("firmware_log.pcrs", firmware.pcrs, ())
+        if firmware is UNSET and ima is UNSET:
+            return None
+        try:
+            return PlatformRules(firmware=firmware or None, ima=ima or None)
+        except ImaRulesError as error:
+            raise PolicyDocumentError(error.message, field="ima") from error
+
+    def _pcrs(self, platform: PlatformRules | None) -> PcrRules:
         pcrs = self._document.pcrs
         values: dict[str, tuple[str, ...]] = self._or_absent("pcrs.values", pcrs.values, {})
         return PcrRules(
             required=frozenset(self._or_absent("pcrs.required", pcrs.required, ())),
             values={_pcr(number): _digests(number, texts) for number, texts in values.items()},
             unsafe_any=frozenset(pcrs.unsafe_any),
+            explained=frozenset() if platform is None else platform.explained,
         )
 
     def _on_failure(self) -> tuple[tuple[str, Effect], ...]:

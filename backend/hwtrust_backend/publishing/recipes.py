@@ -40,7 +40,7 @@ from hwtrust.wire.root import (
     root_ref,
     sign_approval,
 )
-from hwtrust.wire.states import approved_states
+from hwtrust.wire.states import approved_states, root_selection
 from hwtrust.wire.structures import PcrSelection, Public
 from hwtrust_backend.keys import Signer
 
@@ -124,11 +124,13 @@ _STANDING: Final[Kept[bytes, _Standing]] = Kept(most=STANDING_KEPT)
 
 def _standing(claims: Claims, release: Release, other: Release | None, epoch: int) -> _Standing:
     device, values = claims.device, claims.pcrs
-    quoted = tuple(sorted(values.items()))
+    selection = root_selection(device.selection, pcr=device.pcr)
+    ((_, numbers),) = selection.banks
+    quoted = tuple((number, values[number]) for number in numbers)
     recipe = Approval(
         epoch=epoch,
-        selection=str(device.selection),
-        branches=_branches(release, other, device.selection, quoted, device.pcr),
+        selection=str(selection),
+        branches=_branches(release, other, selection, quoted, device.pcr),
         counter_name=device.counter_name,
         not_after=0,
     )

@@ -149,7 +149,7 @@ def attested(
     if device.silent_since is not None:
         reason = f"silent since {device.silent_since}"
         record(session, Event.WATCHDOG_HEARD, now=now, device=device.id, reason=reason)
-        data = {"group": device.group, "since": device.silent_since}
+        data = {"kind": device.kind, "group": device.group, "since": device.silent_since}
         announce(session, Topic.HEARD, device=device.id, data=data, now=now)
         device.silent_since = None
         due, asked = device.rotate_at, device.rotation_asked_at

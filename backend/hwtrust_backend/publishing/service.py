@@ -45,6 +45,7 @@ from hwtrust_backend.publishing import recovery, schedule
 from hwtrust_backend.publishing.live import (
     AnyRoot,
     LiveRoot,
+    LiveRoots,
     live_roots,
     note_change,
     read_live_roots,
@@ -61,6 +62,8 @@ from hwtrust_backend.publishing.recipes import (
 from hwtrust_backend.webhooks import Topic, announce
 
 BACKDATED_MS: Final = 5 * MINUTE
+UNSHOWN_MS: Final = 10 * MINUTE
+"""How long the first root opens for a device whose logs are still to come."""
 MOVE_WINDOW_MS: Final = HOUR
 """How long an expired root may still be opened to move the keys to the next one (rule 5)."""
 
@@ -91,6 +94,9 @@ class Publisher:
     ) -> RootDelivery:
         """Root number one after an enrolment; earlier roots of the device are over.
 
+        Where the policy asks for logs of firmware or kernel, which come with the first
+        attestation, it opens only for so long.
+
         Raises:
             RootEpochError: the device had a root of this epoch, or of a later one.
         """
@@ -98,7 +104,7 @@ class Publisher:
             if earlier.epoch >= device.base_epoch:
                 message = f"the device has had a root of epoch {earlier.epoch} before"
                 raise RootEpochError(message, epoch=earlier.epoch)
-            self._retire(session, earlier, now=now)
+            retire_root(session, earlier, now=now)
         root, made = self._make(
             session,
             device,
@@ -117,7 +123,16 @@ class Publisher:
             public=made.public,
             duplicate=made.duplicate,
             seed=made.seed,
-            approval=self._approval(claims, root, Running(release), policy, now),
+            approval=approve(
+                claims,
+                release,
+                other=None,
+                epoch=root.epoch,
+                left_ms=_left(root, policy, now)
+                if policy.platform is None
+                else min(_left(root, policy, now), UNSHOWN_MS),
+                policy_key=self.policy_key,
+            ),
         )
 
     def prepare(self, session: Session, devices: Collection[str]) -> None:
@@ -142,22 +157,13 @@ class Publisher:
         live = live_roots(session, device.id)
         if recovery.forgotten(session, live, counter):
             for root in filter(None, live):
-                self._retire(session, stored_root(session, root), now=now)
+                retire_root(session, stored_root(session, root), now=now)
             recovery.take_over(session, device, epoch=counter, now=now)
             note_change(session, device.id)
             return
         if live.offered is None or live.offered.epoch != counter:
             return
-        if live.active is not None:
-            self._retire(session, stored_root(session, live.active), now=now)
-        offered = stored_root(session, live.offered)
-        offered.state, offered.confirmed_at = RootState.ACTIVE, now
-        offered.public = offered.duplicate = offered.seed = None
-        note_change(session, device.id)
-        reason = f"epoch {offered.epoch}"
-        record(session, Event.ROOT_CONFIRMED, now=now, device=device.id, reason=reason)
-        data = {"group": device.group, "epoch": offered.epoch, "release": offered.release}
-        announce(session, Topic.ROOT_CONFIRMED, device=device.id, data=data, now=now)
+        confirm_offered(session, device, live, now=now)
 
     def forgets_before(self, session: Session) -> int:
         """Until when challenges may have been answered and forgotten, UTC milliseconds."""
@@ -201,9 +207,7 @@ class Publisher:
                 offered, _ = self._make(
                     session, device, epoch, release, policy=policy, reason=reason, now=now
                 )
-                data = {"group": device.group, "epoch": epoch, "reason": reason}
-                announce(session, Topic.ROOT_OFFERED, device=device.id, data=data, now=now)
-                schedule.made(device)
+                note_offered(session, device, epoch=epoch, reason=reason, now=now)
         elif _outdated(offered, release, policy, now):
             self._redate(session, device, offered, release, policy=policy, now=now)
         if offered is not None and claims.counter > active.epoch:
@@ -291,14 +295,6 @@ class Publisher:
         envelope = sign_metadata(metadata, metadata_key=self.metadata_key)
         root.metadata_envelope = msgspec.json.encode(envelope)
 
-    def _retire(self, session: Session, root: StoredRoot, *, now: int) -> None:
-        if root.state is RootState.RETIRED:
-            return
-        root.state, root.retired_at = RootState.RETIRED, now
-        root.public = root.duplicate = root.seed = None
-        reason = f"epoch {root.epoch}"
-        record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
-
     def _approval(
         self, claims: Claims, root: AnyRoot, running: Running, policy: Policy, now: int
     ) -> Approval:
@@ -364,6 +360,46 @@ class Publisher:
                 for epoch in range(claims.counter, offered.epoch)
             ),
         )
+
+
+def retire_root(session: Session, root: StoredRoot, *, now: int) -> None:
+    """Note that a root's epoch is over."""
+    if root.state is RootState.RETIRED:
+        return
+    root.state, root.retired_at = RootState.RETIRED, now
+    root.public = root.duplicate = root.seed = None
+    reason = f"epoch {root.epoch}"
+    record(session, Event.ROOT_RETIRED, now=now, device=root.device, reason=reason)
+
+
+def confirm_offered(session: Session, device: DeviceState, live: LiveRoots, *, now: int) -> None:
+    """Note that the device has the root that it was offered; there is one."""
+    if live.offered is None:
+        return
+    if live.active is not None:
+        retire_root(session, stored_root(session, live.active), now=now)
+    offered = stored_root(session, live.offered)
+    offered.state, offered.confirmed_at = RootState.ACTIVE, now
+    offered.public = offered.duplicate = offered.seed = None
+    note_change(session, device.id)
+    reason = f"epoch {offered.epoch}"
+    record(session, Event.ROOT_CONFIRMED, now=now, device=device.id, reason=reason)
+    data = {
+        "kind": device.kind,
+        "group": device.group,
+        "epoch": offered.epoch,
+        "release": offered.release,
+    }
+    announce(session, Topic.ROOT_CONFIRMED, device=device.id, data=data, now=now)
+
+
+def note_offered(
+    session: Session, device: DeviceState, *, epoch: int, reason: str, now: int
+) -> None:
+    """Tell that a device is offered its next root; nothing is due any more."""
+    data = {"kind": device.kind, "group": device.group, "epoch": epoch, "reason": reason}
+    announce(session, Topic.ROOT_OFFERED, device=device.id, data=data, now=now)
+    schedule.made(device)
 
 
 def roots_of(session: Session, device: str) -> list[StoredRoot]:

@@ -64,7 +64,7 @@ def decode(content: bytes, kind: type[Payload]) -> Metadata[Payload]:
         raise RepositoryMetadataError(f"the {kind.type} metadata is longer than {limit} bytes")
     try:
         found = Metadata[kind].from_bytes(content)  # type: ignore[valid-type]
-    except (DeserializationError, ValueError, RecursionError) as error:
+    except (DeserializationError, ValueError) as error:
         raise RepositoryMetadataError(f"this is no TUF {kind.type} metadata") from error
     if not isinstance(found.signed, kind):
         message = f"this is TUF {found.signed.type} metadata, and not {kind.type}"

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import DatabaseError, RepositoryTargetUnknownError
 from hwtrust.wire.release import released
+from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.db import REPOSITORY, Kept, count_up
 from hwtrust_backend.repository.models import (
     PublishedRelease,
@@ -147,13 +148,15 @@ def role_reports(session: Session) -> list[RoleReport]:
 def due_roles(session: Session, *, now: int) -> frozenset[TufRole]:
     """Which of snapshot and timestamp are to be signed anew: half of their life is over.
 
-    Or they were signed by a clock that was ahead: they would hold for longer than they may.
+    Or they were signed by a clock that was ahead, by more than the clocks of replicas are
+    apart: they would hold for longer than they may.
     """
     rows = [newest(session, role) for role in (TufRole.SNAPSHOT, TufRole.TIMESTAMP)]
     return frozenset(
         row.role
         for row in rows
-        if row is not None and (row.made_at > now or 2 * now >= row.made_at + row.expires_at)
+        if row is not None
+        and (row.made_at > now + MINUTE or 2 * now >= row.made_at + row.expires_at)
     )
 
 

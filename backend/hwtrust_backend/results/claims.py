@@ -2,7 +2,8 @@
 
     { eat_profile, iat, exp, iss, sub, jti, ear_verifier_id, ear_status,
       submods: { "hwtrust": { ear_status, ear_trustworthiness_vector,
-                              ear_appraisal_policy_ids, ear_verifier_claims } } }
+                              ear_appraisal_policy_ids, ear_verifier_claims },
+                 "tee", "gpu": { ear_status, ear_trustworthiness_vector } } }
 
 Rules:
 1. A result says what the last attestation came to and when that was. It is not good
@@ -11,6 +12,8 @@ Rules:
 2. What is ours and not the draft's is in `ear_verifier_claims`, under names that
    begin with `hwtrust_`. Of findings the codes alone: messages are for
    administrators.
+3. `hwtrust` is about the whole device. Of an enclave `tee` says what its hardware and
+   launch come to, whatever was loaded since; `gpu` is there where a GPU's report is.
 """
 
 from __future__ import annotations
@@ -23,12 +26,22 @@ from typing import Any, Final
 
 import msgspec
 
+from hwtrust.errors import ResultProfileError
 from hwtrust.wire.messages import Finding, Mode, Standing
 from hwtrust_backend.config.clock import SECOND
-from hwtrust_backend.results.vector import Tier, appraised
+from hwtrust_backend.enrolment import DeviceKind
+from hwtrust_backend.results.ar4si import Tier
+from hwtrust_backend.results.vector import (
+    affirmed_of,
+    appraised,
+    appraised_gpu,
+    appraised_tee,
+)
 
 PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
 SUBMODULE: Final = "hwtrust"
+TEE: Final = "tee"
+GPU: Final = "gpu"
 DEVELOPER: Final = "hwtrust"
 LEAST_NONCE: Final = 8
 MOST_NONCE: Final = 64
@@ -40,6 +53,11 @@ class Subject:
     """What a result tells of. Times are UTC milliseconds."""
 
     device: str
+    kind: DeviceKind
+    debug: bool
+    """An enclave whose host sees into it, as its policy allows."""
+    gpu: bool
+    """The report of a GPU came along."""
     group: str
     standing: Standing
     mode: Mode
@@ -71,6 +89,7 @@ def make_claims(
     """The claims about a device at `now`."""
     silent = subject.missed or now >= subject.grace_end
     vector, status = appraised(
+        affirmed=affirmed_of(subject.kind, debug=subject.debug),
         standing=subject.standing,
         findings=subject.findings,
         mode=subject.mode,
@@ -89,7 +108,10 @@ def make_claims(
         "jti": secrets.token_urlsafe(_JTI_BYTES),
         "ear_verifier_id": {"developer": DEVELOPER, "build": build},
         "ear_status": status.value,
-        "submods": {SUBMODULE: _appraisal(subject, vector, status, silent=silent)},
+        "submods": {
+            SUBMODULE: _appraisal(subject, vector, status, silent=silent),
+            **_parts(subject, silent=silent),
+        },
     }
     if request.nonce:
         claims["eat_nonce"] = nonce_text(request.nonce)
@@ -111,6 +133,7 @@ def _appraisal(
         "ear_trustworthiness_vector": dict(vector),
         "ear_verifier_claims": {
             "hwtrust_device": subject.device,
+            "hwtrust_kind": subject.kind.value,
             "hwtrust_group": subject.group,
             "hwtrust_standing": subject.standing.value,
             "hwtrust_mode": subject.mode.value,
@@ -126,6 +149,19 @@ def _appraisal(
     return appraisal
 
 
+def _parts(subject: Subject, *, silent: bool) -> dict[str, dict[str, Any]]:
+    """The submodules of an enclave's parts (rule 3)."""
+    if subject.kind is DeviceKind.TPM:
+        return {}
+    parts = {TEE: appraised_tee(subject.kind, subject.findings, debug=subject.debug, silent=silent)}
+    if subject.gpu:
+        parts[GPU] = appraised_gpu(subject.findings, silent=silent)
+    return {
+        name: {"ear_status": status.value, "ear_trustworthiness_vector": vector}
+        for name, (vector, status) in parts.items()
+    }
+
+
 class VerifierClaims(msgspec.Struct, frozen=True, kw_only=True):
     """What a result says that is ours. Times are UTC seconds."""
 
@@ -138,6 +174,7 @@ class VerifierClaims(msgspec.Struct, frozen=True, kw_only=True):
     hwtrust_epoch: int
     hwtrust_release: str
     hwtrust_attested_at: int
+    hwtrust_kind: str = DeviceKind.TPM.value
 
 
 class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +182,8 @@ class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
 
     ear_status: Tier
     ear_trustworthiness_vector: dict[str, int]
-    ear_verifier_claims: VerifierClaims
+    ear_verifier_claims: VerifierClaims | None = None
+    """Of the submodule that is about the whole device."""
     ear_appraisal_policy_ids: tuple[str, ...] = ()
 
 
@@ -171,3 +209,15 @@ class ResultClaims(msgspec.Struct, frozen=True, kw_only=True):
     eat_nonce: str = ""
     aud: str = ""
     nbf: int = 0
+
+    @property
+    def device(self) -> VerifierClaims:
+        """What it says that is ours.
+
+        Raises:
+            ResultProfileError: nothing.
+        """
+        whole = self.submods.get(SUBMODULE)
+        if whole is None or whole.ear_verifier_claims is None:
+            raise ResultProfileError(f"the result says nothing of {SUBMODULE}")
+        return whole.ear_verifier_claims

@@ -24,7 +24,7 @@ from hwtrust.errors import DeviceUnknownError, RequestError
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import Settings
 from hwtrust_backend.config.clock import SECOND
-from hwtrust_backend.enrolment import Device, findings_of
+from hwtrust_backend.enrolment import Device, DeviceKind, facts_of, findings_of
 from hwtrust_backend.keys import KeyVault
 from hwtrust_backend.policies import ActivePolicy, Group, policy_of
 from hwtrust_backend.results.claims import (
@@ -105,9 +105,12 @@ class Results:
 
 def subject_of(session: Session, device: Device) -> Subject:
     """What a result tells of a device."""
-    policy = policy_of(session, device.group)
+    policy, facts = policy_of(session, device.group), facts_of(device)
     return Subject(
         device=device.id,
+        kind=DeviceKind(device.kind),
+        debug=facts.get("debug") is True or facts.get("tee_debug") is True,
+        gpu="gpu_device" in facts,
         group=device.group,
         standing=device.standing,
         mode=device.mode,

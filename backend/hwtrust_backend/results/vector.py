@@ -3,9 +3,11 @@
     standing, findings, mode, silence ── appraised ──▶ vector, status
 
 Rules:
-1. A claim is made only of what a quote, its log and the EK can show. A TPM says
-   nothing of memory, of the encryption of storage, or of other machines' data:
-   those three are never claimed.
+1. A claim is made only of what the evidence can show. A TPM, its quote, log and EK,
+   says nothing of memory. An enclave's report says that its memory is encrypted and
+   nobody else's (AWS does not say that of Nitro), and nothing of files: they are
+   spoken of where something is wrong with them. Of the encryption of storage and of
+   other machines' data neither says anything: those two are never claimed.
 2. Every finding touches at least one claim: what fails contraindicates, and what is
    incomplete or an alert warns. A code that is not in the tables here weighs by
    its severity, so that no finding is without effect.
@@ -14,52 +16,35 @@ Rules:
    retired are contraindicated.
 4. Of a device that is silent nothing is affirmed: what was good is not claimed any
    more, and what was bad stays.
-
-The values with a minus sign are ours (AR4SI 2.3.1, non-standard reasons).
+5. The TEE and a GPU beside it are spoken of each for itself too, by the findings that
+   are about them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
-
-
-class Claim(StrEnum):
-    """The trustworthiness claims that are made here."""
-
-    INSTANCE = "instance-identity"
-    CONFIGURATION = "configuration"
-    EXECUTABLES = "executables"
-    FILES = "file-system"
-    HARDWARE = "hardware"
-
-
-class Tier(StrEnum):
-    """The trustworthiness tiers, from the best to the worst; none is beside them."""
-
-    NONE = "none"
-    AFFIRMING = "affirming"
-    WARNING = "warning"
-    CONTRAINDICATED = "contraindicated"
-
-
-NO_ASSERTION: Final = 0
-RECOGNIZED: Final = 2
-APPROVED_BOOT: Final = 3
-"""Executables: approved ones were loaded during boot."""
-UNAVAILABLE: Final = 36
-"""Configuration: what matters for security is not shown."""
-UNTRUSTED: Final = 96
-ALERT: Final = -33
-"""Accepted, and an administrator should look."""
-LIMITED: Final = -34
-"""Accepted, and held back by its policy."""
-WITHDRAWN: Final = -97
-"""An administrator has locked the device or taken it out of service."""
+from hwtrust_backend.enrolment import DeviceKind
+from hwtrust_backend.results.ar4si import (
+    ALERT,
+    APPROVED_BOOT,
+    ENCRYPTED,
+    LIMITED,
+    NO_ASSERTION,
+    RECOGNIZED,
+    UNAVAILABLE,
+    UNTRUSTED,
+    WITHDRAWN,
+    Claim,
+    Tier,
+    tier_of,
+    worse,
+    worst,
+)
+from hwtrust_backend.results.evidence_claims import CLAIMS_OF_EVIDENCE
 
 AFFIRMED: Final[Mapping[Claim, int]] = MappingProxyType(
     {
@@ -70,7 +55,18 @@ AFFIRMED: Final[Mapping[Claim, int]] = MappingProxyType(
         Claim.HARDWARE: RECOGNIZED,
     }
 )
-"""What an appraisal without any finding has shown."""
+"""What an appraisal of a TPM's device without any finding has shown."""
+
+AFFIRMED_PART: Final[Mapping[Claim, int]] = MappingProxyType(
+    {claim: value for claim, value in AFFIRMED.items() if claim is not Claim.FILES}
+)
+"""The same of a GPU, and of an enclave whose memory nothing is said of."""
+
+_AFFIRMED_OPAQUE: Final = MappingProxyType({**AFFIRMED_PART, Claim.RUNTIME: ENCRYPTED})
+
+_THE_GPU: Final = ("nvidia:", "policy:", "evidence:")
+_NOT_THE_TEE: Final = ("nvidia:", "log:", "layer:", "release:", "epoch:", "admin:", "ima:")
+"""What a policy leaves out, or does not accept, counts against both (rule 5)."""
 
 _CHANGED_LAYER: Final = {Claim.EXECUTABLES: UNTRUSTED, Claim.FILES: UNTRUSTED}
 _BAD_LOAD: Final = {Claim.EXECUTABLES: UNTRUSTED}
@@ -107,9 +103,10 @@ CLAIMS_OF: Final[Mapping[str, Mapping[Claim, int]]] = MappingProxyType(
         "clock:unsafe": _ODD_HARDWARE,
         "firmware:changed": _ODD_HARDWARE,
         "firmware:floor": _BAD_HARDWARE,
+        **CLAIMS_OF_EVIDENCE,
     }
 )
-"""Which claims a finding of `hwtrust.verify.appraise` touches, and with which value."""
+"""Which claims a finding of `hwtrust.verify` touches, and with which value."""
 
 CLAIM_OF_PREFIX: Final[Mapping[str, Claim]] = MappingProxyType(
     {
@@ -124,29 +121,6 @@ _OF_SEVERITY: Final[Mapping[Severity, int]] = MappingProxyType(
     {Severity.FAIL: UNTRUSTED, Severity.INCOMPLETE: UNAVAILABLE, Severity.ALERT: ALERT}
 )
 
-_LEAST_WARNING: Final = 32
-_LEAST_CONTRAINDICATED: Final = 96
-_RANK: Final = {tier: rank for rank, tier in enumerate(Tier)}
-
-
-def tier_of(value: int) -> Tier:
-    """The tier that a claim's value is in (AR4SI 2.3.1): -1, 0 and 1 assert nothing.
-
-    Affirming are 2..31 and -2..-32, warnings 32..95 and -33..-96, and beyond that
-    it is contraindicated.
-    """
-    size = value if value >= 0 else -value - (value <= -_LEAST_WARNING)
-    if value in {-1, 0, 1}:
-        return Tier.NONE
-    if size < _LEAST_WARNING:
-        return Tier.AFFIRMING
-    return Tier.WARNING if size < _LEAST_CONTRAINDICATED else Tier.CONTRAINDICATED
-
-
-def worst(tiers: Iterable[Tier]) -> Tier:
-    """The worst tier; none where there is nothing else."""
-    return max(tiers, key=_RANK.__getitem__, default=Tier.NONE)
-
 
 def touched(finding: Finding) -> Mapping[Claim, int]:
     """The claims that a finding speaks against, with their values."""
@@ -159,20 +133,56 @@ def touched(finding: Finding) -> Mapping[Claim, int]:
     return {Claim.CONFIGURATION: value}
 
 
+def affirmed_of(kind: DeviceKind, *, debug: bool) -> Mapping[Claim, int]:
+    """What an appraisal of a device of that kind without any finding has shown.
+
+    `debug`: that its host sees into it, which its policy then allows.
+    """
+    if kind is DeviceKind.TPM:
+        return AFFIRMED
+    return AFFIRMED_PART if debug or kind is DeviceKind.NITRO else _AFFIRMED_OPAQUE
+
+
 def appraised(
-    *, standing: Standing, findings: Iterable[Finding], mode: Mode, withdrawn: bool, silent: bool
+    *,
+    affirmed: Mapping[Claim, int],
+    standing: Standing,
+    findings: Iterable[Finding],
+    mode: Mode,
+    withdrawn: bool,
+    silent: bool,
 ) -> tuple[dict[str, int], Tier]:
-    """The vector of a device, and its status.
+    """The vector of a device, and its status; `affirmed` is what it shows at best.
 
     `withdrawn` is a device that an administrator has locked or retired; `silent` one
     that has not been heard of for longer than it may be.
     """
-    vector = dict(AFFIRMED)
-    for finding in findings:
-        for claim, value in touched(finding).items():
-            vector[claim] = worse(vector[claim], value)
-    for claim, value in _of_device(standing, mode, withdrawn=withdrawn):
-        vector[claim] = worse(vector[claim], value)
+    against = [touched(finding) for finding in findings]
+    against += [{claim: value} for claim, value in _of_device(standing, mode, withdrawn=withdrawn)]
+    return _weighed(affirmed, against, silent=silent)
+
+
+def appraised_tee(
+    kind: DeviceKind, findings: Iterable[Finding], *, debug: bool, silent: bool
+) -> tuple[dict[str, int], Tier]:
+    """The same of an enclave's TEE alone, whatever was loaded into it."""
+    against = [touched(one) for one in findings if not one.code.startswith(_NOT_THE_TEE)]
+    return _weighed(affirmed_of(kind, debug=debug), against, silent=silent)
+
+
+def appraised_gpu(findings: Iterable[Finding], *, silent: bool) -> tuple[dict[str, int], Tier]:
+    """The same of the GPU beside an enclave alone."""
+    against = [touched(one) for one in findings if one.code.startswith(_THE_GPU)]
+    return _weighed(AFFIRMED_PART, against, silent=silent)
+
+
+def _weighed(
+    affirmed: Mapping[Claim, int], against: Iterable[Mapping[Claim, int]], *, silent: bool
+) -> tuple[dict[str, int], Tier]:
+    vector = dict(affirmed)
+    for values in against:
+        for claim, value in values.items():
+            vector[claim] = worse(vector.get(claim, NO_ASSERTION), value)
     if silent:
         for claim, value in vector.items():
             if tier_of(value) is Tier.AFFIRMING:
@@ -180,20 +190,6 @@ def appraised(
     return {claim.value: value for claim, value in vector.items()}, worst(
         map(tier_of, vector.values())
     )
-
-
-def worse(one: int, other: int) -> int:
-    """The worse of two values of a claim; of two in one tier the first.
-
-    That nothing can be said is worse than that all is well.
-    """
-    ranks = [_weight(tier_of(value)) for value in (one, other)]
-    return other if ranks[1] > ranks[0] else one
-
-
-def _weight(tier: Tier) -> int:
-    order = (Tier.AFFIRMING, Tier.NONE, Tier.WARNING, Tier.CONTRAINDICATED)
-    return order.index(tier)
 
 
 def _of_device(standing: Standing, mode: Mode, *, withdrawn: bool) -> list[tuple[Claim, int]]:

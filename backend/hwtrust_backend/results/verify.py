@@ -34,9 +34,9 @@ from hwtrust.errors import (
 )
 from hwtrust_backend.config import utc_text
 from hwtrust_backend.config.clock import MINUTE, SECOND
-from hwtrust_backend.results.claims import PROFILE, SUBMODULE, ResultClaims, nonce_text
+from hwtrust_backend.results.ar4si import Tier, tier_of, worst
+from hwtrust_backend.results.claims import PROFILE, ResultClaims, nonce_text
 from hwtrust_backend.results.jwks import PublicKeys
-from hwtrust_backend.results.vector import Tier, tier_of, worst
 
 ALGORITHM: Final = "ES256"
 TYPE: Final = "eat+jwt"
@@ -79,7 +79,7 @@ def verify_result(
     if nonce is not None and claims.eat_nonce != nonce_text(nonce):
         raise ResultNonceError("the result answers another nonce, or none")
     if not any_status and claims.ear_status is not Tier.AFFIRMING:
-        codes = ", ".join(claims.submods[SUBMODULE].ear_verifier_claims.hwtrust_findings)
+        codes = ", ".join(claims.device.hwtrust_findings)
         message = f"the device's status is {claims.ear_status.value}"
         raise ResultStatusError(f"{message}: {codes}" if codes else message)
     return claims
@@ -122,8 +122,7 @@ def _claims(payload: bytes) -> ResultClaims:
         raise ResultProfileError("the claims are not those of an attestation result") from error
     if claims.eat_profile != PROFILE:
         raise ResultProfileError(f"the result is not of the profile {PROFILE}")
-    if SUBMODULE not in claims.submods:
-        raise ResultProfileError(f"the result says nothing of {SUBMODULE}")
+    _ = claims.device
     return claims
 
 

@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import base64
-import binascii
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
@@ -51,7 +50,7 @@ class Jwk(msgspec.Struct, frozen=True, kw_only=True):
         try:
             point = b"\x04" + _coordinate(self.x, self.crv) + _coordinate(self.y, self.crv)
             return point_on(self.crv, point)
-        except (ValueError, binascii.Error):
+        except ValueError:
             raise CcaEndorsementError(
                 "the key of a CCA platform is no point of its curve"
             ) from None

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from hwtrust.wire.enclaves.cca import SECURED
 from hwtrust.wire.messages import Finding, Severity
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}$")]
 Hex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*$")]
 RemName = Annotated[str, msgspec.Meta(pattern=r"^[0-3]$")]
 RemNumber = Annotated[int, msgspec.Meta(ge=0, le=3)]
+_SECURED: Final = "secured"
+"""As `hwtrust.wire.enclaves.cca` spells it; rules are read where CBOR is not."""
 State = Literal[
     "unknown",
     "assembly_and_test",
@@ -104,7 +105,7 @@ appraise_cca = appraise
 def _of_platform(platform: PlatformClaims, rules: CcaRules) -> Iterator[Finding]:
     # (2): lifecycle.
     state = platform.lifecycle_state
-    if state != SECURED and state not in rules.unsafe_lifecycles:
+    if state != _SECURED and state not in rules.unsafe_lifecycles:
         message = f"the platform is in the lifecycle state {state} ({platform.lifecycle:#06x})"
         yield _finding("cca:lifecycle", message)
     yield from _of_value(

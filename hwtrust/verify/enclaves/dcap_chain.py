@@ -33,7 +33,8 @@ from hwtrust.errors.dcap import (
     DcapExpiredError,
     DcapRevokedError,
 )
-from hwtrust.verify.certificates import PARSER_ERRORS, pem_blocks
+from hwtrust.verify import der
+from hwtrust.verify.certificates import PARSER_ERRORS, pem_blocks, read_certificate
 from hwtrust.wire.enclaves.dcap import PCK_CHAIN
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ TCB_SIGNING: Final = "Intel SGX TCB Signing"
 
 PCK_CHAIN_LENGTH: Final = 3
 SIGNER_CHAIN_LENGTH: Final = 2
+
+
+FMSPC_SIZE: Final = 6
+
+_SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"
+_FMSPC: Final = bytes.fromhex("060a2a864886f84d010d0104")
+"""1.2.840.113741.1.13.1.4, in DER."""
+_FMSPC_HEAD: Final = bytes((0x04, FMSPC_SIZE))
+_NOTHING: Final = b"\x30\x00"
 
 
 class DcapTrust(msgspec.Struct, frozen=True):
@@ -67,6 +77,36 @@ INTEL: Final = DcapTrust(
 """Intel SGX Root CA, valid until the end of 2049."""
 
 
+def platform_of(quote: Quote) -> tuple[bytes, bytes]:
+    """FMSPC and issuer (DER) as the quote's own certificate names them; nothing is verified.
+
+    They choose the collateral that the quote is then verified with.
+
+    Raises:
+        DcapCertificationError: the quote has no certificates.
+        MalformedError: its first certificate cannot be read, or names no FMSPC.
+    """
+    _require_certificates(quote)
+    blocks = pem_blocks(quote.certification_data, b"CERTIFICATE")
+    if not blocks:
+        raise MalformedError("the certificates of a quote are no PEM")
+    leaf = read_certificate(blocks[0])
+    for item in der.children(leaf.private.get(_SGX_EXTENSION, _NOTHING)):
+        match der.children(item):
+            case [name, value] if name == _FMSPC and value[:2] == _FMSPC_HEAD:
+                return value[len(_FMSPC_HEAD) :], leaf.issuer.public_bytes()
+    raise MalformedError("the certificate of a platform names no FMSPC")
+
+
+def _require_certificates(quote: Quote) -> None:
+    if quote.certification_type != PCK_CHAIN:
+        raise DcapCertificationError(
+            f"the quote has certification data of type {quote.certification_type}, "
+            f"and no certificates (type {PCK_CHAIN})",
+            type=quote.certification_type,
+        )
+
+
 def checked_root(quote: Quote, collateral: Collateral, *, now: datetime, trust: DcapTrust) -> bytes:
     """The root, DER, after all that is checked here.
 
@@ -74,12 +114,7 @@ def checked_root(quote: Quote, collateral: Collateral, *, now: datetime, trust: 
         DcapError: a chain is not as it should be; the class says why.
         MalformedError: a certificate or list cannot be read.
     """
-    if quote.certification_type != PCK_CHAIN:
-        raise DcapCertificationError(
-            f"the quote has certification data of type {quote.certification_type}, "
-            f"and no certificates (type {PCK_CHAIN})",
-            type=quote.certification_type,
-        )
+    _require_certificates(quote)
     if now.utcoffset() is None:
         raise TypeError("the time of verification has to be aware of its zone")
     # What the parser warns of (odd names, odd serial numbers) is refused later, or harmless.

@@ -31,8 +31,10 @@ from hwtrust.errors import EmptyNonceError, StaleQuoteError
 from hwtrust.errors.nitro import NitroTimeError, NitroUserDataError
 from hwtrust.verify.attestation import VERIFIED, made_elsewhere, take_away
 from hwtrust.verify.enclaves.cose import require_signed
-from hwtrust.verify.enclaves.nitro_chain import require_chain
+from hwtrust.verify.enclaves.nitro_chain import AWS, NitroTrust, require_chain
 from hwtrust.wire.enclaves.nitro import Facts, NitroDocument, facts_of, is_debug
+
+__all__ = ["AWS", "SKEW_MS", "NitroClaims", "NitroTrust", "Unsafe", "verify_nitro"]
 
 SKEW_MS: Final = 60_000
 """What the clock of an enclave's host may be ahead of the verifier's."""
@@ -54,18 +56,6 @@ class Unsafe(Enum):
 
 Nonce = bytes | Literal[Unsafe.NO_NONCE]
 UserData = bytes | None | Literal[Unsafe.ANY_USER_DATA]
-
-
-class NitroTrust(msgspec.Struct, frozen=True, kw_only=True):
-    """Roots that are trusted: the SHA-256 of their DER in lower-case hex."""
-
-    roots: frozenset[str]
-
-
-AWS: Final = NitroTrust(
-    roots=frozenset({"641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"})
-)
-"""AWS Nitro Enclaves Root G1, valid until 2049-10-28."""
 
 
 class NitroClaims(msgspec.Struct, frozen=True, kw_only=True, gc=False):

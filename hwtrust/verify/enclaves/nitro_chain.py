@@ -22,6 +22,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hwtrust.errors.nitro import NitroChainError, NitroExpiredError, NitroRootError
@@ -38,6 +39,18 @@ _STRONG_HASHES: Final = frozenset({"sha256", "sha384", "sha512"})
 _STRONG_CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 _read = lru_cache(maxsize=KEPT)(read_certificate)
+
+
+class NitroTrust(msgspec.Struct, frozen=True, kw_only=True):
+    """Roots that are trusted: the SHA-256 of their DER in lower-case hex."""
+
+    roots: frozenset[str]
+
+
+AWS: Final = NitroTrust(
+    roots=frozenset({"641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"})
+)
+"""AWS Nitro Enclaves Root G1, valid until 2049-10-28."""
 
 
 def require_chain(

@@ -50,7 +50,7 @@ from hwtrust.errors.snp import (
 )
 from hwtrust.verify import der
 from hwtrust.verify.certificates import Certificate, Crl, pem_blocks, read_certificate, read_crl
-from hwtrust.wire.enclaves.snp import CHIP_ID_SIZE, Product, SigningKey, Tcb
+from hwtrust.wire.enclaves.snp import CHIP_ID_SIZE, Product, SigningKey, SnpReport, Tcb
 
 MOST_CERTIFICATES: Final = 16
 LARGEST: Final = 16 * 1024
@@ -90,6 +90,7 @@ _NAMES: Final = MappingProxyType(
     }
 )
 """What the certificates of a product call it, before its stepping."""
+_MASKED: Final = bytes(CHIP_ID_SIZE)
 _RSA_BITS: Final = 4096
 _HASH: Final = "sha384"
 
@@ -183,6 +184,47 @@ def endorsed(
                 _require_not_revoked(chain, trust.crls)
                 return _endorsement(chain, product, kind)
     raise SnpChainError(f"no trusted root has issued the {kind.name}", sha256=leaf.sha256)
+
+
+def suiting(
+    files: Sequence[bytes], added: Sequence[bytes], *, report: SnpReport
+) -> tuple[bytes, ...]:
+    """`files` that came with a report, with what of `added` belongs beside them.
+
+    `added` may be the certificates of all products and of many chips; those of keys
+    are taken only where `files` have none, and of the report's chip and TCB version.
+
+    Raises:
+        MalformedError: a certificate cannot be read.
+    """
+    if not added:
+        return tuple(files)
+    found = {certificate.der: certificate for certificate in _read(files)}
+    leaf = _LEAVES.get(report.signing_key, "")
+    needs_leaf = all(_name(certificate) != leaf for certificate in found.values())
+    for file in added:
+        for certificate in _certificates(bytes(file)):
+            name = _name(certificate)
+            if name not in _LEAVES.values() or (
+                needs_leaf and name == leaf and _is_of(certificate, report)
+            ):
+                found[certificate.der] = certificate
+    return tuple(found)
+
+
+def _is_of(leaf: Certificate, report: SnpReport) -> bool:
+    """Whether a leaf speaks of the chip, and of the TCB version, that a report does."""
+    private = leaf.private
+    name = _text(private, _PRODUCT_NAME).partition("-")[0]
+    product = next((product for product, names in _NAMES.items() if name in names), None)
+    if product is None:
+        return False
+    kind = SigningKey.VCEK if _HWID in private else SigningKey.VLEK
+    if kind is SigningKey.VCEK and report.chip_id != _MASKED:
+        hwid = _hwid(private, product)
+        if report.chip_id != hwid.ljust(CHIP_ID_SIZE, b"\0"):
+            return False
+    return _tcb(private, product) == Tcb.decode(report.reported_tcb, product)
 
 
 def _read(files: Sequence[bytes]) -> list[Certificate]:
@@ -325,9 +367,6 @@ def _endorsement(
             f"a certificate for {name[:80]!r} was issued under the root of {product}",
             sha256=leaf.sha256,
         )
-    levels = {component: _integer(private, oid) for component, oid in _LEVELS.items()}
-    if product is Product.TURIN:
-        levels["fmc"] = _integer(private, _FMC)
     if any(_integer(private, oid) for oid in _RESERVED_LEVELS if oid in private):
         raise SnpTcbError("the certificate states levels of components that are not known")
     if (_HWID in private, _CSP_ID in private) != (kind is SigningKey.VCEK, kind is SigningKey.VLEK):
@@ -338,11 +377,18 @@ def _endorsement(
     return Endorsement(
         key=key,
         product=product,
-        tcb=Tcb(**levels),
+        tcb=_tcb(private, product),
         hwid=_hwid(private, product) if kind is SigningKey.VCEK else b"",
         csp_id=_text(private, _CSP_ID) if kind is SigningKey.VLEK else "",
         fingerprints=(leaf.sha256, chain[1].sha256, chain[2].sha256),
     )
+
+
+def _tcb(private: Mapping[str, bytes], product: Product) -> Tcb:
+    levels = {component: _integer(private, oid) for component, oid in _LEVELS.items()}
+    if product is Product.TURIN:
+        levels["fmc"] = _integer(private, _FMC)
+    return Tcb(**levels)
 
 
 def _hwid(private: Mapping[str, bytes], product: Product) -> bytes:

@@ -17,8 +17,8 @@ Rules:
 5. A state says how far a log was verified in this boot: the next log begins behind
    it, and costs its own entries alone. That it is the same boot is the caller's to
    know, from the reset count in the quote.
-6. Digests of template data that came before are kept by `KnownEntries`, which has
-   made them itself, by the whole data.
+6. Digests of template data that came before are kept by `KnownEntries`, by the whole
+   data, from which they were made here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import contextlib
 import hashlib
 from enum import Enum, StrEnum, auto
 from hmac import compare_digest
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
@@ -95,7 +96,7 @@ class KnownEntries:
     __slots__ = ("_by_bank", "_data")
 
     def __init__(self, data: Iterable[bytes]) -> None:
-        self._data = list(data)[:KNOWN]
+        self._data = list(islice(data, KNOWN))
         self._by_bank: dict[Alg, dict[bytes, bytes]] = {}
 
     def digests(self, bank: Alg) -> dict[bytes, bytes]:
@@ -106,11 +107,15 @@ class KnownEntries:
             self._by_bank[bank] = digests
         return digests
 
-    def learn(self, bank: Alg, data: bytes) -> None:
-        """Remember data in which nothing was found, and never will be."""
-        digests = self.digests(bank)
-        if len(digests) < KNOWN and len(data) <= LONGEST_KNOWN:
-            digests[data] = new_hash(bank, data)
+    def learn(self, claims: ImaClaims, numbers: Iterable[int]) -> None:
+        """Remember entries in which nothing was found, and never will be."""
+        if claims.state.extend is not Extend.HASHED:
+            return
+        known, data = self.digests(claims.bank), claims.log.template_data(claims.pcr)
+        for number in numbers:
+            one = data[number]
+            if len(one) <= LONGEST_KNOWN and len(known) < KNOWN:
+                known[one] = claims.added[number]
 
 
 class ImaClaims(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -132,6 +137,8 @@ class ImaClaims(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     unknown: tuple[int, ...]
     """Which of the new entries are not in `known`."""
     known: KnownEntries | None
+    added: list[bytes]
+    """What each record of the log adds to the PCR, made from its data."""
     verified: object
 
     def __post_init__(self) -> None:
@@ -210,7 +217,8 @@ def verify_ima(
         [None] * len(data) if known is None else list(map(known.digests(bank).get, data))
     )
     unknown = list(_places_of_none(digests))
-    violations = _violations(log, pcr, unknown)
+    # None that is known is one: the digest in a violation is zeros.
+    violations = log.violations(pcr, unknown)
     for extend in _ways(before, bank):
         # (1), (2), (3): what is added.
         added = _added(extend, bank, data, digests, unknown, violations)
@@ -237,6 +245,7 @@ def verify_ima(
             violations=seen,
             unknown=tuple(unknown if count == len(data) else (at for at in unknown if at < count)),
             known=known,
+            added=added,
             verified=VERIFIED,
         )
     raise ImaReplayError(
@@ -270,14 +279,6 @@ def _ways(state: ImaState | None, bank: Alg) -> tuple[Extend, ...]:
     if state.extend is Extend.PADDED and not state.violations:
         return (Extend.PADDED, Extend.PADDED_ONES)
     return (state.extend,)
-
-
-def _violations(log: ImaLog, pcr: int, unknown: list[int]) -> list[int]:
-    """Which entries are violations: none that is known, since the digest in it is zeros."""
-    if not unknown:
-        return []
-    possible = set(unknown)
-    return [at for at in log.violations(pcr, most=unknown[-1] + 1) if at in possible]
 
 
 def _places_of_none(digests: list[bytes | None]) -> Iterator[int]:
@@ -346,8 +347,7 @@ def _explaining(bank: Alg, begin: bytes, added: list[bytes], value: bytes) -> in
         marks.append(pcr)
         for digest in added[place : place + _STEP]:
             state = start()
-            state.update(pcr)
-            state.update(digest)
+            state.update(pcr + digest)
             pcr = state.digest()
     if compare_digest(pcr, value):
         return len(added)
@@ -358,8 +358,7 @@ def _explaining(bank: Alg, begin: bytes, added: list[bytes], value: bytes) -> in
         found = place if compare_digest(pcr, value) else None
         for at, digest in enumerate(added[place : place + _STEP], start=place + 1):
             state = start()
-            state.update(pcr)
-            state.update(digest)
+            state.update(pcr + digest)
             pcr = state.digest()
             if pcr == value:
                 found = at

@@ -46,7 +46,7 @@ from hwtrust.wire.logs.ima_template import (
 from hwtrust.wire.messages import Finding, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hwtrust.verify.logs.ima import ImaClaims, ImaState
     from hwtrust.wire.logs.ima_template import ImaEntry
@@ -133,29 +133,42 @@ class PreparedImaRules:
         ImaRulesError: a key or a digest in the rules is none.
     """
 
-    __slots__ = ("anywhere", "buffers", "excluded", "keys", "known", "pinned", "rules")
+    __slots__ = ("anywhere", "buffers", "excluded", "keys", "known", "pinned", "refused", "rules")
 
     def __init__(self, rules: ImaRules) -> None:
         self.rules = rules
+        self.refused: set[bytes] = set()
+        """Digests that are in the rules and all the same not accepted (6)."""
+        # As the kernel writes them: digests behind their algorithms, names before a zero.
         self.pinned = {
-            path.encode("utf-8", "surrogateescape"): _digests(values)
+            path.encode("utf-8", "surrogateescape") + b"\0": self._digests(values)
             for path, values in (rules.digests or {}).items()
         }
-        self.anywhere = _digests(rules.digests_anywhere or ())
+        self.pinned[_BOOT_AGGREGATE + b"\0"] = frozenset()
+        self.anywhere = self._digests(rules.digests_anywhere or ())
         self.buffers = {
-            name.encode(): _digests(values) for name, values in (rules.buffers or {}).items()
+            name.encode() + b"\0": self._digests(values)
+            for name, values in (rules.buffers or {}).items()
         }
         self.keys = FileKeys(rules.keys or (), unsafe_allow_rsa1024=rules.unsafe_allow_rsa1024)
         self.excluded = [glob(pattern) for pattern in rules.excludes or ()]
         self.known = KnownEntries(self._expected())
 
+    def _digests(self, values: Values) -> frozenset[bytes]:
+        digests = {digest_field(one): one for one in map(read_hex, values)}
+        for field, digest in digests.items():
+            if _strong(digest, self.rules) is not _Accepted.ALWAYS:
+                self.refused.add(field)
+        return frozenset(digests)
+
     def _expected(self) -> Iterator[bytes]:
         """What the kernel hashes for the files that are pinned: `ima-ng`, unsigned `ima-sig`."""
-        for (path, digests), signed in product(self.pinned.items(), (False, True)):
-            for digest in digests:
-                if digest.kind == "ima" and _strong(digest, self) is _Accepted.ALWAYS:
-                    fields = [digest_field(digest), path + b"\0", b""]
-                    yield template_data(fields if signed else fields[:2])
+        for name, digests in self.pinned.items():
+            for digest in digests - self.refused:
+                if not digest.startswith(b"verity:"):
+                    data = template_data([digest, name])
+                    yield data
+                    yield data + template_data([b""])
 
 
 def glob(pattern: str) -> Callable[[bytes], bool]:
@@ -202,13 +215,14 @@ def _findings(
     claims: ImaClaims, rules: PreparedImaRules, pcrs: Mapping[Alg, Mapping[int, bytes]] | _AnyBoot
 ) -> Iterator[tuple[str, str]]:
     yield from _of_whole(claims, rules.rules)
+    violations = frozenset(claims.violations)
     # What is known was accepted before, by these very rules: only the others are read.
     numbers = claims.unknown if claims.known is rules.known else range(claims.new)
-    if claims.new and not claims.first and 0 not in numbers[:1]:
+    accepted, left = _listed(claims, rules, numbers)
+    if claims.new and not claims.first and 0 not in left[:1]:
         yield "ima:boot-aggregate", "the log does not begin with boot_aggregate"
-    violations = frozenset(claims.violations)
     try:
-        for number, entry in claims.entries(numbers):
+        for number, entry in claims.entries(left):
             at = claims.first + number
             if not at and entry.name != _BOOT_AGGREGATE:
                 yield "ima:boot-aggregate", "the log does not begin with boot_aggregate"
@@ -217,10 +231,32 @@ def _findings(
             if isinstance(found, tuple):
                 code, message = found
                 yield code, f"entry {at}: {_name(entry)} {message}"
-            elif found is _Accepted.ALWAYS and claims.state.extend is Extend.HASHED:
-                rules.known.learn(claims.bank, entry.data)
+            elif found is _Accepted.ALWAYS:
+                accepted.append(number)
     except WireError as error:
         yield "ima:malformed", f"{error.message}; no entry after it was looked at"
+    rules.known.learn(claims, accepted)
+
+
+def _listed(
+    claims: ImaClaims, rules: PreparedImaRules, numbers: Iterable[int]
+) -> tuple[list[int], list[int]]:
+    """Which entries are accepted because the rules have their digest; and those that are left.
+
+    That is nearly all, so it is seen without making entries of them. Nothing is accepted
+    here that `_of_entry` would not accept.
+    """
+    accepted: list[int] = []
+    left: list[int] = []
+    violations = frozenset(claims.violations)
+    pinned, anywhere, refused = rules.pinned.get, rules.anywhere, rules.refused
+    for number, digest, name in claims.log.files(claims.pcr, numbers):
+        # (4), (5), (6), and not (1): an accepted digest.
+        if digest in pinned(name, anywhere) and digest not in refused and number not in violations:
+            accepted.append(number)
+        else:
+            left.append(number)
+    return accepted, left
 
 
 def _of_whole(claims: ImaClaims, rules: ImaRules) -> Iterator[tuple[str, str]]:
@@ -237,9 +273,10 @@ class _Accepted(Enum):
     """Why nothing is found in an entry."""
 
     ALWAYS = auto()
-    """By what it is: it may be remembered."""
+    """By a digest of the rules: it may be remembered."""
     NOW = auto()
-    """By a signature, or values of this boot."""
+    """By a signature, values of this boot, or unseen: whoever is excluded fills no memory,
+    and tells no other machine's violation beforehand."""
 
 
 _Found = tuple[str, str] | _Accepted
@@ -264,7 +301,7 @@ def _of_entry(
         return _of_boot(digest, pcrs)
     # (3): excluded.
     if any(matches(entry.name) for matches in rules.excluded):
-        return _Accepted.ALWAYS
+        return _Accepted.NOW
     if digest is None:
         return "ima:malformed", "has no digest that can be compared"
     return _of_file(entry, digest, rules)
@@ -272,22 +309,22 @@ def _of_entry(
 
 def _of_file(entry: ImaEntry, digest: FileDigest, rules: PreparedImaRules) -> _Found:
     # (4): pinned.
-    pinned = rules.pinned.get(entry.name)
+    pinned = rules.pinned.get(entry.name + b"\0")
     if pinned is not None:
-        if digest in pinned:
-            return _strong(digest, rules)
+        if digest_field(digest) in pinned:
+            return _strong(digest, rules.rules)
         return "ima:digest", f"has {digest}"
     # (5): any other file.
-    if digest in rules.anywhere:
-        return _strong(digest, rules)
+    if digest_field(digest) in rules.anywhere:
+        return _strong(digest, rules.rules)
     if entry.signature and rules.rules.keys is not msgspec.UNSET:
         return _of_signature(entry.signature, digest, rules)
     return "ima:unknown", f"has {digest}"
 
 
-def _strong(digest: FileDigest, rules: PreparedImaRules) -> _Found:
+def _strong(digest: FileDigest, rules: ImaRules) -> _Found:
     # (6): what it rests on.
-    if digest.algorithm in _WEAK and not rules.rules.unsafe_allow_sha1:
+    if digest.algorithm in _WEAK and not rules.unsafe_allow_sha1:
         return "ima:weak", f"is accepted by {digest.algorithm}, in which digests collide"
     # The kernel writes zeros where it could not tell the digest.
     if not any(digest.digest):
@@ -321,10 +358,21 @@ def boot_aggregates(pcrs: Mapping[Alg, Mapping[int, bytes]]) -> frozenset[FileDi
 
 def _of_buffer(entry: ImaEntry, digest: FileDigest | None, rules: PreparedImaRules) -> _Found:
     if rules.rules.unsafe_any_buffer:
-        return _Accepted.ALWAYS
-    if digest is not None and digest in rules.buffers.get(entry.name, ()):
-        return _strong(digest, rules)
+        # A file of `ima-sig` that the log, where nothing binds it, calls a buffer is none.
+        if digest is None or digest.digest != _hash(digest.algorithm, entry.buffer or b""):
+            return "ima:buffer", f"has {digest}, which is not that of its data"
+        return _Accepted.NOW
+    accepted = rules.buffers.get(entry.name + b"\0", ())
+    if digest is not None and digest_field(digest) in accepted:
+        return _strong(digest, rules.rules)
     return "ima:buffer", f"has {digest}"
+
+
+def _hash(algorithm: str, data: bytes) -> bytes | None:
+    try:
+        return hashlib.new(algorithm.replace("-", "_"), data, usedforsecurity=False).digest()
+    except (ValueError, TypeError):
+        return None
 
 
 _SIGNATURES: Final[Mapping[Outcome, tuple[str, str]]] = {
@@ -357,10 +405,6 @@ def _bounded(findings: Iterator[tuple[str, str]]) -> Iterator[Finding]:
 def _name(entry: ImaEntry) -> str:
     path = entry.path
     return repr(path if len(path) <= LONGEST_NAME else f"{path[:LONGEST_NAME]}…")
-
-
-def _digests(values: Values) -> frozenset[FileDigest]:
-    return frozenset(map(read_hex, values))
 
 
 def read_hex(value: str) -> FileDigest:

@@ -121,7 +121,7 @@ class FileKeys:
         """Whether one of the keys made `signature` over `digest`."""
         if signature[:2] == _VERSION_1:
             return Outcome.WEAK
-        if len(signature) < _HEAD.size:
+        if len(signature) <= _HEAD.size:
             return Outcome.MALFORMED
         kind, version, number, key_id, size = _HEAD.unpack_from(signature)
         made = signature[_HEAD.size :]
@@ -133,7 +133,7 @@ class FileKeys:
         if number not in _HASHES:
             return Outcome.WEAK
         name, algorithm = _HASHES[number]
-        if name != digest.algorithm or len(digest.digest) != algorithm.digest_size:
+        if name != digest.algorithm:
             return Outcome.MALFORMED
         signed = digest.digest
         if version == _OVER_FILE_ID:

@@ -33,7 +33,7 @@ _NO_ACTION: Final = int(EventType.NO_ACTION)
 
 
 def reference_from_eventlog(log: FirmwareLog, *, pcrs: Collection[int], bank: Alg) -> str:
-    """`[firmware]` rules (`FirmwareRules`) that accept what `log` holds in `pcrs`, as TOML.
+    """`[firmware_log]` rules (`FirmwareLogRules`) that accept what `log` holds in `pcrs`, as TOML.
 
     Raises:
         FirmwarePcrError: there are no PCRs.
@@ -61,14 +61,16 @@ def reference_from_eventlog(log: FirmwareLog, *, pcrs: Collection[int], bank: Al
 def _lines(log: FirmwareLog, found: dict[int, list[Measurement]], bank: Alg) -> Iterator[str]:
     separators = separator_digests(bank)
     policy_register = 0 if log.is_confidential else SECURE_BOOT_PCR
-    policy = [] if log.is_confidential else found.get(SECURE_BOOT_PCR, [])
+    policy = found.get(SECURE_BOOT_PCR, [])
     authorities = behind_separator(policy, bank)
     if authorities:
         behind = {item.number for item in authorities}
         found[SECURE_BOOT_PCR] = [item for item in policy if item.number not in behind]
     yield "# What this firmware and boot loader measured. Read it, and delete what should not be"
     yield "# accepted; the words beside the digests are the log's, not part of the rules."
-    yield "[firmware]"
+    yield "[firmware_log]"
+    if not log.is_confidential:
+        yield f"pcrs = {list(found)}"
     yield f'bank = "{alg_name(bank)}"'
     yield from _secure_boot(secure_boot_of(log, bank), looked_at=policy_register in found)
     repeated = [
@@ -81,12 +83,12 @@ def _lines(log: FirmwareLog, found: dict[int, list[Measurement]], bank: Alg) -> 
     yield "# What vouched for the images that were started: certificates, hashes, shim's state."
     yield from _array("authorities", authorities)
     yield ""
-    yield "[firmware.digests]"
+    yield "[firmware_log.digests]"
     for number, items in found.items():
         yield from _array(str(number), items)
     yield ""
     yield "# What must be measured, by register; for instance a kernel of the lists above."
-    yield "[firmware.required]"
+    yield "[firmware_log.required]"
 
 
 def _secure_boot(state: SecureBoot, *, looked_at: bool) -> Iterator[str]:

@@ -41,12 +41,8 @@ PARSER_ERRORS: Final = (cbor2.CBORError, ValueError, TypeError, OverflowError, R
 """What `cbor2` raises for bytes that it does not take, and for values that it cannot write."""
 
 
-class _TaggedError(ValueError):
-    """A tag was met."""
-
-
 def _refuse(*_: object) -> NoReturn:
-    raise _TaggedError
+    raise ValueError("a tag was met")
 
 
 _SEMANTIC_DECODERS: Final = dict.fromkeys(_BUILT_IN_TAGS, _refuse)

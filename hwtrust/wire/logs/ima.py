@@ -4,39 +4,31 @@
              (the template `ima` has no size before its data: 20 bytes | size u32, name)
     ASCII    pcr SP template hash SP template name SP fields, one line each
 
-Reading believes nothing. Rules:
-
-1. The form is found once, from the first record, and holds for all of them: byte
-   order, size of the template hash (20, or 32, 48, 64 in a bank's own log). Where
-   not exactly one form fits, the log is refused.
-2. A log is read while it grows: a record that is cut short at the end is set aside
-   and counted (`tail`). Whatever else does not fit is an error.
-3. Sizes are compared with what is there, and with a bound, before anything is made.
-4. `template_data` walks over the records and looks into none of them: what it gives
-   is what is hashed. Record headers are bound by no PCR, so nothing rests on them
-   but where the data lies; data that is looked at is read by `entries`, strictly.
+Reading believes nothing. A log is read while it grows: a record that is cut short at
+the end is set aside and counted (`tail`). Whatever else does not fit is an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import struct
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import islice
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from hwtrust.errors import MalformedError, UnsupportedError
+from hwtrust.wire.logs.ima_binary import (
+    PCRS,
+    CutShort,
+    ImaForm,
+    binary_form,
+    bound,
+    files,
+    record,
+    walk,
+)
 from hwtrust.wire.logs.ima_template import (
-    LONGEST_TEMPLATE,
     MAX_DATA,
     OLD,
     ImaEntry,
-    Order,
     fields_of,
     old_data,
     read_fields,
@@ -45,41 +37,18 @@ from hwtrust.wire.logs.ima_template import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_LOG: Final = 256 << 20
 """Bytes in a log."""
-MAX_ENTRIES: Final = 1 << 20
-PCRS: Final = 24
-_FEW: Final = 64
-HASH_SIZES: Final = (20, 32, 48, 64)
 
-_MARK: Final = {"little": "<", "big": ">"}
 _LINE: Final = re.compile(
     rb"\s{0,4}(\d{1,2}) ((?:[0-9a-f]{40})(?:[0-9a-f]{24}(?:[0-9a-f]{32}(?:[0-9a-f]{32})?)?)?) "
     rb"([!-~]{1,255}) (.*)",
     re.DOTALL,
 )
-_NAME: Final = re.compile(rb"[a-z0-9|-]{1,255}")
-
-
-class ImaForm(msgspec.Struct, frozen=True, gc=False):
-    """How a log is written; `hash_size` is 0 and `order` of no meaning in ASCII."""
-
-    order: Order
-    hash_size: int
-
-    @property
-    def is_ascii(self) -> bool:
-        """Whether the log is of lines."""
-        return self.hash_size == 0
-
 
 ASCII: Final = ImaForm("little", 0)
-
-
-class _CutShort(Exception):  # noqa: N818 - no error: the log grew while it was read
-    """The last record is not there as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +62,9 @@ class ImaLog:
 
     raw: bytes
     form: ImaForm
-    _walked: dict[int, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
+    _walked: dict[int, tuple[list[bytes], list[int]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def decode(cls, raw: bytes) -> ImaLog:
@@ -112,7 +83,7 @@ class ImaLog:
     def tail(self) -> int:
         """Bytes of a record that is cut short at the end, 0 if there is none."""
         at = 0
-        for _, end in self._records():
+        for _, _, end in self._records():
             at = end
         return len(self.raw) - at
 
@@ -123,7 +94,7 @@ class ImaLog:
             MalformedError: a record is not of its form.
             UnsupportedError: a template is not known.
         """
-        for entry, _ in self._records():
+        for _, entry, _ in self._records():
             yield entry
 
     def template_data(self, pcr: int) -> list[bytes]:
@@ -133,51 +104,44 @@ class ImaLog:
             MalformedError: a record's sizes cannot be.
             UnsupportedError: in the ASCII form, a template is not known.
         """
-        return self._walk(pcr)
+        return self._walk(pcr)[0]
 
-    def violations(self, pcr: int, *, most: int) -> list[int]:
-        """Which of the first `most` records of `pcr` have a template hash of zeros."""
-        form = self.form
-        if most > _FEW and not form.is_ascii and self.raw.find(bytes(form.hash_size)) < 0:
-            return []
-        return [
-            number
-            for number, start in enumerate(islice(self._starts(pcr), most))
-            if not any(
-                start.template_hash
-                if isinstance(start, ImaEntry)
-                else self.raw[start + 4 : start + 4 + form.hash_size]
-            )
-        ]
+    def violations(self, pcr: int, numbers: Iterable[int]) -> list[int]:
+        """Which of some records of `pcr` have a template hash of zeros."""
+        if self.form.is_ascii:
+            return [number for number, entry in self.numbered(pcr, numbers) if entry.violation]
+        starts, zeros = self._walk(pcr)[1], bytes(self.form.hash_size)
+        return [number for number in numbers if self.raw.startswith(zeros, starts[number] + 4)]
 
     def numbered(self, pcr: int, numbers: Iterable[int]) -> Iterator[tuple[int, ImaEntry]]:
-        """Some records of `pcr`, by their numbers among them, which rise; strictly read.
+        """Some records of `pcr`, by their numbers among them; strictly read.
 
         Raises:
             MalformedError: one of them is not of its form.
             UnsupportedError: a template is not known.
         """
-        starts = self._starts(pcr)
-        at = -1
+        starts = self._walk(pcr)[1]
         for number in numbers:
-            start = next(islice(starts, number - at - 1, None))
-            at = number
-            if isinstance(start, ImaEntry):
-                yield number, start
+            if self.form.is_ascii:
+                yield number, _line(_line_at(self.raw, starts[number])[0])
             else:
-                yield number, _record(self.raw, start, self.form)[0]
+                yield number, record(self.raw, starts[number], self.form)[0]
 
-    def _starts(self, pcr: int) -> Iterator[ImaEntry | int]:
-        """The records of `pcr`: where they begin, or what they are where they are lines."""
-        if self.form.is_ascii:
-            return (entry for entry in self.entries() if entry.pcr == pcr)
-        return _starts(self.raw, self.form, pcr, len(self.template_data(pcr)))
+    def files(self, pcr: int, numbers: Iterable[int]) -> Iterator[tuple[int, bytes, bytes]]:
+        """Some records of `pcr`, and the fields `d-ng` and `n-ng` of those that are plain files.
+
+        Fields are empty where an entry has to be made to tell what it is. They are no
+        less strict than it, but that the digest is not looked into.
+        """
+        if self.form.is_ascii or self.form.order == "big":
+            return ((number, b"", b"") for number in numbers)
+        return files(self.raw, self.form, self._walk(pcr), numbers)
 
     def facts(self) -> dict[str, str | int | bool | list[str]]:
         """The log for people and programs."""
         templates: dict[str, int] = {}
         wrong, violations, end = [], [], 0
-        for number, (entry, place) in enumerate(self._records()):
+        for number, (_, entry, place) in enumerate(self._records()):
             templates[entry.template] = templates.get(entry.template, 0) + 1
             end = place
             if entry.violation:
@@ -194,28 +158,33 @@ class ImaLog:
             "tail": len(self.raw) - end,
         }
 
-    def _walk(self, pcr: int) -> list[bytes]:
+    def _walk(self, pcr: int) -> tuple[list[bytes], list[int]]:
+        """Template data of the records of `pcr`, and where they begin."""
         if pcr not in self._walked:
             if self.form.is_ascii:
-                self._walked[pcr] = [entry.data for entry in self.entries() if entry.pcr == pcr]
+                mine = [
+                    (entry.data, start) for start, entry, _ in _lines(self.raw) if entry.pcr == pcr
+                ]
+                self._walked[pcr] = [data for data, _ in mine], [start for _, start in mine]
             else:
-                self._walked[pcr] = _walk(self.raw, self.form, pcr)
+                self._walked[pcr] = walk(self.raw, self.form, pcr)
         return self._walked[pcr]
 
-    def _records(self) -> Iterator[tuple[ImaEntry, int]]:
-        """Every whole record, and where it ends."""
+    def _records(self) -> Iterator[tuple[int, ImaEntry, int]]:
+        """Every whole record: where it begins, what it is, where it ends."""
         if self.form.is_ascii:
             yield from _lines(self.raw)
             return
-        raw, at, count = self.raw, 0, 0
-        while at < len(raw):
+        at = count = 0
+        while at < len(self.raw):
+            start = at
             try:
-                entry, at = _record(raw, at, self.form)
-            except _CutShort:
+                entry, at = record(self.raw, start, self.form)
+            except CutShort:
                 return
             count += 1
-            _bound(count)
-            yield entry, at
+            bound(count)
+            yield start, entry, at
 
 
 def find_form(raw: bytes) -> ImaForm:
@@ -227,185 +196,45 @@ def find_form(raw: bytes) -> ImaForm:
     """
     if not raw:
         return ASCII
-    if b"\0" not in raw[:4]:
-        if next(_lines(raw), None) is None:
-            raise MalformedError("an IMA log begins with a line that is none of its lines")
-        return ASCII
-    refused: UnsupportedError | None = None
-    fitting = []
-    for order in ("little", "big"):
-        for size in HASH_SIZES:
-            form = ImaForm(order, size)
-            try:
-                fits = _fits(raw, form)
-            except UnsupportedError as error:
-                refused, fits = error, False
-            if fits:
-                fitting.append(form)
-    if len(fitting) == 1:
-        return fitting[0]
-    if refused is not None:
-        raise refused
-    raise MalformedError("the bytes are no IMA log, or one whose form is not certain")
+    if b"\0" in raw[:4]:
+        return binary_form(raw)
+    if next(_lines(raw), None) is None:
+        raise MalformedError("an IMA log begins with a line that is none of its lines")
+    return ASCII
 
 
-def _fits(raw: bytes, form: ImaForm) -> bool:
-    """Whether the first record is of `form`; cut short is enough, if its template's name is not."""
-    try:
-        _record(raw, 0, form)
-    except _CutShort:
-        try:
-            _head(raw, 0, form)
-        except (_CutShort, MalformedError):
-            return False
-        return True
-    except MalformedError:
-        return False
-    return True
-
-
-def _walk(raw: bytes, form: ImaForm, pcr: int) -> list[bytes]:
-    """The template data of the records of `pcr`: the loop that has to be fast."""
-    found: list[bytes] = []
-    append = found.append
-    at, end, only, least, others = 0, len(raw), pcr, len(OLD), 0
-    place = name = 0
-    # A kernel writes one template nearly always: a record's head is read as the last one's was.
-    expected = len("ima-ng")
-    head, skip = _head_of(form, expected)
-    with contextlib.suppress(_CutShort):
-        while at < end:
-            try:
-                while at < end:
-                    number, name, size = head(raw, at)
-                    if name != expected or number != only:
-                        break
-                    place = at + skip
-                    at = place + size
-                    append(raw[place:at])
-            except struct.error:
-                name = 0
-            if at > end:
-                at = place - skip
-                found.pop()
-            if least < name <= LONGEST_TEMPLATE and name != expected and at < end:
-                expected = name
-                head, skip = _head_of(form, expected)
-                if at + skip > end:
-                    name = 0
-                else:
-                    continue
-            if at < end:
-                entry, at = _record(raw, at, form)
-                if entry.pcr == only:
-                    append(entry.data)
-                else:
-                    others += 1
-    _bound(len(found) + others)
-    return found
-
-
-@cache
-def _head_of(form: ImaForm, name: int) -> tuple[Callable[[bytes, int], tuple[int, ...]], int]:
-    """What reads PCR, size of a name of `name` bytes, and size of the data; and where that lies."""
-    head = Struct(f"{_MARK[form.order]}I{form.hash_size}xI{name}xI")
-    return head.unpack_from, head.size
-
-
-def _starts(raw: bytes, form: ImaForm, pcr: int, count: int) -> Iterator[int]:
-    """Where the first `count` records of `pcr` begin; `_walk` has been over them."""
-    size = form.hash_size
-    at = 0
-    while count:
-        start, name = at, _number(raw, at + 4 + size, form.order)
-        place = at + size + 12 + name
-        if name <= len(OLD):
-            _, at = _record(raw, start, form)
-        else:
-            at = place + _number(raw, place - 4, form.order)
-        if _number(raw, start, form.order) == pcr:
-            count -= 1
-            yield start
-
-
-def _bound(count: int) -> None:
-    if count > MAX_ENTRIES:
-        raise MalformedError(f"an IMA log has more than {MAX_ENTRIES} entries")
-
-
-def _number(raw: bytes, at: int, order: Order) -> int:
-    if at + 4 > len(raw):
-        raise _CutShort
-    return int.from_bytes(raw[at : at + 4], order)
-
-
-def _head(raw: bytes, at: int, form: ImaForm) -> tuple[int, bytes, str, int]:
-    """PCR, template hash and template of the record at `at`, and where its data's size is."""
-    pcr = _number(raw, at, form.order)
-    if pcr >= PCRS:
-        raise MalformedError(f"an IMA entry is of PCR {pcr}", offset=at)
-    place = at + 4 + form.hash_size
-    size = _number(raw, place, form.order)
-    if not 0 < size <= LONGEST_TEMPLATE:
-        raise MalformedError(f"an IMA entry has a template name of {size} bytes", offset=at)
-    name = raw[place + 4 : place + 4 + size]
-    if not _NAME.fullmatch(name) and name:
-        raise MalformedError("an IMA entry has a template name that cannot be", offset=at)
-    if len(name) < size:
-        raise _CutShort
-    template = name.decode("ascii")
-    fields_of(template)
-    return pcr, raw[at + 4 : place], template, place + 4 + size
-
-
-def _record(raw: bytes, at: int, form: ImaForm) -> tuple[ImaEntry, int]:
-    """The record at `at`, and where it ends."""
-    pcr, template_hash, template, place = _head(raw, at, form)
-    if template == OLD:
-        size = _number(raw, place + 20, form.order)
-        if size > LONGEST_TEMPLATE:
-            raise MalformedError(f"an IMA entry has a name of {size} bytes", offset=at)
-        end = place + 24 + size
-        if end > len(raw):
-            raise _CutShort
-        data = old_data(raw[place : place + 20], raw[place + 24 : end])
-    else:
-        size = _number(raw, place, form.order)
-        if size > MAX_DATA:
-            raise MalformedError(f"an IMA entry has {size} bytes, {MAX_DATA} at most", offset=at)
-        end = place + 4 + size
-        if end > len(raw):
-            raise _CutShort
-        data = raw[place + 4 : end]
-    fields = read_fields(template, data, form.order)
-    return ImaEntry(pcr, template_hash, template, data, fields), end
-
-
-def _lines(raw: bytes) -> Iterator[tuple[ImaEntry, int]]:
+def _lines(raw: bytes) -> Iterator[tuple[int, ImaEntry, int]]:
+    """Every whole line: where it begins, what it is, where it ends."""
     at = count = 0
     while at < len(raw):
-        end = raw.find(b"\n", at)
-        line = raw[at : end if end >= 0 else len(raw)]
-        if end < 0:
+        start = at
+        line, end = _line_at(raw, start)
+        if end == len(raw):
             # Without its end, a line is whole only if its hash says so.
             try:
                 entry = _line(line)
             except (MalformedError, UnsupportedError):
-                if not at:
+                if not start:
                     raise
                 return
-            if at and entry.hash_fits is False:
+            if start and entry.hash_fits is False:
                 return
-            end = len(raw) - 1
         elif line.strip():
             entry = _line(line)
         else:
             at = end + 1
             continue
-        at = end + 1
+        at = min(end + 1, len(raw))
         count += 1
-        _bound(count)
-        yield entry, at
+        bound(count)
+        yield start, entry, at
+
+
+def _line_at(raw: bytes, start: int) -> tuple[bytes, int]:
+    """The line that begins at `start`, and where it ends."""
+    end = raw.find(b"\n", start)
+    end = len(raw) if end < 0 else end
+    return raw[start:end], end
 
 
 def _line(line: bytes) -> ImaEntry:

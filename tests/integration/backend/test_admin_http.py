@@ -26,6 +26,7 @@ from hwtrust_backend.app.setup import install, open_backend
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config import Settings
 from hwtrust_backend.db import Base
+from hwtrust_backend.enrolment.kinds import DeviceKind
 from hwtrust_backend.enrolment.trust import allow_ek
 from hwtrust_backend.keys import Secret
 from hwtrust_backend.policies import DEFAULT_DOCUMENT
@@ -398,6 +399,17 @@ def test_no_route_works_with_two_tokens_or_with_a_token_elsewhere(site: Site) ->
         check_problem(response, 401)
 
 
+def test_devices_are_listed_by_their_kind(site: Site) -> None:
+    """Every line names it, and a filter takes those that there are."""
+    rows = site.send("GET", "/devices?kind=tpm", "viewer").json()["devices"]
+    assert {row["device"]: row["kind"] for row in rows} == {MINE: "tpm", THEIRS: "tpm"}
+    for kind in DeviceKind:
+        answer = site.send("GET", f"/devices?kind={kind}", "viewer")
+        assert (answer.status_code, len(answer.json()["devices"])) == (200, 2 * (kind == "tpm"))
+    report = site.send("GET", f"/devices/{MINE}", "viewer").json()
+    assert (report["summary"]["kind"], report["facts"]) == ("tpm", {})
+
+
 BAD: dict[str, tuple[str, str, bytes | None, int]] = {
     "SQL in a search": ("GET", f"/devices?search={SQL}", None, 200),
     "a percent sign in a search": ("GET", "/devices?search=%25", None, 200),
@@ -405,6 +417,7 @@ BAD: dict[str, tuple[str, str, bytes | None, int]] = {
     "a search that is no UTF-8": ("GET", "/devices?search=%ff%fe", None, 200),
     "a search that is too long": ("GET", f"/devices?search={'x' * 201}", None, 400),
     "a standing that is none": ("GET", "/devices?standing=superb", None, 400),
+    "a kind that is none": ("GET", "/devices?kind=vax", None, 400),
     "a filter that is misspelt": ("GET", "/devices?standng=failed", None, 400),
     "a page without end": ("GET", "/devices?limit=100000", None, 400),
     "a cursor that no page gave": ("GET", "/devices?cursor=e30", None, 400),

@@ -44,6 +44,12 @@ from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice
 from simulators.device_rows import device_name
 from simulators.ek_authority import EkAuthority
+from simulators.enclave_clients import (
+    BackendEnclave,
+    DocumentedWay,
+    enclave_policy,
+    trust_signers,
+)
 from simulators.openapi import (
     ADMINISTRATOR,
     DEVICE,
@@ -98,6 +104,9 @@ BY_MESSAGES = {
     "POST /v1/attest",
 }
 """Operations that only a TPM's signatures pass; a device calls them."""
+
+BY_EVIDENCE = {"POST /v1/enclaves/enrol", "POST /v1/enclaves/attest"}
+"""Those that only an enclave's evidence passes."""
 
 WITH_SLASHES = {f"{method} /v1/releases/targets/{{path}}" for method in ("GET", "HEAD")}
 """Operations whose parameter has slashes, which OpenAPI cannot write; a TUF client calls them."""
@@ -232,7 +241,7 @@ def test_every_operation_is_answered_well_to_who_may(
 ) -> None:
     """An answer that is never given would never be held to its schema."""
     answered = {exchange.operation for exchange in exchanges if exchange.status < 300}
-    assert set(labelled(document)) - answered <= BY_MESSAGES | WITH_SLASHES
+    assert set(labelled(document)) - answered <= BY_MESSAGES | BY_EVIDENCE | WITH_SLASHES
 
 
 def test_who_shows_nothing_is_answered_only_where_the_document_says_so(
@@ -283,6 +292,19 @@ def test_a_devices_life_is_as_the_document_says(
     assert isinstance(event.attest, bool)
     assert api.post("/v1/results", b"{}", IssuedResult).result
     assert api.called >= BY_MESSAGES
+
+
+def test_an_enclaves_life_is_as_the_document_says(
+    server: BackendServer, callers: Callers, schema: BaseSchema
+) -> None:
+    """Challenge, enrolment and session: each answer has its schema."""
+    server.hold_to(enclave_policy(evidence=["tpm", "snp"]))
+    trust_signers(server.backend)
+    api = DocumentedApi(callers, schema, check, who=NOBODY)
+    way, enclave = DocumentedWay(api), BackendEnclave()
+    enclave.enrol(way, server.token())
+    assert enclave.session(way).certificate
+    assert api.called >= BY_EVIDENCE
 
 
 # --- the document ------------------------------------------------------------------------

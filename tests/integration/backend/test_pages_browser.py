@@ -172,6 +172,47 @@ def test_what_was_measured_wrongly_is_shown_whole(
     assert len(matching.inner_text()) == 64
 
 
+def test_an_enclaves_page_says_what_its_hardware_vouches_for(
+    fleet: Fleet, visit: Callable[..., Visitor]
+) -> None:
+    """Facts in groups and words, what its kind cannot do, its finding; and nothing of a TPM."""
+    page = visit("viewer").page
+    page.goto("/ui/devices?kind=snp")
+    assert page.locator("tr[data-row]").count() == 1
+    assert page.get_by_label("Kind").input_value() == "snp"
+    page.get_by_role("link", name="vm").click()
+    panel = page.get_by_role("region", name="What the hardware vouches for")
+    for title in ("Launch measurement", "Debugging and policy", "Identity of the machine", "GPU"):
+        assert panel.get_by_role("heading", name=title, exact=True).count() == 1, title
+    assert panel.locator("dt", has_text="The host may debug it").count() == 1
+    assert panel.get_by_role("list", name="What this kind does not do").locator("li").count() >= 2
+    assert page.get_by_text("AMD SEV-SNP", exact=False).first.is_visible()
+    verdict = page.get_by_role("region", name="Verdict")
+    assert verdict.get_by_text("snp:platform-unknown").first.is_visible()
+    assert "Do:" in verdict.inner_text()
+    for name in ("PCR values", "Quoted PCRs", "TPM's clock"):
+        assert page.get_by_text(name).count() == 0, name
+
+
+def test_a_tpms_page_shows_its_pcrs_and_no_enclaves_part(
+    fleet: Fleet, visit: Callable[..., Visitor]
+) -> None:
+    """It looks as before."""
+    page = visit("viewer").page
+    page.goto(f"/ui/devices/{fleet.name('press 1')}")
+    assert page.get_by_role("region", name="PCR values").count() == 1
+    assert page.get_by_role("region", name="What the hardware vouches for").count() == 0
+
+
+def test_the_overview_counts_by_kind(fleet: Fleet, visit: Callable[..., Visitor]) -> None:
+    """Each number leads to its devices."""
+    page = visit("viewer").page
+    page.goto("/ui/")
+    page.get_by_role("link", name="Intel TDX 1").click()
+    page.wait_for_url("**/ui/devices?kind=tdx")
+    assert page.locator("tr[data-row]").count() == 1
+
+
 def test_paper_is_white_and_holds_no_buttons(fleet: Fleet, visit: Callable[..., Visitor]) -> None:
     """Whoever reads in the dark prints in the light; what can be pressed stays away."""
     page = visit("operator", color_scheme="dark").page

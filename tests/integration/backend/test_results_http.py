@@ -102,7 +102,7 @@ def test_a_device_gets_a_result_that_a_relying_party_believes(
     claims = verify(server, issued, nonce=NONCE, audience="shop")
     assert (claims.sub, issued.status) == (device.name.hex(), "affirming")
     assert claims.iss == server.url
-    assert claims.submods["hwtrust"].ear_verifier_claims.hwtrust_release == "1.0"
+    assert claims.device.hwtrust_release == "1.0"
     assert issued.expires_at == claims.exp * 1000
 
 
@@ -186,8 +186,8 @@ def test_a_device_that_failed_is_contraindicated(
     issued = ask(api)
     claims = verify(server, issued, any_status=True)
     assert issued.status == "contraindicated"
-    assert claims.submods["hwtrust"].ear_verifier_claims.hwtrust_standing == "failed"
-    assert claims.submods["hwtrust"].ear_verifier_claims.hwtrust_findings
+    assert claims.device.hwtrust_standing == "failed"
+    assert claims.device.hwtrust_findings
 
 
 def test_a_device_that_is_away_for_too_long_is_affirmed_in_nothing(

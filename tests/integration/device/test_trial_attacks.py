@@ -401,6 +401,10 @@ def test_a_device_that_is_locked_switches_to_nothing(updating: UpdatingSite) -> 
     updating.publish("2.0", kernel=b"the next kernel")
     with updating.open() as device:
         device.boot()
+        device.attest()
+        with pytest.raises(KilledError):
+            device.update("2.0", on_step=at("attest", kill))
+        # It has leave for both by now.
         lock_it(updating)
         with pytest.raises(UpdateLeaveError) as caught:
             device.update("2.0")

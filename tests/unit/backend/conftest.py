@@ -86,6 +86,19 @@ def token(backend: Backend) -> str:
 
 
 @pytest.fixture
+def hold_to_document(backend: Backend) -> Callable[[str], None]:
+    """Holds all devices to a policy from now on."""
+
+    def hold(document: str) -> None:
+        now = backend.clock()
+        with backend.database.transaction() as session:
+            stored = add_policy(session, "default", document, by="test", now=now)
+            activate_policy(session, "default", stored.version, signers={}, by="test", now=now)
+
+    return hold
+
+
+@pytest.fixture
 def hold_to(backend: Backend) -> Callable[..., None]:
     """Holds all devices to the default policy with other fields from now on."""
 

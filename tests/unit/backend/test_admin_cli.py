@@ -17,8 +17,9 @@ from hwtrust_backend.cli import main
 from hwtrust_backend.config import system_clock
 from hwtrust_backend.db import Database
 from simulators.backend_shell import Shell
-from simulators.device_rows import add_device, add_groups, device_name
+from simulators.device_rows import add_device, add_enclave, add_groups, device_name
 from simulators.ek_authority import EkAuthority
+from simulators.enclaves import MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,24 @@ def opened(shell: Shell) -> Iterator[Database]:
 def names(rows: list[dict[str, Any]]) -> set[str]:
     """The devices of a list."""
     return {row["device"] for row in rows}
+
+
+def test_an_enclave_is_listed_by_its_kind_and_shown_with_its_facts(shell: Shell) -> None:
+    """In words for people, as they are for programs; nothing of a TPM is said of it."""
+    with opened(shell) as database, database.transaction() as session:
+        add_enclave(session, 4, MACHINES["nitro"])
+    assert names(shell.json("devices", "--kind", "nitro")) == {device_name(4)}
+    assert {row["kind"] for row in shell.json("devices", "--kind", "tpm")} == {"tpm"}
+    shell.run("devices", "--kind", "vax", code=2)
+    report = shell.json("device", device_name(4))
+    assert (report["summary"]["kind"], report["facts"]["debug"]) == ("nitro", False)
+    said, _ = shell.run("device", device_name(4))
+    for words in ("AWS Nitro Enclave (nitro)", "launch measurement", "what this kind does not do"):
+        assert words in said
+    assert "application PCR" not in said
+    of_tpm, _ = shell.run("device", device_name(1))
+    assert "application PCR" in of_tpm
+    assert "what this kind does not do" not in of_tpm
 
 
 def test_devices_are_searched_filtered_and_limited(shell: Shell) -> None:

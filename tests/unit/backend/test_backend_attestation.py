@@ -311,7 +311,7 @@ def test_an_expired_certificate_is_refused(
 def test_a_key_kind_that_is_not_accepted_gets_no_session(
     backend: Backend, hold_to: Callable[..., None], device: BackendDevice
 ) -> None:
-    """Where only keys in the TPM are accepted, a new key in memory gets no certificate."""
+    """Where only keys in the TPM are accepted, one in memory gets no certificate, and no leave."""
     hold_to(tls_keys=["tpm"])
     assert device.session(DirectApi(backend)).certificate
     device.tpm.tls_key = SoftwareTpm().tls_key
@@ -319,6 +319,10 @@ def test_a_key_kind_that_is_not_accepted_gets_no_session(
         device.session(DirectApi(backend))
     hold_to(tls_keys=["tpm", "attested"])
     assert device.session(DirectApi(backend)).certificate
+    assert device.attest(DirectApi(backend, device)).approval
+    hold_to(tls_keys=["tpm"])
+    with pytest.raises(TlsKeyRefusedError):
+        device.attest(DirectApi(backend, device))
 
 
 def test_an_unknown_device_is_unknown(backend: Backend) -> None:

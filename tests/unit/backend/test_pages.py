@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from hwtrust.errors import FormForgedError, LoginThrottledError, TlsKeyRefusedError
-from hwtrust.verify.appraise import FINDINGS
+from hwtrust.verify import appraise, platform
+from hwtrust.verify.enclaves import judge, kinds
 from hwtrust.verify.policy import POLICY_FINDINGS, PcrRules
 from hwtrust.wire.cel import RELOAD, Event, EventKind
 from hwtrust.wire.messages import Finding, Severity
@@ -50,6 +51,14 @@ if TYPE_CHECKING:
 NOW = 1_900_000_000_000
 URL = "https://backend.example:8443"
 TEMPLATES = Path(pages.__file__).parent / "templates"
+FINDINGS = {
+    **appraise.FINDINGS,
+    **POLICY_FINDINGS,
+    **platform.ALL_FINDINGS,
+    **kinds.FINDINGS,
+    **judge.ENCLAVE_FINDINGS,
+}
+"""Every code that any appraisal can give."""
 ANYTHING = PcrRules(required=frozenset(), values={}, unsafe_any=frozenset(range(24)))
 
 
@@ -251,7 +260,7 @@ def test_files_load_nothing_from_anywhere() -> None:
 
 def test_every_finding_is_explained() -> None:
     """Whatever code an appraisal can give, a page says what it means and what to do."""
-    assert set(EXPLANATIONS) == set(FINDINGS) | set(POLICY_FINDINGS)
+    assert set(EXPLANATIONS) == set(FINDINGS)
     for code, words in EXPLANATIONS.items():
         assert len(words.meaning) > 40, code
         assert words.meaning.endswith("."), code
@@ -262,7 +271,7 @@ def test_every_failure_has_a_next_step() -> None:
     """What a list of devices says to do is about the finding, whatever has failed."""
     failing = [
         Finding(code=code, severity=severity, message="")
-        for code, (severity, _) in {**FINDINGS, **POLICY_FINDINGS}.items()
+        for code, (severity, _) in FINDINGS.items()
         # A device that is locked by hand has its next step whatever is found.
         if severity is Severity.FAIL and code != "admin:locked"
     ]
@@ -335,7 +344,7 @@ def fleet_of(**slow: dict[int, int]) -> Fleet:
     numbers: dict[str, dict[int, int]] = {"epochs": {}, "root_ages": {}, "rotations": {}, **slow}
     return Fleet(
         at=NOW,
-        counts=Counts(standing={}, mode={}, silent=0, retired=0),
+        counts=Counts(standing={}, mode={}, kind={}, silent=0, retired=0),
         failed=(),
         silent=(),
         activity={NOW // MINUTE - 2: 30, NOW // MINUTE - 61: 7},

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.cli import cli
 from hwtrust_backend.config import system_clock
-from hwtrust_backend.results.claims import Request, Subject, make_claims
+from hwtrust_backend.enrolment import DeviceKind
+from hwtrust_backend.results.ar4si import Claim
+from hwtrust_backend.results.claims import GPU, TEE, Request, Subject, make_claims
 from hwtrust_backend.results.jwks import Jwks, coordinates, jwk
 from hwtrust_backend.results.verify import ALGORITHM, TYPE
 from hwtrust_backend.testing import HOUR, MINUTE
@@ -46,6 +48,9 @@ def result(standing: Standing, key: ec.EllipticCurvePrivateKey) -> str:
     now = system_clock()
     subject = Subject(
         device="000b" + "5e" * 32,
+        kind=DeviceKind.TPM,
+        debug=False,
+        gpu=False,
         group="default",
         standing=standing,
         mode=Mode.NORMAL,
@@ -102,6 +107,14 @@ def test_every_topic_and_every_claim_is_explained() -> None:
     (appraisal,) = claims["submods"].values()
     names = {*appraisal["ear_verifier_claims"], *appraisal["ear_trustworthiness_vector"]}
     assert sorted(name for name in names - {"hwtrust_device"} if f"`{name}`" not in text) == []
+
+
+def test_the_claims_of_enclaves_are_explained() -> None:
+    """What a TPM's device does not have is in the document, too."""
+    text = DOCUMENT.read_text()
+    assert [claim for claim in Claim if f"`{claim}`" not in text] == []
+    assert [kind for kind in DeviceKind if kind not in text] == []
+    assert [part for part in (TEE, GPU) if f"`submods.{part}`" not in text] == []
 
 
 def test_every_command_is_one() -> None:

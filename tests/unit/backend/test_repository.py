@@ -37,6 +37,7 @@ from hwtrust_backend.admin import Principal, Role, local_administrator
 from hwtrust_backend.admin import repository as admin
 from hwtrust_backend.admin.releases import releases
 from hwtrust_backend.audit import Event
+from hwtrust_backend.config.clock import SECOND
 from hwtrust_backend.repository import (
     Blob,
     Blobs,
@@ -128,6 +129,13 @@ def _other_online_key(root: dict[str, Any]) -> None:
         root["roles"][role]["keyids"] = [other.keyid]
 
 
+def _second_online_key(root: dict[str, Any]) -> None:
+    other = Holder.with_p256().public
+    root["keys"][other.keyid] = other.to_dict()
+    for role in ("snapshot", "timestamp"):
+        root["roles"][role]["keyids"].append(other.keyid)
+
+
 BAD_ROOTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no consistent snapshots": lambda root: root.update(consistent_snapshot=False),
     "more signatures wanted than there are keys": lambda root: root["roles"]["targets"].update(
@@ -146,6 +154,10 @@ BAD_ROOTS: dict[str, Callable[[dict[str, Any]], object]] = {
         "cd" * 32
     ),
     "an online key that is not this backend's": _other_online_key,
+    "two online keys": _second_online_key,
+    "a key that signs in another way": lambda root: root["keys"][
+        root["roles"]["timestamp"]["keyids"][0]
+    ].update(scheme="ecdsa-sha2-nistp384"),
 }
 
 
@@ -161,7 +173,7 @@ def test_a_root_of_another_form_is_refused_however_well_it_is_signed(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[" * 100_000, b"\xff", b'{"signed": {}, "signatures": []}']
+    "content", [b"", b"{}", b"[" * 60_000, b"\xff", b'{"signed": {}, "signatures": []}']
 )
 def test_what_is_no_root_is_a_typed_error(vendor: Vendor, content: bytes) -> None:
     """No low-level exception comes out of the parser."""
@@ -237,6 +249,20 @@ def test_a_new_online_key_signs_from_the_root_that_names_it(ready: Vendor) -> No
     assert ready.root_in_force().roles["snapshot"].keyids == new
 
 
+def test_the_last_online_key_does_not_come_back(ready: Vendor) -> None:
+    """Whoever had it was locked out by the root that left it."""
+    last = online_signer(ready.backend.vault, 0).public_key
+    ready.publish_root(signed(ready.propose(RootChange(new_online_key=True)), ready.root[:2]))
+
+    def back(root: dict[str, Any]) -> None:
+        root["keys"][last.keyid] = last.to_dict()
+        for role in ("snapshot", "timestamp"):
+            root["roles"][role]["keyids"] = [last.keyid]
+
+    with pytest.raises(RepositoryMetadataError):
+        ready.publish_root(signed(edited(ready.propose(RootChange()), back), ready.root[:2]))
+
+
 def test_a_new_targets_key_signs_what_is_published_before_the_root_counts(ready: Vendor) -> None:
     """No moment in which devices find targets that nobody vouches for."""
     ready.publish("1.1", KERNEL)
@@ -250,6 +276,8 @@ def test_a_new_targets_key_signs_what_is_published_before_the_root_counts(ready:
         ready.publish_root(content, ready.targets)
     ready.publish_root(content, new)
     assert ready.version(TufRole.TARGETS) > before
+    row = ready.read(lambda session: newest(session, TufRole.TARGETS))
+    assert list(Metadata.from_bytes(row.content).signatures) == [new.public.keyid]
     with pytest.raises(RepositorySignatureError):
         ready.publish("1.2", {"kernel": ("6.2", b"another kernel")})
     ready.targets = new
@@ -304,6 +332,11 @@ def test_nothing_is_published_before_the_ceremony(vendor: Vendor) -> None:
     with pytest.raises(RepositoryMissingError) as caught:
         vendor.publish("1.1", KERNEL)
     assert caught.value.code == "repository:missing"
+    bundle = take_bundle(vendor.bundle("1.2", BOTH), vendor.blobs)
+    with pytest.raises(RepositoryMissingError):
+        vendor.read(
+            lambda session: propose_publication(session, bundle, online=vendor.online, now=0)
+        )
 
 
 @pytest.mark.parametrize("who", ["nobody", "a stranger", "a root key"])
@@ -367,6 +400,10 @@ def _pipe(bundle: Path) -> None:
     os.mkfifo(bundle / "releases/1.1.json")
 
 
+def _endless(bundle: Path) -> None:
+    os.truncate(bundle / "releases/1.1.json", 1 << 40)
+
+
 def _directory(bundle: Path) -> None:
     layer = bundle / "layers/kernel/6.1"
     layer.unlink()
@@ -380,6 +417,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a folder is a link": _folder_link,
     "the manifest is a link": _manifest_link,
     "the manifest is a pipe": _pipe,
+    "the manifest is longer than the memory": _endless,
     "a layer is a directory": _directory,
     "there is no manifest": lambda bundle: (bundle / "releases/1.1.json").unlink(),
     "there are two manifests": lambda bundle: (bundle / "releases/1.2.json").write_bytes(b"{}"),
@@ -580,8 +618,19 @@ def test_a_signed_list_counts_only_for_what_it_was_proposed_for(ready: Vendor) -
     more = edited(fresh, lambda targets: targets["targets"].pop("layers/www/1"))
     with pytest.raises(RepositoryVersionError):
         ready.publish("1.1", KERNEL, signed=signed(more, [ready.targets]))
+    again = edited(fresh, lambda list_: list_.update(version=ready.version(TufRole.TARGETS)))
+    with pytest.raises(RepositoryVersionError):
+        ready.publish("1.1", KERNEL, signed=signed(again, [ready.targets]))
+    leave = Metadata[Targets].from_bytes(fresh)
+    _delegated(leave.signed)
+    with pytest.raises(RepositoryVersionError):
+        ready.publish("1.1", KERNEL, signed=signed(leave.to_bytes(), [ready.targets]))
     with pytest.raises(RepositorySignatureError):
         ready.publish("1.1", KERNEL, signed=fresh)
+    lifetime = ready.backend.settings.targets_lifetime_ms
+    ready.backend.clock.advance(lifetime + DAY)  # type: ignore[attr-defined]
+    with pytest.raises(RepositoryExpiredError):
+        ready.publish("1.1", KERNEL, signed=signed(fresh, [ready.targets]))
 
 
 def _delegated(targets: Targets) -> None:
@@ -626,10 +675,17 @@ def test_what_is_not_shown_is_not_signed(ready: Vendor, case: str) -> None:
 
 def test_a_signature_is_shown_by_the_id_of_a_key_or_not_at_all(vendor: Vendor) -> None:
     """Nobody writes into the list of who has signed."""
-    proposal = Metadata.from_bytes(vendor.first())
-    proposal.signatures["\x1b[2K"] = Signature("\x1b[2K", "00")
+    for proposal in (Metadata.from_bytes(vendor.first()), Metadata(Targets())):
+        proposal.signatures["\x1b[2K"] = Signature("\x1b[2K", "00")
+        with pytest.raises(RepositoryMetadataError):
+            sign_proposal(proposal.to_bytes(), [vendor.root[0].signer])
+
+
+def test_a_root_that_would_not_be_published_is_not_signed(vendor: Vendor) -> None:
+    """What is shown of it would not be all that it says."""
+    proposal = edited(vendor.first(), BAD_ROOTS["two online keys"])
     with pytest.raises(RepositoryMetadataError):
-        sign_proposal(proposal.to_bytes(), [vendor.root[0].signer])
+        sign_proposal(proposal, [vendor.root[0].signer])
 
 
 def test_an_old_signed_list_is_not_published_again(ready: Vendor) -> None:
@@ -674,6 +730,13 @@ def test_what_a_clock_that_was_ahead_has_signed_is_signed_anew(ready: Vendor) ->
     row = ready.read(lambda session: newest(session, TufRole.TIMESTAMP))
     lifetime = ready.backend.settings.timestamp_lifetime_ms
     assert row.expires_at <= ready.backend.clock() + lifetime
+    assert not ready.keep()
+
+
+def test_a_replica_whose_clock_is_a_little_behind_does_not_sign_again(ready: Vendor) -> None:
+    """Clocks are never quite alike; only one that is far ahead is mended."""
+    ready.publish("1.1", KERNEL)
+    ready.backend.clock.advance(-2 * SECOND)  # type: ignore[attr-defined]
     assert not ready.keep()
 
 
@@ -726,10 +789,11 @@ def test_a_restored_database_signs_nothing_that_is_older(
 
 
 @pytest.mark.parametrize(
-    "name", ["root.json", "0.root.json", "01.root.json", "2.root.json", "1.timestamp.json", "../x"]
+    "name", ["root.json", "0.root.json", "01.root.json", "2.root.json", "../x", "{}.timestamp.json"]
 )
 def test_no_other_metadata_is_there(ready: Vendor, name: str) -> None:
-    """Only the names of consistent snapshots."""
+    """Only the names of consistent snapshots: the timestamp has no version in its own."""
     ready.publish("1.1", KERNEL)
+    asked = name.format(ready.version(TufRole.TIMESTAMP))
     with pytest.raises(RepositoryTargetUnknownError):
-        ready.read(lambda session: metadata_named(session, name))
+        ready.read(lambda session: metadata_named(session, asked))

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from hwtrust.verify.appraise import FINDINGS
+from hwtrust.verify import appraise, platform
+from hwtrust.verify.enclaves import judge, kinds
+from hwtrust.verify.policy import POLICY_FINDINGS
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
+from hwtrust_backend.enrolment import DeviceKind
+from hwtrust_backend.results.ar4si import NO_ASSERTION, Claim, Tier, tier_of
 from hwtrust_backend.results.vector import (
     AFFIRMED,
     CLAIM_OF_PREFIX,
     CLAIMS_OF,
-    NO_ASSERTION,
-    Claim,
-    Tier,
+    affirmed_of,
     appraised,
-    tier_of,
+    appraised_gpu,
+    appraised_tee,
     touched,
 )
+
+FINDINGS = {
+    code: found
+    for table in (
+        *(appraise.FINDINGS, platform.ALL_FINDINGS),
+        *(kinds.FINDINGS, judge.ENCLAVE_FINDINGS),
+    )
+    for code, found in table.items()
+    # They are weighed by their prefix.
+    if code not in POLICY_FINDINGS and not code.startswith("policy:")
+}
 
 TIERS_OF_SEVERITY = {
     Severity.FAIL: Tier.CONTRAINDICATED,
@@ -42,10 +56,16 @@ def status_of(
     mode: Mode = Mode.NORMAL,
     withdrawn: bool = False,
     silent: bool = False,
+    kind: DeviceKind = DeviceKind.TPM,
 ) -> Tier:
     """The status of a device."""
     _, status = appraised(
-        standing=standing, findings=findings, mode=mode, withdrawn=withdrawn, silent=silent
+        affirmed=affirmed_of(kind, debug=False),
+        standing=standing,
+        findings=findings,
+        mode=mode,
+        withdrawn=withdrawn,
+        silent=silent,
     )
     return status
 
@@ -62,6 +82,7 @@ def test_a_finding_alone_brings_the_status_to_the_tier_of_its_severity(code: str
     found = finding(code, severity)
     assert status_of(found) is TIERS_OF_SEVERITY[severity]
     assert status_of(found, standing=STANDINGS[severity]) is TIERS_OF_SEVERITY[severity]
+    assert status_of(found, kind=DeviceKind.SNP) is TIERS_OF_SEVERITY[severity]
 
 
 @pytest.mark.parametrize("severity", list(Severity))
@@ -80,6 +101,7 @@ def test_findings_of_policies_pcrs_and_administrators_touch_a_claim_of_their_own
 def test_a_good_appraisal_claims_what_a_tpm_can_show_and_no_more() -> None:
     """Nothing is said of memory, of storage encryption or of other machines' data."""
     vector, status = appraised(
+        affirmed=affirmed_of(DeviceKind.TPM, debug=False),
         standing=Standing.TRUSTED,
         findings=(),
         mode=Mode.NORMAL,
@@ -129,6 +151,7 @@ def test_a_silent_device_is_affirmed_in_nothing() -> None:
     """What was good is not claimed any more; what was bad stays."""
     alert = finding("clock:drift", Severity.ALERT)
     vector, _ = appraised(
+        affirmed=AFFIRMED,
         standing=Standing.TRUSTED,
         findings=(alert,),
         mode=Mode.NORMAL,
@@ -146,6 +169,7 @@ def test_the_first_of_two_contraindications_is_not_made_better_by_the_second() -
     alert = finding("clock:ahead", Severity.ALERT)
     vectors = [
         appraised(
+            affirmed=AFFIRMED,
             standing=Standing.FAILED,
             findings=order,
             mode=Mode.NORMAL,
@@ -155,6 +179,67 @@ def test_the_first_of_two_contraindications_is_not_made_better_by_the_second() -
         for order in ((bad, alert), (alert, bad))
     ]
     assert [vector["hardware"] for vector in vectors] == [96, 96]
+
+
+# --- enclaves -----------------------------------------------------------------------------
+
+OPAQUE = {
+    "instance-identity": 2,
+    "configuration": 2,
+    "executables": 3,
+    "hardware": 2,
+    "runtime-opaque": 2,
+}
+ENCLAVES = sorted(set(DeviceKind) - {DeviceKind.TPM})
+
+
+@pytest.mark.parametrize("kind", ENCLAVES)
+def test_a_good_enclave_claims_what_its_hardware_says_and_no_more(kind: DeviceKind) -> None:
+    """Its memory is encrypted, but where the hardware does not say so; of files it says nothing."""
+    vector, status = appraised_tee(kind, (), debug=False, silent=False)
+    opaque = {name: value for name, value in OPAQUE.items() if name != "runtime-opaque"}
+    assert vector == (opaque if kind is DeviceKind.NITRO else OPAQUE)
+    assert status is Tier.AFFIRMING
+
+
+def test_an_enclave_whose_host_may_see_into_it_is_not_said_to_be_opaque() -> None:
+    """A policy that takes debugging does not make memory secret."""
+    vector, status = appraised_tee(DeviceKind.SNP, (), debug=True, silent=False)
+    assert ("runtime-opaque" in vector, status) == (False, Tier.AFFIRMING)
+    found = finding("snp:debug", Severity.FAIL)
+    vector, status = appraised_tee(DeviceKind.SNP, (found,), debug=True, silent=False)
+    assert (vector["runtime-opaque"], status) == (96, Tier.CONTRAINDICATED)
+
+
+PARTS = {
+    "the machine's launch": ("snp:measurement", True, False),
+    "the machine's firmware log": ("firmware:digest", True, False),
+    "the GPU": ("nvidia:driver", False, True),
+    "a layer": ("layer:mismatch", False, False),
+    "an administrator's lock": ("admin:locked", False, False),
+    "what the policy leaves out": ("policy:absent", True, True),
+    "a kind that is not accepted": ("evidence:kind", True, True),
+    "a code that is made later": ("new:code", True, False),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_finding_speaks_against_the_part_that_it_is_about(case: str) -> None:
+    """A bad GPU leaves the TEE what it is; what was not appraised is not affirmed."""
+    code, tee, gpu = PARTS[case]
+    found = (finding(code, Severity.FAIL),)
+    _, of_tee = appraised_tee(DeviceKind.SNP, found, debug=False, silent=False)
+    _, of_gpu = appraised_gpu(found, silent=False)
+    assert (of_tee is Tier.CONTRAINDICATED, of_gpu is Tier.CONTRAINDICATED) == (tee, gpu)
+
+
+def test_of_a_silent_enclave_no_part_is_affirmed() -> None:
+    """What was good is not claimed any more."""
+    for _, status in (
+        appraised_tee(DeviceKind.TDX, (), debug=False, silent=True),
+        appraised_gpu((), silent=True),
+    ):
+        assert status is Tier.NONE
 
 
 TIERS = {

@@ -28,6 +28,7 @@ from hwtrust.errors import (
 )
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
 from hwtrust_backend.config.clock import DAY, HOUR, MINUTE, SECOND
+from hwtrust_backend.enrolment import DeviceKind
 from hwtrust_backend.results.claims import PROFILE, Request, Subject, make_claims, nonce_text
 from hwtrust_backend.results.jwks import Jwks, coordinates, jwk, read_jwks, thumbprint
 from hwtrust_backend.results.verify import SKEW_MS, TOKEN_LIMIT, verify_result
@@ -45,6 +46,9 @@ DEVICE = "000b" + "5e" * 32
 
 SUBJECT = Subject(
     device=DEVICE,
+    kind=DeviceKind.TPM,
+    debug=False,
+    gpu=False,
     group="default",
     standing=Standing.TRUSTED,
     mode=Mode.NORMAL,
@@ -125,13 +129,13 @@ def part(content: object) -> str:
 def test_a_genuine_result_is_believed_and_says_all_there_is() -> None:
     """Profile, status, vector and our own claims come through."""
     claims = verify(token_of(claims_of()), nonce=NONCE)
-    appraisal = claims.submods["hwtrust"]
+    appraisal, ours = claims.submods["hwtrust"], claims.device
     assert claims.eat_profile == PROFILE == "tag:ietf.org,2026:rats/ear#04"
     assert (claims.sub, claims.ear_status.value) == (DEVICE, "affirming")
     assert claims.exp - claims.iat == 5 * MINUTE // SECOND
     assert appraisal.ear_appraisal_policy_ids == ("hwtrust:policy:default:1",)
-    assert appraisal.ear_verifier_claims.hwtrust_epoch == 8
-    assert appraisal.ear_verifier_claims.hwtrust_attested_at == (NOW - HOUR) // SECOND
+    assert (ours.hwtrust_kind, ours.hwtrust_epoch) == ("tpm", 8)
+    assert ours.hwtrust_attested_at == (NOW - HOUR) // SECOND
 
 
 # --- what is signed, and by whom -----------------------------------------------------
@@ -338,13 +342,53 @@ def test_a_silent_device_gets_a_result_that_affirms_nothing(silent: dict[str, An
     """Such a result is in force, so that a relying party learns of the silence."""
     claims = verify(token_of(claims_of(changed(**silent))), any_status=True)
     assert claims.ear_status.value == "none"
-    assert claims.submods["hwtrust"].ear_verifier_claims.hwtrust_silent
+    assert claims.device.hwtrust_silent
 
 
 def test_a_policy_that_is_not_known_any_more_is_not_named() -> None:
     """A list of policies is absent rather than empty (draft, section 3.1)."""
     claims = claims_of(changed(policy=""))
     assert "ear_appraisal_policy_ids" not in claims["submods"]["hwtrust"]
+
+
+def test_a_result_of_an_enclave_speaks_of_its_parts_too() -> None:
+    """TEE and GPU stand for themselves; the whole is no better than either."""
+    bad = Finding(code="nvidia:driver", severity=Severity.FAIL, message="")
+    subject = changed(
+        kind=DeviceKind.SNP, gpu=True, standing=Standing.FAILED, findings=(bad,), group="lab"
+    )
+    claims = verify(token_of(claims_of(subject)), any_status=True)
+    assert {name: part.ear_status.value for name, part in claims.submods.items()} == {
+        "hwtrust": "contraindicated",
+        "tee": "affirming",
+        "gpu": "contraindicated",
+    }
+    assert claims.device.hwtrust_kind == "snp"
+    assert claims.submods["tee"].ear_trustworthiness_vector["runtime-opaque"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpu", "parts"),
+    [
+        (DeviceKind.TPM, False, {"hwtrust"}),
+        (DeviceKind.TDX, False, {"hwtrust", "tee"}),
+        (DeviceKind.TDX, True, {"hwtrust", "tee", "gpu"}),
+    ],
+)
+def test_a_result_names_the_parts_that_there_are(
+    kind: DeviceKind, gpu: bool, parts: set[str]
+) -> None:
+    """Nothing is said of a TEE or GPU that gave no evidence."""
+    assert set(claims_of(changed(kind=kind, gpu=gpu))["submods"]) == parts
+
+
+def test_a_part_alone_is_no_result() -> None:
+    """What is not about the whole device is not believed of it."""
+    claims = claims_of(changed(kind=DeviceKind.SNP))
+    del claims["submods"]["hwtrust"]["ear_verifier_claims"]
+    with pytest.raises(ResultProfileError) as caught:
+        verify(token_of(claims))
+    assert caught.value.code == "result:profile"
 
 
 @pytest.mark.parametrize(("size", "length"), [(8, 12), (64, 88)])

@@ -82,7 +82,8 @@ def test_a_command_that_takes_arguments_shows_an_example(path: tuple[str, ...]) 
 
 def test_the_help_explains_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     """Every abbreviation in a command's help is one that everybody knows, or is explained."""
-    known = {"TPM", "JSON", "TLS", "PATH", "NAME", "SOCKET", "VERSION", "ID"}
+    known = {"TPM", "JSON", "TLS", "PATH", "NAME", "SOCKET", "VERSION", "ID", "TOML", "FILE"}
+    known |= {"VM", "TREE", "HCL", "SEV", "SNP", "TDX", "SGX", "CCA", "GPU", "AMD", "TPMS_ATTEST"}
     out, _ = ran("--help", capture=capsys, code=0)
     explained = set(re.findall(r"^ +([A-Z]{2,}) {3,}\w", out, re.MULTILINE))
     ours = {path: command for path, command in COMMANDS.items() if path != ("verify-quote",)}
@@ -139,6 +140,11 @@ FAMILIES = {
     "state": 10,
     "update": 11,
     "agent": 12,
+    "anchor": 13,
+    "ak": 3,
+    "azure": 3,
+    "nvidia": 3,
+    "rules": 9,
 }
 """The first word of an error's code, and the exit code."""
 
@@ -148,6 +154,7 @@ ELSEWHERE = {
     errors.ChallengeError,
     errors.WireError,  # told as what was being read
     errors.WatchError,  # the agent measures at intervals instead
+    errors.EnclaveError,  # of an enclave's own program
     errors.SoftwareTpmError,  # of tests
     errors.FaultPlanError,
 }

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from hwtrust.cli.reference import reference
 from hwtrust.errors.base import HwTrustError
-from hwtrust.verify.logs.firmware_rules import FirmwareRules
+from hwtrust.verify.platform import FirmwareLogRules
 from simulators.firmware_log import Firmware, booted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def test_the_rules_are_toml_that_is_read_as_rules(tmp_path: Path) -> None:
     """Of the PCRs that are asked for."""
     result = run(tmp_path / "log", booted().raw, "--pcrs", "4,7")
     assert result.exit_code == 0
-    rules = msgspec.convert(tomllib.loads(result.output)["firmware"], FirmwareRules)
+    rules = msgspec.convert(tomllib.loads(result.output)["firmware_log"], FirmwareLogRules)
     assert isinstance(rules.digests, dict)
     assert set(rules.digests) == {"4", "7"}
     assert rules.secure_boot is True
@@ -45,7 +45,7 @@ def test_json_says_what_the_log_is(tmp_path: Path) -> None:
 def test_a_confidential_vms_log_has_its_own_registers_and_bank(tmp_path: Path) -> None:
     """RTMRs of SHA-384, unless others are asked for."""
     raw = Firmware("sha384", confidential=True).separate(1).raw
-    table = tomllib.loads(run(tmp_path / "log", raw).output)["firmware"]
+    table = tomllib.loads(run(tmp_path / "log", raw).output)["firmware_log"]
     assert table["bank"] == "sha384"
     assert set(table["digests"]) == {"0", "1", "2", "3"}
     refused = run(tmp_path / "log", raw, "--bank", "sha256")

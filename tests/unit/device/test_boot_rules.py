@@ -376,6 +376,7 @@ def test_a_layer_that_is_not_activated_ends_the_chain(bench: Bench, place: int) 
             raise KeyError("sesame")
 
     bench.hold(1, good_value(bench))
+    bench.context.started = bench.release
     with pytest.raises(errors.LayerActivationError) as failed:
         bench.boot(activate)
     assert failed.value.code == "layer:activation"
@@ -385,6 +386,7 @@ def test_a_layer_that_is_not_activated_ends_the_chain(bench: Bench, place: int) 
     last = failing == LAYERS[-1]
     assert bench.done[-1] == ("extend cap" if last else f"extend layer {failing}")
     assert not any(step.startswith("unseal") for step in bench.done)
+    assert bench.context.started is None
 
 
 @pytest.mark.parametrize("name", LAYERS)

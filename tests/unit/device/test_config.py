@@ -81,11 +81,22 @@ def test_what_is_left_out_has_its_default(write: Callable[[str], Path]) -> None:
     text = GOOD.replace('tcti = "device:/dev/tpmrm0"', "").replace("platform_pcrs = [0, 7]", "")
     config = DeviceConfig.load(write(text.replace('tls_key = "attested"', "")))
     assert config.tpm.tcti == ""
-    assert config.tpm.platform_pcrs == ()
+    assert (config.tpm.platform_pcrs, config.tpm.quoted_pcrs) == ((), ())
+    assert (config.tpm.firmware_log, config.tpm.ima_log) == ("", "")
     assert config.handles() == Handles()
     assert config.tls_key is TlsKeyChoice.AUTO
     assert config.tpm.clock_threshold_s == 60
     assert not config.tpm.unsafe_resettable_pcr
+
+
+def test_logs_lie_where_the_configuration_says(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As every path: relative to the file."""
+    chosen = 'pcr = 11\nquoted_pcrs = [8, 9, 10]\nfirmware_log = "/sys/log"\nima_log = "ima"'
+    config = DeviceConfig.load(write(GOOD.replace("pcr = 11", chosen)))
+    assert config.tpm.quoted_pcrs == (8, 9, 10)
+    assert (config.tpm.firmware_log, config.tpm.ima_log) == ("/sys/log", str(tmp_path / "ima"))
 
 
 def test_handles_can_be_chosen(write: Callable[[str], Path]) -> None:
@@ -116,6 +127,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "the application PCR as a platform PCR": ("[0, 7]", "[0, 11]"),
     "a platform PCR that is not one": ("[0, 7]", "[0, 9]"),
     "a resettable platform PCR": ("[0, 7]", "[0, 16]"),
+    "a quoted PCR of the firmware": ("pcr = 11", "pcr = 12\nquoted_pcrs = [7]"),
+    "the application PCR as a quoted PCR": ("pcr = 11", "pcr = 12\nquoted_pcrs = [12]"),
+    "a platform PCR as a quoted PCR": ("pcr = 11", "pcr = 12\nquoted_pcrs = [11]"),
+    "a resettable quoted PCR": ("pcr = 11", "pcr = 12\nquoted_pcrs = [16]"),
     "an unknown bank": ('"sha1", ', '"md5", '),
     "no SHA-256 bank": ('"sha1", "sha256"', '"sha1"'),
     "an unknown kind of TLS key": ('"attested"', '"software"'),

@@ -195,6 +195,8 @@ BAD_KEYS = {
     "an elliptic-curve key": [AK | {"kty": "EC"}],
     "no modulus": [AK | {"n": ""}],
     "a modulus that is no base64": [AK | {"n": "a="}],
+    "a modulus with line ends": [AK | {"n": f"{AK['n']}\n\n\n\n"}],
+    "a modulus in the other alphabet": [AK | {"n": f"{AK['n']}+/+/"}],
     "a modulus cut within a byte": [AK | {"n": "aaaaa"}],
     "an even exponent": [AK | {"e": "Ag"}],
     "an exponent of one": [AK | {"e": "AQ"}],

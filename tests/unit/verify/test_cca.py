@@ -196,6 +196,12 @@ def test_a_list_of_endorsements_is_read() -> None:
     trust = CcaTrust.read(json.dumps([entry]).encode())
     assert list(trust.keys) == [(IMPLEMENTATION_ID, INSTANCE_ID)]
     assert verify(trust=trust).realm.rim == RIM
+    assert not CcaTrust.read(b"[%s]" % (b" " * (MAX_SIZE - 2))).keys
+
+
+def shifted(key: dict[str, str]) -> dict[str, str]:
+    """The coordinates of a JWK with the last three bytes of the one before the other."""
+    return {"x": key["x"][:-4], "y": key["x"][-4:] + key["y"]}
 
 
 ENDORSEMENTS = {
@@ -203,7 +209,7 @@ ENDORSEMENTS = {
     "no list": json.dumps(ENTRY).encode(),
     "a name that is not UTF-8": b'[{"\xc0": 1}]',
     "deep lists": b"[" * 100_000,
-    "too much": b" " * (MAX_SIZE + 1),
+    "too much": b"[%s]" % (b" " * (MAX_SIZE - 1)),
     "no key": json.dumps([{**ENTRY, "pkey": None}]).encode(),
     "no instance": json.dumps([{k: v for k, v in ENTRY.items() if k != "instance-id"}]).encode(),
     "an instance of another type": json.dumps([{**ENTRY, "instance-id": "02" * 33}]).encode(),
@@ -221,6 +227,15 @@ ENDORSEMENTS = {
     "no ASCII": json.dumps([{**ENTRY, "pkey": ENTRY["pkey"] | {"x": "é" * 64}}]).encode(),
     "a coordinate that is too short": json.dumps(
         [{**ENTRY, "pkey": ENTRY["pkey"] | {"x": ENTRY["pkey"]["x"][4:]}}]
+    ).encode(),
+    "a boundary between the coordinates that is moved": json.dumps(
+        [{**ENTRY, "pkey": ENTRY["pkey"] | shifted(ENTRY["pkey"])}]
+    ).encode(),
+    "a key of another type": json.dumps(
+        [{**ENTRY, "pkey": ENTRY["pkey"] | {"kty": "OKP"}}]
+    ).encode(),
+    "base64 with a line end": json.dumps(
+        [{**ENTRY, "pkey": ENTRY["pkey"] | {"x": ENTRY["pkey"]["x"] + "\n" * 4}}]
     ).encode(),
     "a point beside the curve": json.dumps(
         [{**ENTRY, "pkey": ENTRY["pkey"] | {"y": ENTRY["pkey"]["x"]}}]

@@ -317,6 +317,11 @@ SGX_CASES: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
     "a version of the configuration": (["sgx:config-svn"], {"config_svn": 1}, {}),
     "an older configuration": (["sgx:config-svn"], {"config_svn": 1}, {"config_svn_floor": 2}),
     "a newer configuration": ([], {"config_svn": 3}, {"config_svn_floor": 2}),
+    "the oldest configuration that is accepted": (
+        [],
+        {"config_svn": 2},
+        {"config_svn_floor": 2},
+    ),
 }
 
 
@@ -418,6 +423,26 @@ def test_a_policy_that_cannot_be_meant_is_refused(rules: dict[str, Any]) -> None
     """Digests of another size, misspelled fields, and what cannot be allowed."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(rules, TdxRules)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"mr_enclave": ["00" * 31]},
+        {"mr_signer": ["00" * 33]},
+        {"config_id": ["00" * 63]},
+        {"config_id": ["0x" * 64]},
+        {"attributes": "05"},
+        {"xfrm": "0x" + "00" * 7},
+        {"misc_select": "0x" + "00" * 8},
+        {"mr_enclav": []},
+        {"unsafe_allow_debug": True},
+    ],
+)
+def test_a_policy_for_enclaves_that_cannot_be_meant_is_refused(rules: dict[str, Any]) -> None:
+    """The same, with the sizes of SGX."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(rules, SgxRules)
 
 
 # --- run-time measurement registers --------------------------------------------------

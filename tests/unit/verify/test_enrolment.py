@@ -127,6 +127,24 @@ def test_the_application_pcr_is_the_one_of_eight_to_fifteen(selection: str) -> N
     assert enrol(wanting.finish(NONCE), wanting).known.pcr == pcr
 
 
+@pytest.mark.parametrize("pcr", [8, 12])
+def test_a_device_that_quotes_others_for_their_logs_says_which_is_its_own(pcr: int) -> None:
+    """What it says is shown by its log."""
+    wanting = Attester(selection="sha256:0,7,8,10,12", pcr=pcr)
+    wanting.platform = dict.fromkeys((0, 7, 8, 10, 12), b"\1" * 32)
+    wanting.load(RELEASE)
+    assert enrol(changed(wanting, pcr=pcr), wanting).known.pcr == pcr
+
+
+def test_a_pcr_that_another_extends_is_not_the_devices_own() -> None:
+    """Its log does not explain it."""
+    wanting = Attester(selection="sha256:0,7,8,12", pcr=12)
+    wanting.platform = dict.fromkeys((0, 7, 8, 12), b"\1" * 32)
+    wanting.load(RELEASE)
+    finish = changed(wanting, pcr=8)
+    refusal(LogError, "evidence:log:mismatch", lambda: enrol(finish, wanting))
+
+
 # --- what is refused ---------------------------------------------------------------------
 
 
@@ -357,6 +375,7 @@ REFUSED: dict[str, tuple[type[HwTrustError], str, Callable[[Attester], EnrolFini
     "22: it quotes nothing": (*PCRS, lambda d: with_banks(d, "sha256:none")),
     "it quotes no application PCR": (*PCRS, selecting("sha256:0,7", 7)),
     "it quotes two application PCRs": (*PCRS, selecting("sha256:0,8,12")),
+    "it names a PCR that it does not quote": (*PCRS, lambda d: changed(d, pcr=10)),
     "its application PCR is the resettable PCR 16": (*PCRS, selecting("sha256:0,16", 16)),
     "its application PCR is the resettable PCR 23": (*PCRS, selecting("sha256:0,23", 23)),
     "it quotes the resettable PCR 16 too": (*PCRS, selecting("sha256:0,12,16")),

@@ -15,12 +15,12 @@ from hwtrust.verify.logs.firmware_claims import FirmwareClaims
 from hwtrust.verify.logs.firmware_rules import (
     FINDINGS,
     MOST_OF_A_CODE,
-    FirmwareRules,
     appraise_firmware,
 )
 from hwtrust.verify.logs.reference import reference_from_eventlog
+from hwtrust.verify.platform import FirmwareLogRules
 from hwtrust.wire.algorithms import Alg, new_hash
-from hwtrust.wire.logs.firmware import EventType
+from hwtrust.wire.logs.firmware import EventType, FirmwareEvent
 from hwtrust.wire.messages import Severity
 from simulators.firmware_log import Firmware, booted
 
@@ -37,13 +37,13 @@ def claims_of(
 def table_of(firmware: Firmware, *, numbers: Collection[int] = NUMBERS) -> dict[str, Any]:
     """The rules that a machine gives, as a table to change."""
     text = reference_from_eventlog(firmware.log, pcrs=numbers, bank=Alg.SHA256)
-    table: dict[str, Any] = tomllib.loads(text)["firmware"]
+    table: dict[str, Any] = tomllib.loads(text)["firmware_log"]
     return table
 
 
 def codes(firmware: Firmware, table: dict[str, Any], **options: Any) -> set[str]:  # noqa: ANN401
     """The codes of all findings."""
-    rules = msgspec.convert(table, FirmwareRules)
+    rules = msgspec.convert(table, FirmwareLogRules)
     findings = appraise_firmware(claims_of(firmware, **options), rules=rules)
     assert all(finding.severity is FINDINGS[finding.code][0] for finding in findings)
     return {finding.code for finding in findings}
@@ -122,6 +122,8 @@ def test_secure_boot_must_have_the_required_state() -> None:
     del on["secure_boot"]
     assert codes(booted(), on) == {"firmware:absent"}
     assert codes(booted(), on | {"unsafe_any_secure_boot": True}) == set()
+    either = {"unsafe_any_secure_boot": True, "secure_boot": False}
+    assert codes(booted(), on | either) == set()
 
 
 def test_secure_boot_is_not_on_where_nothing_tells() -> None:
@@ -135,7 +137,8 @@ def test_a_field_that_is_absent_refuses(name: str) -> None:
     """Nothing is accepted by silence."""
     table = table_of(booted())
     del table[name]
-    assert "firmware:absent" in codes(booted(), table)
+    also = {"digests": {"firmware:register-unlisted"}, "authorities": {"firmware:authority"}}
+    assert codes(booted(), table) == {"firmware:absent"} | also.get(name, set())
 
 
 def test_empty_rules_accept_nothing() -> None:
@@ -155,6 +158,9 @@ def test_registers_of_rules_and_claims_must_be_the_same() -> None:
     assert codes(booted(), table, numbers=range(9)) == {"firmware:register-missing"}
     del table["digests"]["9"]
     assert codes(booted(), table) == {"firmware:register-unlisted"}
+    assert codes(booted(), table | {"unsafe_any_pcrs": [9]}) == set()
+    table["digests"]["9"] = []
+    assert codes(booted(), table) == {"firmware:digest"}
     assert codes(booted(), table | {"unsafe_any_pcrs": [9]}) == set()
 
 
@@ -185,6 +191,8 @@ def test_an_exact_sequence_accepts_nothing_else() -> None:
         (separator, shim, grub, grub): {"firmware:sequence"},
     }.items():
         assert codes(booted(), table | {"sequences": {"4": list(sequence)}}) == found
+    table["digests"]["4"] = []
+    assert codes(booted(), table | {"sequences": {"4": [separator, shim, grub]}}) == set()
 
 
 def test_data_that_disagrees_with_its_digest_alerts() -> None:
@@ -226,12 +234,23 @@ def test_firmware_that_separates_twice_is_accepted_where_that_is_spelled_out() -
     assert codes(firmware, table | {"unsafe_repeated_separators": [0]}) == {"firmware:separator"}
 
 
+def test_registers_that_no_firmware_separates_may_hold_what_separators_are_made_of() -> None:
+    """Nothing rests on separators there."""
+    firmware = booted().separate(9, 9)
+    table = table_of(firmware)
+    assert "unsafe_repeated_separators" not in table
+    assert codes(firmware, table) == set()
+
+
 def test_findings_of_a_code_are_counted_beyond_the_first() -> None:
     """A long and hostile log does not make a long verdict."""
     firmware = booted()
-    for number in range(100):
+    for number in range(MOST_OF_A_CODE):
         firmware.command("grub_cmd: ", f"evil {number}")
-    rules = msgspec.convert(table_of(booted()), FirmwareRules)
+    rules = msgspec.convert(table_of(booted()), FirmwareLogRules)
+    assert len(appraise_firmware(claims_of(firmware), rules=rules)) == MOST_OF_A_CODE
+    for number in range(84):
+        firmware.command("grub_cmd: ", f"worse {number}")
     findings = appraise_firmware(claims_of(firmware), rules=rules)
     assert len(findings) == MOST_OF_A_CODE + 1
     assert "84 more" in findings[-1].message
@@ -252,7 +271,7 @@ BAD_RULES: dict[str, dict[str, Any]] = {
 def test_rules_of_another_form_are_refused(what: str) -> None:
     """Where they are read, not where they would silently not match."""
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(BAD_RULES[what], FirmwareRules)
+        msgspec.convert(BAD_RULES[what], FirmwareLogRules)
 
 
 def test_a_confidential_vm_is_accepted_by_the_rules_that_were_made_of_its_log() -> None:
@@ -262,7 +281,10 @@ def test_a_confidential_vm_is_accepted_by_the_rules_that_were_made_of_its_log() 
         2, EventType.IPL, b"/vmlinuz\0", b"kernel"
     )
     text = reference_from_eventlog(firmware.log, pcrs=range(4), bank=Alg.SHA384)
-    rules = msgspec.convert(tomllib.loads(text)["firmware"], FirmwareRules)
+    table = tomllib.loads(text)["firmware_log"]
+    assert table["secure_boot"] is True
+    assert "unsafe_repeated_separators" not in table
+    rules = msgspec.convert(table, FirmwareLogRules)
     assert appraise_firmware(verify_cc_log(firmware.log, rtmrs=firmware.rtmrs), rules=rules) == ()
     firmware.authority("db", b"y")
     (finding,) = appraise_firmware(verify_cc_log(firmware.log, rtmrs=firmware.rtmrs), rules=rules)
@@ -273,12 +295,15 @@ def test_a_confidential_vm_is_accepted_by_the_rules_that_were_made_of_its_log() 
 def test_reference_values_have_the_words_of_the_log_beside_them() -> None:
     """And words cannot leave their comment."""
     firmware = booted()
-    firmware.command("grub_cmd: ", 'echo\n[firmware]\nbank = "sha1" \x1b[2J')
+    firmware.command("grub_cmd: ", 'echo\n[firmware_log]\nbank = "sha1" \x1b[2J')
     text = reference_from_eventlog(firmware.log, pcrs=NUMBERS, bank=Alg.SHA256)
     line = next(line for line in text.splitlines() if digest(b"the kernel") in line)
     assert line.endswith("# EV_IPL kernel: /vmlinuz-6.1 (not verified)")
+    assert "\nauthorities = []\n" in reference_from_eventlog(
+        firmware.log, pcrs=(4,), bank=Alg.SHA256
+    )
     assert "\x1b" not in text
-    assert tomllib.loads(text)["firmware"]["bank"] == "sha256"
+    assert tomllib.loads(text)["firmware_log"]["bank"] == "sha256"
 
 
 def test_reference_values_of_a_log_that_tells_no_state_leave_secure_boot_open() -> None:
@@ -286,7 +311,37 @@ def test_reference_values_of_a_log_that_tells_no_state_leave_secure_boot_open() 
     table = table_of(Firmware().separate(4), numbers=(4,))
     assert table["unsafe_any_secure_boot"] is True
     assert "secure_boot" not in table
-    assert "secure_boot" not in table_of(booted(), numbers=(4,))
+    assert "secure_boot" not in table_of(booted(), numbers=(0, 4))
+    assert table_of(Firmware().separate(7), numbers=(7,))["unsafe_any_secure_boot"] is True
+    assert table_of(booted(), numbers=(7,))["secure_boot"] is True
+
+
+def test_reference_values_hold_what_was_extended_once_and_authorities_apart() -> None:
+    """No event of another bank, no event that extends nothing, no digest twice."""
+    firmware = Firmware(locality=3).start().load()
+    firmware.command("grub_cmd: ", "linux /vmlinuz root=/dev/sda2")
+    firmware.events.append(FirmwareEvent(4, EventType.IPL, {Alg.SHA1: bytes(20)}, b""))
+    table = table_of(firmware)
+    assert codes(firmware, table) == set()
+    assert "00" * 32 not in table["digests"]["0"]
+    assert all(len(values) == len(set(values)) for values in table["digests"].values())
+    assert set(table["authorities"]).isdisjoint(table["digests"]["7"])
+    assert "7" not in table_of(firmware, numbers=(4,))["digests"]
+
+
+def test_reference_values_take_secure_boot_from_what_pcr_7_was_extended_with() -> None:
+    """Not from another register, another bank or an event that extends nothing."""
+    honest = Firmware().start(secure_boot=b"\0").load()
+    on = next(event for event in booted().events if event.register == 7)
+    for lie in (
+        msgspec.structs.replace(on, register=6),
+        msgspec.structs.replace(on, type=int(EventType.NO_ACTION)),
+        msgspec.structs.replace(on, digests={Alg.SHA1: bytes(20)}),
+    ):
+        firmware = Firmware().start(secure_boot=b"\0").load()
+        firmware.events.insert(1, lie)
+        assert table_of(firmware)["secure_boot"] is False
+    assert table_of(honest)["secure_boot"] is False
 
 
 def test_reference_values_need_registers_and_a_bank_of_the_log() -> None:

@@ -140,11 +140,21 @@ def test_known_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither their number nor their size grows without end."""
     monkeypatch.setattr("hwtrust.verify.logs.ima.KNOWN", 2)
     known = KnownEntries([b"a"])
-    known.learn(Alg.SHA256, b"x" * 2000)
-    assert set(known.digests(Alg.SHA256)) == {b"a"}
-    known.learn(Alg.SHA256, b"b")
-    known.learn(Alg.SHA256, b"c")
-    assert known.digests(Alg.SHA256) == {one: hashlib.sha256(one).digest() for one in (b"a", b"b")}
+    measured = ImaKernel().file("x" * 2000).file("b").file("c")
+    claims = verify(measured.log(), measured.pcr(Alg.SHA256))
+    known.learn(claims, range(3))
+    data = measured.entries[1].data
+    assert known.digests(Alg.SHA256) == {one: hashlib.sha256(one).digest() for one in (b"a", data)}
+    assert set(KnownEntries([b"a", b"b", b"c"]).digests(Alg.SHA256)) == {b"a", b"b"}
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_what_was_added_filled_up_is_no_digest_to_be_known(way: Way) -> None:
+    """Where the kernel adds SHA-1 filled up with zeros, nothing is remembered."""
+    known = KnownEntries([])
+    measured = ImaKernel(way).file("a").file("b", violation=True)
+    known.learn(verify(measured.log(), measured.pcr(Alg.SHA256)), range(1))
+    assert known.digests(Alg.SHA256) == {}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from hwtrust.errors import HwTrustError
 from hwtrust.errors.logs import ImaRulesError
 from hwtrust.verify.logs.ima import START, ImaClaims, verify_ima
 from hwtrust.verify.logs.ima_reference import reference_from_ima, reference_from_tree
@@ -25,7 +26,7 @@ from hwtrust.verify.logs.ima_rules import (
 from hwtrust.wire.algorithms import Alg, new_hash
 from hwtrust.wire.logs.ima import ImaLog
 from hwtrust.wire.messages import Finding
-from simulators.ima_log import ImaKernel, ec_key, other_key, public_pem, rsa_key, sign
+from simulators.ima_log import ImaKernel, Measured, ec_key, other_key, public_pem, rsa_key, sign
 
 PCRS = {number: hashlib.sha256(b"%d" % number).digest() for number in range(10)}
 A, B = (hashlib.sha256(content).digest() for content in (b"a", b"b"))
@@ -189,6 +190,16 @@ REFUSED: dict[str, tuple[ImaKernel, dict[str, Any], str]] = {
         {"buffers": {"kexec-cmdline": [A.hex()]}},
         "ima:buffer",
     ),
+    "a file that the log calls a buffer": (
+        ImaKernel(entries=[*booted().entries, Measured("ima-buf", signed().entries[1].fields)]),
+        {"unsafe_any_buffer": True},
+        "ima:buffer",
+    ),
+    "a buffer under an algorithm that nobody knows": (
+        ImaKernel(entries=[*booted().entries, Measured("ima-buf", [b"none:\0" + A, b"k\0", b"a"])]),
+        {"unsafe_any_buffer": True},
+        "ima:buffer",
+    ),
     "a key on a keyring": (booted().buffer(".ima", b"a"), {}, "ima:buffer"),
     "a file's digest for a buffer": (booted().buffer("/a", b"a"), PINNED, "ima:buffer"),
     "an excluded name for a buffer": (
@@ -271,7 +282,7 @@ def test_without_pcr_values_the_aggregate_cannot_be_checked() -> None:
 
 def test_what_one_set_of_rules_knows_is_nothing_to_another() -> None:
     """Entries that other rules accepted are looked at."""
-    lax = PreparedImaRules(ImaRules(excludes=("*",), digests={}))
+    lax = PreparedImaRules(ImaRules(digests_anywhere=(A.hex(),)))
     strict = PreparedImaRules(ImaRules(digests={}))
     measured = booted().file("/a", b"a")
     claims = claims_of(measured, lax)
@@ -282,6 +293,21 @@ def test_what_one_set_of_rules_knows_is_nothing_to_another() -> None:
     assert [one.code for one in found] == ["ima:unknown"]
 
 
+def test_what_is_accepted_unseen_is_not_remembered() -> None:
+    """Else one machine could make another's log explain nothing, or fill the memory."""
+    rules = {"excludes": ["/var/*"], "digests": {}} | {
+        "unsafe_allow_violations": True,
+        "unsafe_any_buffer": True,
+    }
+    prepared = PreparedImaRules(msgspec.convert(rules, ImaRules))
+    hostile = booted().file("/var/x", digest=bytes(32)).buffer("k", b"key")
+    honest = booted().file("/var/x", violation=True)
+    for measured in (hostile, honest):
+        claims = claims_of(measured, prepared)
+        assert appraise_ima(claims, rules=prepared, pcrs={Alg.SHA256: PCRS}) == ()
+    assert prepared.known.digests(Alg.SHA256) == {}
+
+
 def test_a_signature_is_checked_each_time() -> None:
     """What a signature accepts is never remembered."""
     prepared = PreparedImaRules(msgspec.convert(KEYS, ImaRules))
@@ -289,6 +315,55 @@ def test_a_signature_is_checked_each_time() -> None:
         claims = claims_of(signed(), prepared)
         assert claims.unknown == (0, 1)
         assert appraise_ima(claims, rules=prepared, pcrs={Alg.SHA256: PCRS}) == ()
+
+
+def test_nothing_is_accepted_unread_that_reading_would_not_accept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With any bit changed, what is found is the same as where every entry is read."""
+    measured = (
+        signed()
+        .file("/a", b"a")
+        .file("/b", b"b")
+        .file("/a", b"b")
+        .file("/z", digest=bytes(32))
+        .file("/s", b"a", algorithm="sha1")
+        .file("boot_aggregate", b"b")
+        .buffer("/a", b"a")
+    )
+    rules = PreparedImaRules(
+        msgspec.convert(
+            PINNED | {"digests_anywhere": [B.hex(), "00" * 32, SHA1]} | {"excludes": ["/x*"]},
+            ImaRules,
+        )
+    )
+
+    def found(raw: bytes) -> tuple[str, ...]:
+        try:
+            log = ImaLog.decode(raw)
+            value = bytes(32)
+            for one in log.template_data(10):
+                value = hashlib.sha256(value + hashlib.sha256(one).digest()).digest()
+            claims = verify_ima(log, bank=Alg.SHA256, value=value, state=START)
+            made = appraise_ima(claims, rules=rules, pcrs={Alg.SHA256: PCRS})
+            return tuple(f"{one.code} {one.message}" for one in made)
+        except HwTrustError as error:
+            return (error.code,)
+
+    raw = measured.log()
+    logs = [raw]
+    for place in range(len(raw)):
+        changed = bytearray(raw)
+        changed[place] ^= 1 << place % 8
+        logs.append(bytes(changed))
+    short = [found(one) for one in logs]
+    assert [one.split()[0] for one in short[0]] == [
+        *("ima:digest", "ima:unknown", "ima:weak", "ima:boot-aggregate", "ima:buffer")
+    ]
+    monkeypatch.setattr(
+        ImaLog, "files", lambda _log, _pcr, numbers: ((one, b"", b"") for one in numbers)
+    )
+    assert short == [found(one) for one in logs]
 
 
 def test_findings_are_bounded_and_names_cut() -> None:

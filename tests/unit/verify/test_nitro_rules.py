@@ -134,6 +134,7 @@ def test_rules_are_read_from_a_table() -> None:
         {"pcrs": {"0": ["ab" * 32]}},
         {"max_age_ms": -1},
         {"unsafe_any_pcrs": [32]},
+        {"unsafe_any_pcrs": [-1]},
     ],
     ids=str,
 )

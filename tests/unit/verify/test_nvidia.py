@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_der_x509_certificate
 
@@ -45,6 +46,7 @@ from simulators.nvidia_signer import (
     Link,
     changed,
     crl_of,
+    key_of,
 )
 
 GPU = GpuSigner()
@@ -155,6 +157,53 @@ def test_certificates_that_are_no_chain_are_refused() -> None:
     assert refused(MalformedError, certificates=[leaf, b"0"])
 
 
+def test_a_chain_has_two_certificates_at_least_and_eight_at_most() -> None:
+    """One that vouches for itself is that of nobody's GPU."""
+    cas = tuple(Link(f"CA {number}") for number in range(MAX_CERTIFICATES))
+    for count in (0, MAX_CERTIFICATES - 2):
+        assert verify(**by((LEAF, *cas[:count], LINKS[-1]))).nonce == NONCE
+    assert refused(NvidiaChainError, **by((LEAF, *cas[:-1], LINKS[-1])))
+    assert refused(NvidiaChainError, **by((LEAF,)))
+
+
+def test_cas_that_merely_renew_their_key_are_not_counted() -> None:
+    """RFC 5280 §4.2.1.9; each other one is, and the GPU is none."""
+    renewed = changed(2, name=LINKS[3].name, issuer=LINKS[3].name)
+    renewed = (*renewed[:3], replace(renewed[3], path_length=1), renewed[4])
+    assert verify(**by(renewed)).nonce == NONCE
+    for at, allowed in ((1, 0), (2, 1), (3, 2), (4, 3)):
+        assert verify(**by(changed(at, path_length=allowed))).nonce == NONCE
+        if allowed:
+            assert refused(NvidiaChainError, **by(changed(at, path_length=allowed - 1)))
+
+
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+CURVE_KEY = key_of(LEAF.name)
+Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def pair(own: Key, issuers: Key) -> dict[str, Any]:
+    """The arguments for a chain of two with these keys."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "GPU")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.not_valid_before(START).not_valid_after(END)
+    leaf = builder.serial_number(1).public_key(own.public_key())
+    root = builder.serial_number(2).public_key(issuers.public_key())
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    chain = [
+        made.sign(issuers, hashes.SHA384()).public_bytes(Encoding.DER) for made in (leaf, root)
+    ]
+    trust = NvidiaTrust(roots=frozenset({hashlib.sha256(chain[1]).hexdigest()}))
+    return {"certificates": chain, "trust": trust}
+
+
+def test_rsa_keys_sign_neither_certificates_nor_reports() -> None:
+    """NVIDIA has none; what another kind of key can do is not looked at."""
+    assert verify(**pair(CURVE_KEY, CURVE_KEY)).firmware_id == b""
+    assert refused(NvidiaChainError, **pair(CURVE_KEY, RSA_KEY)) == "nvidia:chain:invalid"
+    assert refused(WeakKeyError, **pair(RSA_KEY, CURVE_KEY)) == "evidence:key:weak"
+
+
 BAD_CHAINS = {
     "the GPU's certificate is a CA's": changed(0, ca=True),
     "the GPU's key is for something else": changed(0, usage="key_cert_sign"),
@@ -216,8 +265,43 @@ def test_a_gpu_with_other_firmware_than_its_certificate_says_is_refused() -> Non
 def test_a_certificate_without_firmware_vouches_for_none() -> None:
     """What the report says of it is not passed on."""
     assert verify(**by(changed(0, fwid=b""))).firmware_id == b""
-    for extension in (b"\x30\x00", b"\x04\x00", b"\x30\x03\x02\x01"):
-        assert refused(MalformedError, **by(changed(0, tcb_info=extension)))
+
+
+SHA384 = bytes.fromhex("0609608648016503040202")
+SHA256 = bytes.fromhex("0609608648016503040201")
+
+
+def inside(content: bytes, levels: int = 1) -> bytes:
+    """`content` in as many DER sequences."""
+    for _ in range(levels):
+        content = bytes([0x30, len(content)]) + content
+    return content
+
+
+NO_FIRMWARE = {
+    "nothing": b"",
+    "an empty sequence": b"\x30\x00",
+    "no sequence": b"\x04\x00",
+    "a sequence that is cut short": b"\x30\x03\x02\x01",
+    "a digest by another hash": inside(SHA256 + b"\x04\x30" + FWID),
+    "a digest that is shorter": inside(SHA384 + b"\x04\x20" + FWID[:32]),
+    "a digest that is longer": inside(SHA384 + b"\x04\x31" + FWID + b"\0"),
+    "a digest that is no byte string": inside(SHA384 + b"\x0c\x30" + FWID),
+    "a digest far inside": inside(SHA384 + b"\x04\x30" + FWID, levels=10),
+}
+
+
+@pytest.mark.parametrize("case", NO_FIRMWARE)
+def test_an_extension_that_names_no_firmware_is_malformed(case: str) -> None:
+    """It is there to name some: what cannot be found in it is not passed over."""
+    assert refused(MalformedError, **by(changed(0, tcb_info=NO_FIRMWARE[case])))
+
+
+def test_firmware_is_found_as_far_inside_as_it_may_be() -> None:
+    """Chips of several generations wrap it differently."""
+    for levels in range(1, 10):
+        value = inside(SHA384 + b"\x04\x30" + FWID, levels=levels)
+        assert verify(**by(changed(0, tcb_info=value))).firmware_id == FWID
 
 
 def test_a_gpu_whose_key_is_of_another_kind_is_refused() -> None:

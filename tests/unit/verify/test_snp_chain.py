@@ -483,7 +483,17 @@ CHANGES: dict[str, tuple[dict[str, bytes | None], type[Exception]]] = {
     "a level that is no number": ({"3.1": b"\x04\x01\x04"}, MalformedError),
     "a level that is empty": ({"3.1": b""}, MalformedError),
     "a level that goes on": ({"3.1": b"\x02\x01\x04\x00"}, MalformedError),
-    "a level of an unknown component": ({"3.5": integer(1)}, SnpTcbError),
+    "a level above 127 that is no number": ({"3.1": b"\x04\x02\x00\x84"}, MalformedError),
+    "a level of three bytes": ({"3.1": b"\x02\x03\x00\x00\x84"}, MalformedError),
+    **{
+        f"a level of the unknown component {number}": ({f"3.{number}": integer(1)}, SnpTcbError)
+        for number in range(4, 8)
+    },
+    "an unknown component whose level is no number": ({"3.7": b"\x04\x00"}, MalformedError),
+    "a product that is too long": ({"2": b"\x16\x80" + b"M" * 128}, MalformedError),
+    "a product as another kind of text": ({"2": b"\x0c\x05Milan"}, MalformedError),
+    "a hardware id in something else": ({"4": b"\x05\x40" + MILAN.hwid}, MalformedError),
+    "a hardware id with two bytes before it": ({"4": b"\x04\x3f" + MILAN.hwid}, MalformedError),
     "a short hardware id": ({"4": bytes(63)}, MalformedError),
     "a hardware id as Turin's": ({"4": bytes(8)}, MalformedError),
     "an empty hardware id": ({"4": b""}, MalformedError),
@@ -514,6 +524,9 @@ def test_the_tcb_is_the_certificates_own() -> None:
     for oid, name in names.items():
         chain = (TURIN.certificate(change={oid: integer(200)}), *TURIN.certificates()[1:])
         assert getattr(check(chain).tcb, name) == 200
+    for level in (0, 127, 128, 255):
+        assert check(leaf(change={"3.1": integer(level)})).tcb.bootloader == level
+    assert check(leaf(change={"3.5": integer(0)})) == check(leaf())
 
 
 # --- bytes from outside ---------------------------------------------------------------

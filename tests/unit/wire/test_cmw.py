@@ -140,6 +140,7 @@ BAD_JSON: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "not a number": (b'[NaN,"QQ"]', CmwError),
     "an indicator of zero": (b'["a/b","QQ",0]', CmwError),
     "an indicator that is too large": (b'["a/b","QQ",4294967296]', CmwError),
+    "an indicator below zero": (b'["a/b","QQ",-4]', CmwError),
     "an indicator that is true": (b'["a/b","QQ",true]', CmwError),
     "an indicator that is null": (b'["a/b","QQ",null]', CmwError),
     "an empty collection": (b"{}", CmwLabelError),
@@ -161,6 +162,11 @@ BAD_JSON: dict[str, tuple[bytes, type[HwTrustError]]] = {
         CmwError,
     ),
     "a collection whose type is no URI": (b'{"__cmwc_t":"a b","x":["a/b","QQ"]}', CmwError),
+    "a collection whose type is too long": (
+        b'{"__cmwc_t":"a:%s","x":["a/b","QQ"]}' % (b"b" * 254),
+        CmwError,
+    ),
+    "a label with a line end": (b'{"x\\n":["a/b","QQ"]}', CmwLabelError),
     "a part that is text": (b'{"x":"QQ"}', CmwError),
     "one level too many": (json.dumps(nested(MAX_DEPTH + 1)).encode(), CmwLimitError),
     "a thousand levels": (b'{"x":' * 1000 + b"1", CmwLimitError),
@@ -201,6 +207,20 @@ BAD_CBOR: dict[str, tuple[bytes, type[HwTrustError]]] = {
         CmwError,
     ),
     "a number that is longer than it has to be": (bytes.fromhex("82190000") + b"\x41A", CmwError),
+    **{
+        f"a number in {len(head) - 1} bytes that fits in fewer": (
+            b"\x82" + head + b"\x41A",
+            CmwError,
+        )
+        for head in map(bytes.fromhex, ("1817", "1900ff", "1a0000ffff", "1b00000000ffffffff"))
+    },
+    "a length that is reserved": (bytes.fromhex("821c4141"), CmwError),
+    "an indicator of zero": (cmw_cbor.encode(["a/b", b"A", 0]), CmwError),
+    "an indicator that is too large": (cmw_cbor.encode(["a/b", b"A", 1 << 32]), CmwError),
+    "a type twice": (
+        cmw_cbor.encode(Pairs([("__cmwc_t", "a:b"), ("__cmwc_t", "a:b"), ("x", GOOD_CBOR)])),
+        CmwLabelError,
+    ),
     "a text that is not UTF-8": (bytes.fromhex("8261ff4141"), CmwError),
     "cut short": (cmw_cbor.encode(GOOD_CBOR)[:-1], CmwError),
     "followed by something": (cmw_cbor.encode(GOOD_CBOR) + b"\0", CmwError),
@@ -218,6 +238,36 @@ def test_cbor_that_is_no_wrapper_is_refused(case: str) -> None:
     with pytest.raises(CmwError) as refused:
         decode(data)
     assert type(refused.value) is error
+
+
+@pytest.mark.parametrize("number", [0, 23, 24, 255, 256, 65535])
+def test_a_number_has_the_one_length_that_is_shortest(number: int) -> None:
+    """At the bounds of each length, also of those that only indicators have."""
+    for record in (
+        Record(number, b"A"),
+        Record("a/b", b"A", number or 1),
+        Record("a/b", b"A", 65536 + number),
+    ):
+        assert decode(encode_cbor(record)) == record
+
+
+@pytest.mark.parametrize("item", [True, None, -1, 1.5, 1 << 64, {}, (1,)], ids=repr)
+def test_what_no_wrapper_has_is_not_written(item: object) -> None:
+    """By mistake, say: nobody could read it."""
+    with pytest.raises(CmwError):
+        cmw_cbor.encode(["a/b", item])
+
+
+def test_a_collection_is_what_it_was_when_it_was_checked() -> None:
+    """Its parts stay, and none has the name of its type."""
+    parts = {"x": RECORD}
+    found = Collection(parts)
+    parts["y"] = RECORD
+    assert list(found.items) == ["x"]
+    with pytest.raises(TypeError):
+        found.items["y"] = RECORD  # type: ignore[index]
+    with pytest.raises(CmwLabelError):
+        Collection({"__cmwc_t": RECORD})
 
 
 def test_every_cut_of_a_wrapper_is_refused() -> None:

@@ -41,6 +41,10 @@ def test_a_tag_is_there_exactly_where_it_belongs(tagged: bool) -> None:
     """A message without its tag is another kind of message."""
     with pytest.raises(MalformedError):
         CoseSign1.decode(sign1(b"payload", key=KEY, tagged=tagged), tagged=not tagged)
+    # The tags of COSE_Mac0 and COSE_Encrypt0.
+    for other in (b"\xd1", b"\xd0"):
+        with pytest.raises(MalformedError):
+            CoseSign1.decode(other + sign1(b"payload", key=KEY, tagged=False), tagged=tagged)
 
 
 def message_of(*parts: object) -> bytes:
@@ -69,7 +73,13 @@ MALFORMED = {
     "an algorithm in more bytes than needed": message_of(
         bytes.fromhex("a101390022"), {}, b"", SIGNATURE
     ),
-    "another header beside it": message_of(cbor2.dumps({1: -35, 2: [1]}), {}, b"", SIGNATURE),
+    "another header beside it": message_of(cbor2.dumps({1: -35, 4: b"kid"}), {}, b"", SIGNATURE),
+    "a list beside the algorithm": message_of(cbor2.dumps({1: -35, 2: [1]}), {}, b"", SIGNATURE),
+    "a number": cbor2.dumps(5),
+    "a header that is a text": message_of("\xa1", {}, b"", SIGNATURE),
+    "a signature that is a text of its length": message_of(ES384, {}, b"", "x" * 96),
+    "header and payload that are texts": message_of("\xa1", {}, "", SIGNATURE),
+    "all three as texts": message_of("\xa1", {}, "", "x" * 96),
     "something behind the header": message_of(ES384 + b"\x00", {}, b"", SIGNATURE),
     "a signature that is too short": message_of(ES384, {}, b"", SIGNATURE[1:]),
     "a signature that is too long": message_of(ES384, {}, b"", SIGNATURE + b"\x00"),

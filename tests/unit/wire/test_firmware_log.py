@@ -353,7 +353,28 @@ def test_structures_of_uefi_decode_to_what_was_encoded() -> None:
     assert read_signature_lists(raw)[0].data == CERTIFICATE
     assert read_gpt(GPT)[0] == OWNER
     assert read_blob(b"\x02ab" + bytes(16)) == ("ab", 0, 0)
+    assert read_blob(struct.pack("<QQ", 5, 6)) == ("", 5, 6)
     assert UUID(int=0) not in {OWNER, GLOBAL_VARIABLE}
+
+
+def test_structures_of_uefi_have_the_size_that_their_bounds_allow() -> None:
+    """No signature, the most signatures, and the most partitions."""
+    assert read_signature_lists(struct.pack("<16sIII", b"", 28, 0, 17)) == ()
+    most = struct.pack("<16sIII", b"", 28 + 17 * 16384, 0, 17) + bytes(17 * 16384)
+    assert len(read_signature_lists(most)) == 16384
+    assert len(read_gpt(GPT[:92] + struct.pack("<Q", 1024) + bytes(128 * 1024))[1]) == 1024
+
+
+def test_device_paths_are_written_as_people_write_them() -> None:
+    """Nodes that are known; others in hexadecimal."""
+
+    def node(kind: int, subtype: int, body: bytes) -> bytes:
+        return struct.pack("<BBH", kind, subtype, 4 + len(body)) + body
+
+    path = node(1, 4, OWNER.bytes_le) + node(1, 5, b"\x07\0\0\0") + node(9, 9, b"ab")
+    path += node(2, 1, struct.pack("<II", 0x0A0341D1, 2))
+    expected = f"VenHw({OWNER})/Ctrl(0x7)/Path(9,9,6162)/Acpi(0x0a0341d1,0x2)"
+    assert device_path_text(path) == expected
 
 
 BROKEN: dict[str, Callable[[], object]] = {
@@ -366,6 +387,15 @@ BROKEN: dict[str, Callable[[], object]] = {
         struct.pack("<16sIII", b"", 0xFFFFFFFF, 0, 17)
     ),
     "a signature of no size": lambda: read_signature_lists(struct.pack("<16sIII", b"", 28, 0, 0)),
+    "a signature of an owner alone": lambda: read_signature_lists(
+        struct.pack("<16sIII", b"", 44, 0, 16) + bytes(16)
+    ),
+    "a signature list of no size": lambda: read_signature_lists(
+        struct.pack("<16sIII", b"", 0, 0, 28)
+    ),
+    "signatures that are not there": lambda: read_signature_lists(
+        struct.pack("<16sIII", b"", 28 + 34, 0, 17) + bytes(17)
+    ),
     "signatures that do not divide": lambda: read_signature_lists(
         struct.pack("<16sIII", b"", 58, 0, 17) + bytes(30)
     ),
@@ -375,7 +405,9 @@ BROKEN: dict[str, Callable[[], object]] = {
     "a path with a node of no size": lambda: device_path_text(b"\x01\x01\0\0"),
     "a path with too many nodes": lambda: device_path_text(b"\x01\x01\x06\0\0\0" * 65),
     "an image with a long path": lambda: ImageLoad.decode(struct.pack("<QQQQ", 0, 0, 0, 2**64 - 1)),
-    "no partition table": lambda: read_gpt(bytes(200)),
+    "no partition table": lambda: read_gpt(b"EFI PARK" + GPT[8:]),
+    "too many partitions": lambda: read_gpt(GPT[:92] + struct.pack("<Q", 1025) + bytes(128 * 1025)),
+    "partitions that are too small": lambda: read_gpt(GPT[:84] + struct.pack("<I", 127) + GPT[88:]),
     "billions of partitions": lambda: read_gpt(GPT[:92] + b"\xff" * 8),
     "partitions that are not there": lambda: read_gpt(GPT[:92] + struct.pack("<Q", 9)),
     "a blob that is cut short": lambda: read_blob(b"\x09ab"),

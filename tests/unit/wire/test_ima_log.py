@@ -8,10 +8,10 @@ import pytest
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError
 from hwtrust.wire.algorithms import Alg
-from hwtrust.wire.logs import ima
+from hwtrust.wire.logs import ima, ima_binary
 from hwtrust.wire.logs.ima import ImaLog
 from hwtrust.wire.logs.ima_template import MAX_DATA, TEMPLATES, read_digest
-from simulators.ima_log import ImaKernel
+from simulators.ima_log import ImaKernel, Measured
 from vectors.make_ima import kernel
 
 
@@ -46,6 +46,7 @@ def test_a_log_of_a_big_endian_machine_is_read() -> None:
     assert log.form.order == "big"
     assert log.template_data(10) == [data]
     assert names(raw) == ["/bin/a"]
+    assert list(log.files(10, (0,))) == [(0, b"", b"")]
 
 
 def test_a_log_that_ends_anywhere_has_a_tail_and_no_error() -> None:
@@ -81,6 +82,32 @@ def test_records_of_other_pcrs_are_kept_apart() -> None:
     assert log.template_data(10) == [measured.entries[0].data, measured.entries[2].data]
     assert log.template_data(11) == [measured.entries[1].data]
     assert [(at, one.path) for at, one in log.numbered(10, (1,))] == [(1, "c")]
+
+
+def test_plain_files_are_told_without_making_entries() -> None:
+    """Only `ima-ng` and `ima-sig`, and only where they are exactly of their form."""
+    measured = ImaKernel().file("/a", b"a").file("/b", template="ima-sig", signature=b"sig")
+    digest, name = measured.entries[0].fields
+    plain = [tuple(entry.fields[:2]) for entry in measured.entries]
+    measured.file("/c", template="d-ng|n-ng").buffer("kexec-cmdline", b"quiet")
+    for template, fields in (
+        ("ima-ng", [digest, name, b""]),
+        ("ima-sig", [digest, name]),
+        ("ima-ng", [digest, b"/a"]),
+        ("ima-ng", [digest, b"/\0a\0"]),
+        ("ima-ng", [digest, b""]),
+        ("ima-ng", [digest]),
+        ("ima-sig", [digest, name, bytes(MAX_DATA)]),
+    ):
+        measured.entries.append(Measured(template, fields))
+    others = range(2, len(measured.entries))
+
+    log = ImaLog.decode(measured.log())
+    assert list(log.files(10, (0, 1))) == [(0, *plain[0]), (1, *plain[1])]
+    assert list(log.files(10, others)) == [(number, b"", b"") for number in others]
+    assert list(ImaLog.decode(ImaKernel().file("/a").text()).files(10, (0,))) == [(0, b"", b"")]
+    cut = struct.pack("<I20sI6sI", 10, b"h" * 20, 6, b"ima-ng", 3) + b"\0\0\0"
+    assert list(ImaLog.decode(WELL + cut).files(10, (1,))) == [(1, b"", b"")]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +194,7 @@ def test_the_fast_walk_refuses_sizes_that_cannot_be() -> None:
 
 def test_the_number_of_entries_and_the_size_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log can not make a verifier work, or remember, without end."""
-    monkeypatch.setattr(ima, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(ima_binary, "MAX_ENTRIES", 2)
     raw = ImaKernel().file("a").file("b").file("c")
     for log in (raw.log(), raw.text()):
         with pytest.raises(MalformedError):

@@ -15,6 +15,7 @@ from hwtrust.wire.states import (
     layer_event,
     layer_events,
     live_value,
+    root_selection,
     state_digest,
 )
 from hwtrust.wire.structures import PcrSelection
@@ -159,3 +160,19 @@ def test_without_a_second_release_only_the_running_one_is_approved() -> None:
     device, branches = approved(None)
     assert set(branches) == {"cold", "live"}
     assert after(device, *REACHED["other-live"]) not in branches.values()
+
+
+@pytest.mark.parametrize(
+    ("quoted", "pcr", "covered"),
+    [
+        ("sha256:0,7,12", 12, "sha256:0,7,12"),
+        ("sha256:0,7,11,12", 12, "sha256:0,7,11,12"),
+        ("sha256:0,7,8,9,10,12", 12, "sha256:0,7,12"),
+        ("sha256:0,8,10,11,14", 8, "sha256:0,8,11"),
+    ],
+)
+def test_a_root_does_not_depend_on_what_is_quoted_for_a_log(
+    quoted: str, pcr: int, covered: str
+) -> None:
+    """What IMA extends is another at every moment: no state with it would be met again."""
+    assert root_selection(PcrSelection.parse(quoted), pcr=pcr) == PcrSelection.parse(covered)

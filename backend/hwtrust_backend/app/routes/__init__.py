@@ -1,6 +1,7 @@
 """The HTTP API, one module for each kind of caller.
 
     devices      devices: enrolment, challenges, attestation
+    enclaves     enclaves: the same
     events       devices: application events, and waiting for a push
     releases     anybody: what devices update from
     results      relying parties: attestation results, and the keys that sign them
@@ -25,7 +26,16 @@ from hwtrust_backend.app.backend import Backend
 from hwtrust_backend.app.measuring import MEASURING, Measuring
 from hwtrust_backend.app.openapi import SCHEMES, Document
 from hwtrust_backend.app.problems import on_anything, on_error, on_http_error, on_timeout
-from hwtrust_backend.app.routes import admin, devices, events, operations, pages, releases, results
+from hwtrust_backend.app.routes import (
+    admin,
+    devices,
+    enclaves,
+    events,
+    operations,
+    pages,
+    releases,
+    results,
+)
 from hwtrust_backend.app.routes.admin_queries import ASKING
 from hwtrust_backend.app.routes.page_request import SITE
 from hwtrust_backend.app.routes.request import STATE, HttpRequest
@@ -42,6 +52,7 @@ def create_app(backend: Backend) -> Litestar:
                 "/",
                 route_handlers=[
                     *devices.HANDLERS,
+                    *enclaves.HANDLERS,
                     *events.HANDLERS,
                     *releases.HANDLERS,
                     *results.HANDLERS,

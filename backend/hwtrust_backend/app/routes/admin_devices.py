@@ -27,7 +27,7 @@ from hwtrust_backend.admin.fields import END, PRINTABLE, Label, Name, Reason
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.app.routes.admin_guard import Cursor, PageLimit, change, read, route
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import Device, DeviceKind
 from hwtrust_backend.monitor import DeviceSummary, summary_of
 
 TAG = "devices"
@@ -79,6 +79,9 @@ def list_devices(
     mode: Annotated[Mode | None, QueryParameter()] = None,
     group: Text = None,
     release: Text = None,
+    kind: Annotated[
+        DeviceKind | None, QueryParameter(description="What the device's evidence is.")
+    ] = None,
     silent: Annotated[bool | None, QueryParameter()] = None,
     locked: Annotated[bool | None, QueryParameter()] = None,
     retired: Annotated[
@@ -102,6 +105,7 @@ def list_devices(
         mode=mode,
         group=group,
         release=release,
+        kind=kind,
         silent=silent,
         locked=locked,
         retired=retired,

@@ -15,6 +15,7 @@ from litestar.concurrency import sync_to_thread
 from msgspec import Meta
 from sqlalchemy.orm import Session
 
+from hwtrust.wire.enclave import EnclaveEvidence
 from hwtrust.wire.messages import Evidence
 from hwtrust_backend.admin import queries
 from hwtrust_backend.admin.fields import Label
@@ -68,10 +69,10 @@ def show_answer(request: HttpRequest, device: DeviceId) -> queries.QueryReport:
 
 
 @get("/devices/{device:str}/evidence", **route(Role.VIEWER, tag=TAG))
-def show_evidence(request: HttpRequest, device: DeviceId) -> Evidence:
+def show_evidence(request: HttpRequest, device: DeviceId) -> Evidence | EnclaveEvidence:
     """Give the evidence of a device's last answer, for whoever verifies it anew."""
 
-    def work(session: Session, by: Principal, now: int) -> Evidence:
+    def work(session: Session, by: Principal, now: int) -> Evidence | EnclaveEvidence:
         del now
         return queries.answer_evidence(session, device, by=by)
 

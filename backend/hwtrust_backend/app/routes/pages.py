@@ -21,6 +21,7 @@ from litestar.params import FromPath
 from sqlalchemy.orm import Session
 
 from hwtrust.errors import DeviceUnknownError, FormIncompleteError, PageUnknownError, RequestError
+from hwtrust.verify.policy import TPM
 from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend.admin import devices as administration
 from hwtrust_backend.admin.fields import label_of
@@ -39,8 +40,10 @@ from hwtrust_backend.app.routes.page_request import (
     shown,
 )
 from hwtrust_backend.app.routes.request import HttpRequest
+from hwtrust_backend.enrolment import DeviceKind
 from hwtrust_backend.monitor.service import advice_on_failure
 from hwtrust_backend.pages.assets import find_asset
+from hwtrust_backend.pages.hardware import KINDS, hardware_of
 from hwtrust_backend.pages.measured import Measured, measured
 from hwtrust_backend.pages.overview import (
     activity_plot,
@@ -108,6 +111,7 @@ def devices(request: HttpRequest) -> Response[str]:
             "next": None if found.next is None else urlencode({**kept, "after": found.next}),
             "standings": tuple(Standing),
             "modes": tuple(Mode),
+            "kinds": KINDS,
             "groups": [row.name for row in list_groups(session) if visit.by.sees(row.name)],
         }
 
@@ -132,7 +136,10 @@ def device(request: HttpRequest, device: FromPath[str]) -> Response[str]:
                 report.summary.device,
                 group=report.summary.group,
                 pcr=report.application_pcr,
+                enclave=report.summary.kind != TPM,
             ),
+            "enclave": report.summary.kind != TPM,
+            "hardware": hardware_of(report.summary.kind, report.facts),
             "said": _SAID.get(request.query_params.get("done", ""), ""),
             "acts": [
                 (name, act)
@@ -328,11 +335,13 @@ def filter_of(query: Mapping[str, str]) -> DeviceFilter:
     }
     state = query.get("state", "")
     standing, mode = query.get("standing", ""), query.get("mode", "")
+    kind = query.get("kind", "")
     try:
         return DeviceFilter(
             search=label_of(query.get("search", "").strip()),
             standing=Standing(standing) if standing else None,
             mode=Mode(mode) if mode else None,
+            kind=DeviceKind(kind) if kind else None,
             group=query.get("group") or None,
             release=query.get("release") or None,
             silent=states[state].get("silent"),
@@ -345,7 +354,9 @@ def filter_of(query: Mapping[str, str]) -> DeviceFilter:
         raise RequestError("the list cannot be filtered like that") from error
 
 
-def _measured(session: Session, device: str, *, group: str, pcr: int) -> Measured | None:
+def _measured(
+    session: Session, device: str, *, group: str, pcr: int, enclave: bool
+) -> Measured | None:
     kept = session.get(StoredEvidence, device)
     if kept is None:
         return None
@@ -355,6 +366,7 @@ def _measured(session: Session, device: str, *, group: str, pcr: int) -> Measure
         releases=references(session).releases,
         pcr=pcr,
         rules=policy_of(session, group).pcrs,
+        enclave=enclave,
     )
 
 
