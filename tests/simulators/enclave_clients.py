@@ -115,7 +115,7 @@ def enclave_policy(**changes: object) -> str:
     tables = [name for name in document if name not in fields]
     ordered = tomlkit.document()
     for name in (*fields, *tables):
-        ordered[name] = document[name].unwrap()  # type: ignore[union-attr]
+        ordered[name] = document[name].unwrap()
     return tomlkit.dumps(ordered)
 
 

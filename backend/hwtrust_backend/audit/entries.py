@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from hwtrust.wire.codec import u64
+from hwtrust.wire.enclave import EnclaveEvidence
 from hwtrust.wire.messages import Evidence
 from hwtrust_backend.audit.merkle import leaf_hash
 from hwtrust_backend.audit.models import AuditRecord
@@ -52,7 +53,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         )
 
 
-def evidence_digest(evidence: Evidence) -> bytes:
+def evidence_digest(evidence: Evidence | EnclaveEvidence) -> bytes:
     """How the trail names a piece of evidence: SHA-256 of the message's JSON."""
     return hashlib.sha256(msgspec.json.encode(evidence)).digest()
 

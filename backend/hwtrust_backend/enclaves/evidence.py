@@ -35,6 +35,7 @@ from hwtrust.wire.enclave import EnclaveEvidence, enclave_name
 from hwtrust.wire.messages import Binding
 from hwtrust.wire.statement import Statement, decode_statement
 from hwtrust_backend.appraisal.queries import Fact, Shown
+from hwtrust_backend.audit import evidence_digest
 from hwtrust_backend.enrolment import DeviceState, GroupRules
 from hwtrust_backend.policies import StoredEvidence
 
@@ -138,7 +139,7 @@ def verify(
         log=EventLog.decode(evidence.log),
         nonce=nonce,
         statement=decode_statement(binding.statement),
-        digest=hashlib.sha256(msgspec.json.encode(evidence)).digest(),
+        digest=evidence_digest(evidence),
         facts=dict(claims.facts()),
     )
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from hwtrust.errors import MalformedError, UnsupportedError
 from hwtrust.wire.logs.ima_binary import (
     PCRS,
-    CutShort,
     ImaForm,
     binary_form,
     bound,
@@ -180,7 +179,7 @@ class ImaLog:
             start = at
             try:
                 entry, at = record(self.raw, start, self.form)
-            except CutShort:
+            except EOFError:
                 return
             count += 1
             bound(count)

@@ -59,10 +59,6 @@ class ImaForm(msgspec.Struct, frozen=True, gc=False):
         return self.hash_size == 0
 
 
-class CutShort(Exception):  # noqa: N818 - no error: the log grew while it was read
-    """The last record is not there as a whole."""
-
-
 def binary_form(raw: bytes) -> ImaForm:
     """How a log is written, from its first record.
 
@@ -92,10 +88,10 @@ def _fits(raw: bytes, form: ImaForm) -> bool:
     """Whether the first record is of `form`; cut short is enough, if its template's name is not."""
     try:
         record(raw, 0, form)
-    except CutShort:
+    except EOFError:
         try:
             _head(raw, 0, form)
-        except (CutShort, MalformedError):
+        except (EOFError, MalformedError):
             return False
         return True
     except MalformedError:
@@ -113,7 +109,7 @@ def walk(raw: bytes, form: ImaForm, pcr: int) -> tuple[list[bytes], list[int]]:
     # A kernel writes one template nearly always: a record's head is read as the last one's was.
     expected = len("ima-ng")
     head, skip = _head_of(form, expected)
-    with contextlib.suppress(CutShort):
+    with contextlib.suppress(EOFError):
         while at < end:
             try:
                 while at < end:
@@ -198,7 +194,7 @@ def bound(count: int) -> None:
 
 def _number(raw: bytes, at: int, order: Order) -> int:
     if at + 4 > len(raw):
-        raise CutShort
+        raise EOFError("the log ends within a record")
     return int.from_bytes(raw[at : at + 4], order)
 
 
@@ -215,7 +211,7 @@ def _head(raw: bytes, at: int, form: ImaForm) -> tuple[int, bytes, str, int]:
     if not _NAME.fullmatch(name) and name:
         raise MalformedError("an IMA entry has a template name that cannot be", offset=at)
     if len(name) < size:
-        raise CutShort
+        raise EOFError("the log ends within a record")
     template = name.decode("ascii")
     fields_of(template)
     return pcr, raw[at + 4 : place], template, place + 4 + size
@@ -225,7 +221,7 @@ def record(raw: bytes, at: int, form: ImaForm) -> tuple[ImaEntry, int]:
     """The record at `at`, strictly read, and where it ends.
 
     Raises:
-        CutShort: it ends beyond the log.
+        EOFError: it ends beyond the log.
         MalformedError: it is not of its form.
         UnsupportedError: its template is not known.
     """
@@ -236,7 +232,7 @@ def record(raw: bytes, at: int, form: ImaForm) -> tuple[ImaEntry, int]:
             raise MalformedError(f"an IMA entry has a name of {size} bytes", offset=at)
         end = place + 24 + size
         if end > len(raw):
-            raise CutShort
+            raise EOFError("the log ends within a record")
         data = old_data(raw[place : place + 20], raw[place + 24 : end])
     else:
         size = _number(raw, place, form.order)
@@ -244,7 +240,7 @@ def record(raw: bytes, at: int, form: ImaForm) -> tuple[ImaEntry, int]:
             raise MalformedError(f"an IMA entry has {size} bytes, {MAX_DATA} at most", offset=at)
         end = place + 4 + size
         if end > len(raw):
-            raise CutShort
+            raise EOFError("the log ends within a record")
         data = raw[place + 4 : end]
     fields = read_fields(template, data, form.order)
     return ImaEntry(pcr, template_hash, template, data, fields), end

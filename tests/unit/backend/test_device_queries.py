@@ -260,6 +260,7 @@ def test_an_answer_holds_what_was_quoted(
     }
     assert (answer.release, answer.epoch, answer.counter) == ("1.0", device.counter, device.counter)
     assert (answer.standing, answer.mode, answer.findings) == (Standing.TRUSTED, Mode.NORMAL, ())
+    assert answer.clock is not None
     assert (answer.clock.clock, answer.clock.safe) == (device.tpm.clock.clock, True)
     assert answer.capped
 
@@ -299,7 +300,10 @@ def test_an_answer_stays_its_own_when_the_device_attests_again(
     asked(backend, name)
     assert not report(backend, name).answered
     attested(backend, device)
-    assert answer_of(backend, name).clock.clock > before.clock.clock
+    newer = answer_of(backend, name)
+    assert before.clock is not None
+    assert newer.clock is not None
+    assert newer.clock.clock > before.clock.clock
 
 
 def test_a_deviating_answer_shows_mode_and_findings(

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from hwtrust.errors import (
     ChallengeError,
+    ChallengeExpiredError,
     ChallengeUsedError,
     ChannelBindingError,
     DeviceRetiredError,
@@ -22,6 +23,7 @@ from hwtrust.errors import (
     LogError,
     ReleaseKeyMissingError,
     StaleQuoteError,
+    TlsKeyRefusedError,
 )
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cel import Event as LogEvent
@@ -46,7 +48,7 @@ from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.policies import StoredEvidence, policy_of
 from hwtrust_backend.publishing import RootState, note_recovery, roots_of
 from hwtrust_backend.references import accept_release, add_release, retire_release
-from hwtrust_backend.testing import DAY, HOUR, ManualClock
+from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
 from simulators.attester import make_release
 from simulators.enclave_clients import (
     DEBUG_POLICY,
@@ -497,6 +499,15 @@ def test_a_policy_may_say_less_of_a_finding(
     assert reply.root is None
 
 
+def test_a_kind_of_tls_key_that_is_not_accepted_any_more_is_refused(
+    way: DirectWay, enclave: BackendEnclave, hold_to_document: Callable[[str], None]
+) -> None:
+    """No TPM holds an enclave's."""
+    hold_to_document(enclave_policy(tls_keys=["tpm"]))
+    with pytest.raises(TlsKeyRefusedError):
+        enclave.attest(way)
+
+
 def test_a_release_that_is_retired_fails(way: DirectWay, enclave: BackendEnclave) -> None:
     """And one that is accepted later brings the next root, as for every device."""
     backend = way.backend
@@ -536,8 +547,12 @@ def test_a_retired_enclave_is_refused(way: DirectWay, enclave: BackendEnclave) -
 def test_an_enclave_answers_what_it_runs(way: DirectWay, enclave: BackendEnclave) -> None:
     """The answer has its layers and what its hardware says, and its evidence."""
     backend, name = way.backend, enclave.name.hex()
+    backend.clock.advance(MINUTE)  # type: ignore[attr-defined]
     with backend.database.transaction() as session:
         query(session, name, by=ADMINISTRATOR, now=backend.clock())
+    # It was challenged before it was asked.
+    with pytest.raises(ChallengeExpiredError):
+        enclave.attest(way)
     enclave.next_nonce = enclave.ask(way, Purpose.ATTEST)
     enclave.attest(way)
     with backend.database.reading() as session:
@@ -576,6 +591,8 @@ def test_an_epoch_that_a_restored_database_forgot_is_taken_over(
     restore()
     with way.backend.database.transaction() as session:
         note_recovery(session, by="test", note="", now=way.backend.clock())
+    with pytest.raises(ChallengeExpiredError):
+        enclave.attest(way)
     enclave.next_nonce = enclave.ask(way, Purpose.ATTEST)
     reply = enclave.attest(way)
     assert reply.standing is Standing.TRUSTED

@@ -299,15 +299,15 @@ def test_the_log_is_cut_back_to_what_the_register_holds(tmp_path: Path) -> None:
     machine = TdxMachine()
     world = World(tmp_path / "w", machine)
     with world.open() as enclave:
+        enclave.start()
         measurements = machine.kernel.devices[MEASUREMENTS]
         assert isinstance(measurements, FakeMeasurements)
         measurements.swallows = True
         with pytest.raises(AnchorStaleError):
             enclave.start()
         measurements.swallows = False
-        store = enclave.start()
-        assert len(enclave._context.measured.log.records) == 2
-        assert len(store) == 0
+        enclave.start()
+        assert len(enclave._context.measured.log.records) == 5
         value = machine.domain.registers["rtmr3:sha384"]
         assert register_value(enclave._context.measured.log.events) == value
 
@@ -461,6 +461,7 @@ def test_a_rotation_survives_a_restart(snp: World) -> None:
         enclave.start().put("name", b"value")
         snp.backend.due = True
         enclave.attest()
+        assert enclave._context.state.identity().roots.keys() == {2}
     with snp.open() as enclave:
         assert enclave.start()["name"] == b"value"
         assert enclave.epoch == 2
@@ -740,6 +741,24 @@ def test_killed_at_any_write_nothing_is_lost(
     assert len(snp.backend.known) == 1
 
 
+def test_a_rotation_that_was_cut_off_begins_anew(
+    snp: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older epoch is named, so that another root of the same number does as well."""
+    with snp.open() as enclave:
+        enclave.start().put("name", b"value")
+        snp.backend.due = True
+        with monkeypatch.context() as patched, pytest.raises(KilledError):
+            patched.setattr(KeyStore, "finish_rotation", killed)
+            enclave.attest()
+    (known,) = snp.backend.known.values()
+    known.offered, snp.backend.due = None, True
+    with snp.open() as enclave:
+        assert enclave.start()["name"] == b"value"
+        assert enclave.epoch == 2
+    assert 2 not in known.epochs[:-1]
+
+
 # --- what the tests share ----------------------------------------------------------------------
 
 
@@ -753,6 +772,11 @@ def secrets_of(enclave: Enclave) -> list[bytes]:
         *(bytes(root.secret.reveal()) for root in identity.roots.values()),
     ]
     return [pem, pem.splitlines()[1], *raw, *(part.hex().encode() for part in raw)]
+
+
+def killed(*_: object) -> None:
+    """What never returns."""
+    raise KilledError
 
 
 def flip(path: Path) -> None:

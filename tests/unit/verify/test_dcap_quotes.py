@@ -64,7 +64,7 @@ SIGNER = DcapSigner()
 OTHER = DcapSigner(seed="other")
 DATA = bytes(range(64))
 DAY = timedelta(days=1)
-
+GOOD: dict[str, Any] = {"report_data": DATA, "now": NOW, "trust": DcapTrust.of(SIGNER.root.der)}
 SGX = SIGNER.sgx(
     enclave_report(
         report_data=DATA,
@@ -82,17 +82,15 @@ FOR_TDX = SIGNER.collateral("tdx")
 
 def sgx(quote: bytes = SGX, collateral: bytes = FOR_SGX, **options: Any) -> SgxClaims:  # noqa: ANN401
     """Verify an SGX quote; what is not given is good."""
-    good: dict[str, Any] = {"report_data": DATA, "now": NOW, "trust": DcapTrust.of(SIGNER.root.der)}
     return verify_sgx(
-        Quote.decode(quote), collateral=Collateral.decode(collateral), **(good | options)
+        Quote.decode(quote), collateral=Collateral.decode(collateral), **(GOOD | options)
     )
 
 
 def tdx(quote: bytes = TDX, collateral: bytes = FOR_TDX, **options: Any) -> TdxClaims:  # noqa: ANN401
     """Verify a TDX quote; what is not given is good."""
-    good: dict[str, Any] = {"report_data": DATA, "now": NOW, "trust": DcapTrust.of(SIGNER.root.der)}
     return verify_tdx(
-        Quote.decode(quote), collateral=Collateral.decode(collateral), **(good | options)
+        Quote.decode(quote), collateral=Collateral.decode(collateral), **(GOOD | options)
     )
 
 
@@ -119,11 +117,7 @@ def test_a_good_sgx_quote_gives_what_it_says_and_what_intel_says_of_its_platform
     assert platform.ppid == bytes(range(16))
     assert platform.cpu_svn == SIGNER.platform.svns
     assert platform.pce_svn == 13
-    assert (platform.dynamic_platform, platform.cached_keys, platform.smt_enabled) == (
-        False,
-        False,
-        False,
-    )
+    assert not any((platform.dynamic_platform, platform.cached_keys, platform.smt_enabled))
     assert platform.tcb_evaluation_data_number == 18
     assert platform.collateral_expires == int(NEXT.timestamp()) * 1000
     facts = claims.facts()

@@ -386,6 +386,17 @@ def test_the_state_stays_where_it_was_after_a_failure() -> None:
     assert state_to_keep(bad, appraise_ima(bad, rules=rules, pcrs=pcrs)) is None
 
 
+def test_only_a_boot_begins_with_its_aggregate() -> None:
+    """What goes on from a state does not."""
+    rules = PreparedImaRules(msgspec.convert(PINNED, ImaRules))
+    measured = booted()
+    state = claims_of(measured).state
+    log = ImaLog.decode(measured.file("/a", b"a").log(begin=1))
+    value = measured.pcr(Alg.SHA256)
+    claims = verify_ima(log, bank=Alg.SHA256, value=value, state=state, known=rules.known)
+    assert appraise_ima(claims, rules=rules, pcrs={Alg.SHA256: PCRS}) == ()
+
+
 @pytest.mark.parametrize(
     ("pattern", "path", "matches"),
     [

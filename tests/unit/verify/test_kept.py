@@ -333,11 +333,9 @@ def test_findings_are_of_the_log_itself_and_not_of_the_digest_beside_it(device: 
         Event(EventKind.VIOLATION, "kernel"), pcr=12, banks=(Alg.SHA256,)
     )
 
-    class Forged:
-        log = violated
-        binding = claims.binding
-
-    findings = appraisal._of_whole_log(Forged, references)  # type: ignore[arg-type]
+    findings = appraisal.of_whole_log(
+        violated, digest=claims.binding.log_digest, claimed="1.0", references=references
+    )
     assert [finding.code for finding in findings] == ["log:violation"]
 
 

@@ -260,7 +260,7 @@ def test_what_no_wrapper_has_is_not_written(item: object) -> None:
 
 def test_a_collection_is_what_it_was_when_it_was_checked() -> None:
     """Its parts stay, and none has the name of its type."""
-    parts = {"x": RECORD}
+    parts: dict[str | int, Record | Collection] = {"x": RECORD}
     found = Collection(parts)
     parts["y"] = RECORD
     assert list(found.items) == ["x"]

@@ -7,10 +7,8 @@ POST /v1/enclaves/attest       EnclaveAttest             EnclaveReply
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
-import msgspec
 from litestar import post
 from sqlalchemy.orm import Session
 
@@ -19,13 +17,12 @@ from hwtrust.wire.enclave import (
     EnclaveChallengeRequest,
     EnclaveEnrol,
     EnclaveEnrolled,
-    EnclaveEvidence,
     EnclaveReply,
     enclave_name,
 )
 from hwtrust.wire.messages import ChallengeReply
 from hwtrust_backend.app.routes.request import JSON_BODY, HttpRequest, backend_of, identity_of
-from hwtrust_backend.audit import Event
+from hwtrust_backend.audit import Event, evidence_digest
 from hwtrust_backend.observe import metrics
 
 
@@ -53,7 +50,7 @@ def enrol_enclave(
         work,
         refused=Event.ENROLMENT_REFUSED,
         device=enclave_name(data.evidence.kind, data.evidence.binding.tls_key).hex(),
-        evidence=_digest(data.evidence),
+        evidence=evidence_digest(data.evidence),
     )
 
 
@@ -70,16 +67,12 @@ def attest_enclave(request: HttpRequest, data: Annotated[EnclaveAttest, JSON_BOD
         work,
         refused=Event.EVIDENCE_REFUSED,
         device=data.device.hex(),
-        evidence=_digest(data.evidence),
+        evidence=evidence_digest(data.evidence),
     )
     backend.activity.count(now=backend.clock())
     metrics.ATTESTATIONS.inc(standing=reply.standing.value)
     metrics.ATTESTATIONS_OF_KIND.inc(kind=data.evidence.kind.value)
     return reply
-
-
-def _digest(evidence: EnclaveEvidence) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(evidence)).digest()
 
 
 HANDLERS = (give_enclave_challenge, enrol_enclave, attest_enclave)
