@@ -139,7 +139,6 @@ def _receive(answer: Answer, target: Target, part: _Part, on_progress: Progress)
     before = part.size
     while piece := answer.read():
         if part.size + len(piece) > target.length:
-            part.restart()
             raise _wrong_length(target, part.size + len(piece))
         part.add(piece)
         on_progress(part.size, target.length)
@@ -282,7 +281,8 @@ class _Part:
 
 
 def _opened(path: Path) -> io.FileIO:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    # Read and write: that waits for nobody at the other end of a FIFO.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     file = io.FileIO(os.open(path, flags, PRIVATE_FILE), "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from hwtrust.enclave import Enclave, State, kept
+from hwtrust.enclave.clock import SignedClock
 from hwtrust.enclave.measured import register_value
 from hwtrust.errors import (
     AnchorStaleError,
@@ -593,6 +594,16 @@ def test_the_time_is_reckoned_from_before_the_question(nitro: World, *, attests:
             _ = enclave.keystore
 
 
+def test_the_time_never_goes_back() -> None:
+    """A backend whose clock was turned back revives nothing; without any there is no time."""
+    clock = SignedClock(lambda: 7)
+    with pytest.raises(RootClockError):
+        clock.now()
+    for utc_ms, expected in ((1_000, 1_000), (500, 1_000), (1_001, 1_001)):
+        clock.follow(utc_ms, asked=clock.elapsed())
+        assert clock.now() == expected
+
+
 def test_a_start_is_whole_or_nothing_is_open(snp: World) -> None:
     """Where the backend was not heard of the new root, the key store is closed again."""
     with snp.open() as enclave:
@@ -748,9 +759,10 @@ def test_a_rotation_that_was_cut_off_begins_anew(
     with snp.open() as enclave:
         enclave.start().put("name", b"value")
         snp.backend.due = True
-        with monkeypatch.context() as patched, pytest.raises(KilledError):
+        with monkeypatch.context() as patched:
             patched.setattr(KeyStore, "finish_rotation", killed)
-            enclave.attest()
+            with pytest.raises(KilledError):
+                enclave.attest()
     (known,) = snp.backend.known.values()
     known.offered, snp.backend.due = None, True
     with snp.open() as enclave:

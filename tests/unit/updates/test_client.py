@@ -716,6 +716,7 @@ SWAPS: Final = {
     "another of the same length": (lambda body: body[:-1] + b" ", "update:target:digest"),
     "a shorter one": (lambda body: body[:-1], "update:target:length"),
     "a longer one": (lambda body: body + b" ", "update:target:length"),
+    "one that is longer by far": (lambda body: body + bytes(1 << 23), "update:target:length"),
 }
 
 
@@ -723,12 +724,13 @@ SWAPS: Final = {
 def test_a_manifest_that_was_swapped_on_the_server_is_refused(
     site: UpdateSite, swap: Callable[[bytes], bytes], code: str
 ) -> None:
-    """The server keeps the files, but does not say what they are."""
+    """The server keeps the files, but does not say what they are, nor how much is read of them."""
     served = site.repository.targets.targets[release_target("2041.1")].get_prefixed_paths()[0]
     site.repository.blobs[served] = swap(site.repository.blobs[served])
     with pytest.raises(UpdateError) as caught:
         site.device().manifest("2041.1")
     assert caught.value.code == code
+    assert caught.value.data.get("found", 0) < 1 << 20
 
 
 @pytest.mark.parametrize("name", ["../2041.1", "", "a/b", "2041.1\n"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import io
 import os
 import resource
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from hwtrust.errors import (
     UpdateUnreachableError,
 )
 from hwtrust.updates.source import Answer, Limits, PinnedCa, Source, SystemCas
+from hwtrust.wire.release import release_target
 from simulators.tls_server import Pki, TlsServer, respond
 from simulators.tuf_repository import (
     UpdateSite,
@@ -210,9 +213,9 @@ def test_what_a_power_cut_has_spoilt_is_fetched_anew(site: UpdateSite, slot: Pat
 
 
 def test_a_part_that_is_too_long_is_begun_anew(site: UpdateSite, slot: Path) -> None:
-    """It is not a part of this file."""
+    """It is not a part of this file, and there would be no time for what is left of it."""
     part = _interrupted(site, slot, 1000)
-    part.write_bytes(KERNEL * 2)
+    part.write_bytes(KERNEL * 400)
     assert fetch(site, slot).read_bytes() == KERNEL
 
 
@@ -425,6 +428,19 @@ def test_a_file_that_is_signed_by_weak_digests_only_is_refused(
         site.device().fetch(wanted, slot / "kernel", ignore)
 
 
+def test_a_manifest_that_is_signed_by_weak_digests_only_is_refused(site: UpdateSite) -> None:
+    """Nothing else says what is in it."""
+    path = release_target("2041.1")
+    listed = site.repository.targets.targets[path]
+    content = site.repository.blobs[listed.get_prefixed_paths()[0]]
+    weak = site.repository.targets.targets[path] = TargetFile.from_data(path, content, ["sha1"])
+    site.repository.blobs[weak.get_prefixed_paths()[0]] = content
+    site.repository.publish()
+    with pytest.raises(TargetDigestError) as caught:
+        site.device().manifest("2041.1")
+    assert caught.value.code == "update:target:digest"
+
+
 def test_a_file_that_is_listed_without_its_digest_is_not_asked_for(
     site: UpdateSite, slot: Path
 ) -> None:
@@ -584,6 +600,19 @@ def test_a_full_disk_is_said_to_be_full(site: UpdateSite, slot: Path) -> None:
     assert fetch(site, slot, "app").read_bytes() == BIG
 
 
+def test_a_disk_that_takes_less_than_it_is_given_loses_nothing(
+    site: UpdateSite, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is hashed is what was written."""
+
+    class ShortFile(io.FileIO):
+        def write(self, data: Any) -> int:  # noqa: ANN401 - as FileIO
+            return super().write(memoryview(data)[:1000])
+
+    monkeypatch.setattr("hwtrust.updates.download.io", SimpleNamespace(FileIO=ShortFile))
+    assert fetch(site, slot).read_bytes() == KERNEL
+
+
 def test_a_slot_that_is_not_there_is_missing(site: UpdateSite, slot: Path) -> None:
     """The caller makes it."""
     with pytest.raises(HwTrustError) as caught:
@@ -609,6 +638,39 @@ def test_a_link_in_the_way_is_not_followed(site: UpdateSite, slot: Path, tmp_pat
     with pytest.raises(StateDamagedError):
         fetch(site, slot)
     assert outside.read_bytes() == b"mine"
+
+
+def test_what_is_in_the_place_is_looked_at_itself(
+    site: UpdateSite, slot: Path, tmp_path: Path
+) -> None:
+    """A link is not taken for the layer, and a FIFO is not waited for."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(KERNEL)
+    (slot / "kernel").symlink_to(outside)
+    with pytest.raises(StatePermissionError) as caught:
+        fetch(site, slot)
+    assert caught.value.code == "state:permission"
+    (slot / "kernel").unlink()
+    os.mkfifo(slot / "kernel")
+    assert fetch(site, slot).read_bytes() == KERNEL
+
+
+def test_a_part_that_has_got_its_name_meanwhile_is_not_written_to(
+    site: UpdateSite, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run was done with it between the opening and the lock."""
+    part, lock = _interrupted(site, slot, 1000), fcntl.flock
+
+    def late(file: Any, how: int) -> None:  # noqa: ANN401 - as flock
+        lock(file, how)
+        if part.exists():
+            part.rename(slot / "kernel")
+
+    monkeypatch.setattr("hwtrust.updates.download.fcntl.flock", late)
+    with pytest.raises(StateBusyError) as caught:
+        fetch(site, slot)
+    assert caught.value.code == "state:busy"
+    assert (slot / "kernel").read_bytes() == KERNEL[:1000]
 
 
 def test_two_runs_do_not_write_one_part(site: UpdateSite, slot: Path) -> None:
