@@ -37,7 +37,7 @@ from hwtrust.layers import reference
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Finding, Mode, Release, Severity, Standing
 from hwtrust.wire.statement import decode_statement
-from simulators.enclave_backend import DAY_MS, TOKEN, EnclaveBackend
+from simulators.enclave_backend import DAY_MS, TOKEN
 from simulators.enclave_machines import (
     EnclaveMachine,
     NitroMachine,
@@ -45,12 +45,12 @@ from simulators.enclave_machines import (
     SnpMachine,
     TdxMachine,
 )
+from simulators.enclave_world import World
 from simulators.fake_machine import FakeMachine
 from simulators.fake_tdx import MEASUREMENTS, FakeMeasurements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
 MACHINES: dict[str, type[EnclaveMachine]] = {
@@ -60,43 +60,6 @@ MACHINES: dict[str, type[EnclaveMachine]] = {
     "Nitro": NitroMachine,
 }
 BAD = Finding(code="snp:debug", severity=Severity.FAIL, message="debugging is on")
-
-
-class World:
-    """A machine, its backend, and a clock that the test turns."""
-
-    def __init__(self, directory: Path, machine: EnclaveMachine) -> None:
-        self.directory = directory
-        self.machine = machine
-        self.backend = EnclaveBackend(machine)
-        self.config = self.backend.config(directory)
-        self.boot_ms = 1_000
-        self.conditions: list[State] = []
-
-    def open(self, **options: Any) -> AbstractContextManager[Enclave]:  # noqa: ANN401
-        """Open the enclave, as after a start of its process."""
-        chosen: dict[str, Any] = {
-            "anchor": self.machine.anchor,
-            "token": TOKEN,
-            "channel": self.backend.way(),
-            "boot_time": lambda: self.boot_ms,
-            "on_condition": lambda condition: self.conditions.append(condition.state),
-        }
-        return Enclave.open(options.pop("config", self.config), **(chosen | options))
-
-    def advance(self, milliseconds: int) -> None:
-        """Let time pass here and at the backend."""
-        self.boot_ms += milliseconds
-        self.backend.now_ms += milliseconds
-
-    @property
-    def state_dir(self) -> Path:
-        """Where the enclave keeps what it keeps."""
-        return self.directory / "state"
-
-    def names(self) -> set[str]:
-        """The files in there."""
-        return {path.name for path in self.state_dir.iterdir()}
 
 
 @pytest.fixture(params=list(MACHINES))
