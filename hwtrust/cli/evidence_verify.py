@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hmac import compare_digest
@@ -14,14 +16,18 @@ import click
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from hwtrust.cli.files import read_file
 from hwtrust.errors import (
     ConfigError,
     EmptyNonceError,
     FirmwarePcrError,
     MalformedError,
     StaleQuoteError,
+    WireError,
 )
+from hwtrust.errors.cca import CcaEndorsementError
 from hwtrust.errors.forms import EvidenceUseError
+from hwtrust.verify.agent_files import read_azure_evidence
 from hwtrust.verify.attestation import Nonce
 from hwtrust.verify.enclaves import kinds, nvidia_rules
 from hwtrust.verify.enclaves.cca_keys import CcaTrust
@@ -55,6 +61,10 @@ Asked = Nonce | None
 """Report data; that there are none; or that nothing was said of them."""
 
 _KINDS: Final = {Form(kind.value): kind for kind in EnclaveKind if kind is not EnclaveKind.AZURE}
+_BARE: Final = {
+    Form.SNP: "VCEK or VLEK, ASK and ARK",
+    Form.NVIDIA: "the chain of the GPU, its own first,",
+}
 _BANKS: Final = (Alg.SHA256, Alg.SHA384, Alg.SHA512, Alg.SHA1)
 _MAX_POLICY: Final = 16 * 1024 * 1024
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -105,11 +115,7 @@ def read(path: Path) -> bytes:
     Raises:
         MalformedError: it is larger than any of these.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise click.FileError(str(path), hint=error.strerror or "it cannot be read") from error
+    data = read_file(path, most=MAX_SIZE)
     if len(data) > MAX_SIZE:
         raise MalformedError(f"{path} is larger than anything that is evidence")
     return data
@@ -121,7 +127,7 @@ def read_policy(path: Path) -> EvidencePolicy:
     Raises:
         ConfigError: it is no TOML, or has a table or an option that there is not.
     """
-    text = read(path)
+    text = read_file(path, most=_MAX_POLICY)
     if len(text) > _MAX_POLICY:
         raise ConfigError(f"the policy {path} has more than {_MAX_POLICY} bytes")
     try:
@@ -166,11 +172,13 @@ def moment(text: str | None) -> datetime:
 
 
 def _trust(given: Given) -> EnclaveTrust:
-    trust = EnclaveTrust(
-        certificates=certificates_in(given.certificates),
-        collateral=tuple(map(Collateral.decode, given.collateral)),
-        cca=_cca(given.endorsements),
-    )
+    with _naming("--certificates"):
+        certificates = certificates_in(given.certificates)
+    with _naming("--collateral"):
+        collateral = tuple(map(Collateral.decode, given.collateral))
+    with _naming("--endorsements"):
+        cca = _cca(given.endorsements)
+    trust = EnclaveTrust(certificates=certificates, collateral=collateral, cca=cca)
     if given.roots:
         pins = frozenset(given.roots)
         trust = dataclasses.replace(
@@ -180,7 +188,8 @@ def _trust(given: Given) -> EnclaveTrust:
             nvidia=dataclasses.replace(trust.nvidia, roots=pins),
             dcap=DcapTrust(bytes.fromhex(given.roots[0])),
         )
-    return trust.with_crls(given.crls) if given.crls else trust
+    with _naming("--crl"):
+        return trust.with_crls(given.crls) if given.crls else trust
 
 
 def _cca(files: tuple[bytes, ...]) -> CcaTrust:
@@ -188,6 +197,15 @@ def _cca(files: tuple[bytes, ...]) -> CcaTrust:
     for file in files:
         keys |= CcaTrust.read(file).keys
     return CcaTrust(keys=keys) if keys else NO_CCA
+
+
+@contextlib.contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Whatever is wrong with a file of `option` is told of it, and not of the evidence."""
+    try:
+        yield
+    except (WireError, CcaEndorsementError) as error:
+        raise MalformedError(f"{option}: {error.message}", hint=error.hint) from None
 
 
 # --- verification ------------------------------------------------------------------
@@ -204,13 +222,16 @@ def verified(data: bytes, *, policy: EvidencePolicy, asked: Asked, given: Given)
     form, data = recognise(data)
     if form in {Form.FIRMWARE_LOG, Form.IMA_LOG}:
         return _log(form, data, policy=policy, asked=asked, given=given)
-    if form not in {*_KINDS, Form.CMW, Form.ENCLAVE, Form.NVIDIA}:
+    if form not in {*_KINDS, Form.AZURE_EVIDENCE, Form.CMW, Form.ENCLAVE, Form.NVIDIA}:
         raise _useless(form)
     if given.pcrs is not None:
         message = "--pcrs is for the logs of a TPM, and this is none"
         raise click.UsageError(message)
     if asked is None:
         message = "give --report-data, or --unsafe-no-report-data"
+        raise click.UsageError(message)
+    if form in _BARE and not given.certificates:
+        message = f"a report carries no certificates: give {_BARE[form]} by --certificates"
         raise click.UsageError(message)
     if form is Form.NVIDIA:
         return _gpu(data, policy=policy, asked=asked, given=given)
@@ -252,6 +273,8 @@ def _claims(form: Form, data: bytes, *, asked: Nonce, given: Given) -> kinds.Enc
                 data, kind=kind, report_data=asked, now_ms=now_ms, trust=trust
             )
         parts = parts_of(collection, kind=kind)
+    elif form is Form.AZURE_EVIDENCE:
+        kind, parts = EnclaveKind.AZURE, read_azure_evidence(data)
     else:
         kind, parts = _KINDS[form], EnclaveParts(tee=data)
     return kinds.verify_parts(
@@ -316,7 +339,8 @@ def _log(form: Form, data: bytes, *, policy: EvidencePolicy, asked: Asked, given
     if given.pcrs is None:
         message = "a log is verified by the values of a quote: give --pcrs"
         raise click.UsageError(message)
-    pcrs = read_pcrs(given.pcrs, selection=_NO_SELECTION)
+    with _naming("--pcrs"):
+        pcrs = read_pcrs(given.pcrs, selection=_NO_SELECTION)
     if form is Form.IMA_LOG:
         return _ima(ImaLog.decode(data), pcrs, policy)
     log = FirmwareLog.decode(data)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from hwtrust import digests
+from hwtrust.cli.files import read_file
 from hwtrust.cli.output import echo_json, json_option
 from hwtrust.errors.evidence import WireError
 from hwtrust.wire.algorithms import alg_from_name
@@ -61,7 +62,7 @@ def from_eventlog(*, file: Path, pcrs_text: str | None, bank: str | None, as_jso
     """
     from hwtrust.verify.logs.reference import reference_from_eventlog  # noqa: PLC0415 - when used
 
-    log = FirmwareLog.decode(_read(file, most=MAX_SIZE))
+    log = FirmwareLog.decode(read_file(file, most=MAX_SIZE))
     bank = bank or ("sha384" if log.is_confidential else "sha256")
     pcrs_text = pcrs_text or (_RTMRS if log.is_confidential else _PCRS)
     try:
@@ -73,15 +74,6 @@ def from_eventlog(*, file: Path, pcrs_text: str | None, bank: str | None, as_jso
         echo_json({"log": log.facts(), "toml": text})
     else:
         click.echo(text, nl=False)
-
-
-def _read(path: Path, *, most: int) -> bytes:
-    """The file, and one byte more than `most` of one that is larger: whoever decodes refuses it."""
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise click.FileError(str(path), hint=error.strerror or "it cannot be read") from error
 
 
 @reference.command("from-ima")
@@ -101,7 +93,7 @@ def from_ima(*, file: Path, as_json: bool) -> None:
     from hwtrust.verify.logs.ima_reference import reference_from_ima  # noqa: PLC0415 - when used
     from hwtrust.wire.logs.ima import MAX_LOG, ImaLog  # noqa: PLC0415
 
-    log = ImaLog.decode(_read(file, most=MAX_LOG))
+    log = ImaLog.decode(read_file(file, most=MAX_LOG))
     text = reference_from_ima(log.entries())
     if as_json:
         echo_json({"log": log.facts(), "toml": text})

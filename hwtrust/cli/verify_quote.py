@@ -17,6 +17,7 @@ from typing import Final
 import click
 import msgspec
 
+from hwtrust.cli.files import read_file
 from hwtrust.cli.output import echo_json, json_option
 from hwtrust.errors import MalformedError, UnextendedBankError, WireError
 from hwtrust.verify.attestation import Nonce, Signer
@@ -197,11 +198,7 @@ def verify_quote(
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise click.FileError(str(path), hint=error.strerror or "it cannot be read") from error
+    data = read_file(path, most=_MAX_FILE)
     if len(data) > _MAX_FILE:
         raise MalformedError(f"{path} is larger than anything that belongs to a quote")
     return data

@@ -54,6 +54,9 @@ class _Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: EnclaveRootMetadata
     secret: bytes
 
+    def __repr__(self) -> str:
+        return f"<_Root of epoch {self.metadata.epoch}>"
+
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is in the blob."""
@@ -66,6 +69,9 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     certificate: str
     keystore_made: bool
     roots: tuple[_Root, ...]
+
+    def __repr__(self) -> str:
+        return f"<_Kept of {self.kind}>"
 
 
 class Root:

@@ -110,6 +110,7 @@ class EnclaveAuthorityRefusedError(RequestError):
     """A file to verify enclaves by cannot be used."""
 
     code = "enclave-authority:refused"
+    hint = "hwtrust-backend enclaves trust --help says what each kind of file holds"
 
 
 class EnclaveAuthorityUnknownError(ServiceError):
@@ -123,6 +124,7 @@ class EnclaveAuthorityConflictError(ServiceError):
     """This file to verify enclaves by is there already."""
 
     code = "enclave-authority:conflict"
+    hint = "hwtrust-backend enclaves trust list"
 
 
 class ReleaseMissingError(ReleaseUnknownError):

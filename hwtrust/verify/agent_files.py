@@ -1,6 +1,8 @@
 """What other agents send and tpm2-tools write besides quotes in files of their own.
 
     keylime agent         r QUOTE : SIGNATURE : PCRS, each base64    read_keylime_quote
+    Confidential          JSON of HCL report, quote, PCRs and        read_azure_evidence
+    Containers (Azure)    VCEK or TDX quote
     tpm2_makecredential   magic, version, two sized fields           read_credential
                                                                      write_credential
 
@@ -12,24 +14,46 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from hwtrust.errors import MalformedError, UnsupportedError
 from hwtrust.wire import codec
 from hwtrust.wire.codec import Reader
+from hwtrust.wire.enclave_parts import EnclaveParts, join_quote, pem
 from hwtrust.wire.protect import Credential
 
 MAX_QUOTE_STRING: Final = 64 * 1024
 """Characters; one over all PCRs of three banks has some 10,000."""
 MAX_CREDENTIAL_FIELD: Final = 1024
+MAX_AZURE_EVIDENCE: Final = 256 * 1024
+"""Bytes; evidence of a TD has some 20,000."""
 
 _CREDENTIAL_MAGIC: Final = 0xBADCC0DE
 _CREDENTIAL_VERSION: Final = 1
 _QUOTE_START: Final = "r"
 _ZLIB_START: Final = b"\x78"
 _PARTS: Final = 3
+
+
+_Hex = Annotated[str, Meta(pattern="^([0-9A-Fa-f]{2})*$")]
+
+
+class _AzureQuote(msgspec.Struct, frozen=True):
+    message: _Hex
+    signature: _Hex
+    pcrs: Annotated[list[_Hex], Meta(max_length=24)]
+
+
+class _AzureEvidence(msgspec.Struct, frozen=True):
+    """As its attesters for SNP and TDX send it; base64 with or without padding."""
+
+    tpm_quote: _AzureQuote
+    hcl_report: str
+    vcek: str = ""
+    td_quote: str = ""
 
 
 class QuoteParts(msgspec.Struct, frozen=True):
@@ -60,6 +84,35 @@ def read_keylime_quote(text: str) -> QuoteParts:
     if message.startswith(_ZLIB_START):
         raise UnsupportedError("the quote is compressed, as the first agents of keylime did it")
     return QuoteParts(message, signature, pcrs)
+
+
+def read_azure_evidence(data: bytes) -> EnclaveParts:
+    """The parts in the JSON that agents of Confidential Containers send of an Azure machine.
+
+    Raises:
+        MalformedError: it has not this form.
+    """
+    if len(data) > MAX_AZURE_EVIDENCE:
+        raise MalformedError(f"evidence of {len(data)} bytes; {MAX_AZURE_EVIDENCE} are taken")
+    try:
+        read = msgspec.json.decode(data, type=_AzureEvidence)
+        quote = read.tpm_quote
+        vcek = _base64(read.vcek)
+        return EnclaveParts(
+            tee=_base64(read.hcl_report),
+            quote=join_quote(bytes.fromhex(quote.message), bytes.fromhex(quote.signature)),
+            pcrs=msgspec.json.encode({"sha256": dict(enumerate(quote.pcrs))}),
+            certificates=pem([vcek]) if vcek else b"",
+            td_quote=_base64(read.td_quote),
+        )
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise MalformedError(f"the evidence of an Azure machine cannot be read: {error}") from None
+
+
+def _base64(text: str) -> bytes:
+    """Of either alphabet, with its padding or without."""
+    plain = text.rstrip("=").replace("-", "+").replace("_", "/")
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
 def read_credential(data: bytes) -> Credential:

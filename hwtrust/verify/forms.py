@@ -24,10 +24,11 @@ from hwtrust.errors.forms import EvidenceFormError
 from hwtrust.verify import der
 from hwtrust.wire.enclaves import dcap, snp
 from hwtrust.wire.logs.firmware import EventType
+from hwtrust.wire.logs.ima import MAX_LOG
 from hwtrust.wire.logs.ima_binary import binary_form
 
-MAX_SIZE: Final = 128 * 1024 * 1024
-"""Bytes: the longest IMA log that is taken."""
+MAX_SIZE: Final = MAX_LOG
+"""Bytes: nothing that is taken is longer than an IMA log."""
 
 
 class Form(StrEnum):
@@ -39,6 +40,7 @@ class Form(StrEnum):
     NITRO = "nitro"
     CCA = "cca"
     AZURE = "azure"
+    AZURE_EVIDENCE = "azure-evidence"
     NVIDIA = "nvidia"
     CMW = "cmw"
     ENCLAVE = "enclave-evidence"
@@ -59,6 +61,7 @@ TITLES: Final[Mapping[Form, str]] = MappingProxyType(
         Form.NITRO: "AWS Nitro attestation document",
         Form.CCA: "Arm CCA token",
         Form.AZURE: "HCL report of a vTPM in a TEE (Azure)",
+        Form.AZURE_EVIDENCE: "evidence of an Azure machine, as Confidential Containers sends it",
         Form.NVIDIA: "NVIDIA GPU attestation report",
         Form.CMW: "RATS conceptual message wrapper",
         Form.ENCLAVE: "evidence of an enclave, as hwtrust sends it",
@@ -160,6 +163,10 @@ def _is_json(data: bytes, *keys: bytes) -> bool:
 
 def _is_enclave(data: bytes) -> bool:
     return _is_json(data, b"binding", b"evidence", b"kind") and not _is_collection(data)
+
+
+def _is_azure_evidence(data: bytes) -> bool:
+    return _is_json(data, b"hcl_report", b"tpm_quote") and not _is_collection(data)
 
 
 def _is_tpm(data: bytes) -> bool:
@@ -268,6 +275,7 @@ _SIGNS: Final[Mapping[Form, Callable[[bytes], bool]]] = MappingProxyType(
         Form.NITRO: lambda data: data.startswith(_COSE_SIGN1),
         Form.CCA: _is_cca,
         Form.AZURE: lambda data: data.startswith(b"HCLA"),
+        Form.AZURE_EVIDENCE: _is_azure_evidence,
         Form.NVIDIA: lambda data: data.startswith(_SPDM_GET_MEASUREMENTS),
         Form.CMW: _is_cmw,
         Form.ENCLAVE: _is_enclave,

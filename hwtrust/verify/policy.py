@@ -13,8 +13,8 @@ administrator sets, and what a failure does. Rules:
 3. Every PCR that is required is in the quote.
 4. A failure locks the device unless the policy says less of its code. The
    longest beginning of a code that is named decides.
-5. What no policy may make less of: a revoked or unknown epoch, an absent field,
-   an administrator's lock.
+5. What no policy may make less of: a revoked or unknown epoch, an absent field, also
+   one of a table of its own, an administrator's lock.
 6. From the moment in which a newer release is accepted, an older accepted one has
    its term. When that is over, it fails.
 7. A device is ordered to the wanted release where it runs another, and where its
@@ -74,6 +74,9 @@ POLICY_FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
 
 UNDENIABLE: Final = ("admin:", "epoch:", "policy:")
 """Codes that no policy may make less of (rule 5), by their beginnings."""
+
+ABSENT_FIELD: Final = ":absent"
+"""What the code of an absent field in a policy's tables ends with: not denied either."""
 
 DEVIATIONS: Final = ("layer:", "log:violation")
 """Codes of findings by which a device does not run what it claims, by their beginnings."""
@@ -319,10 +322,15 @@ def second_release(name: str, *, running: str, rules: Rules, now_ms: int) -> Rel
 def _effect(finding: Finding, rules: Rules) -> Effect | None:
     if finding.severity is not Severity.FAIL:
         return None
-    if finding.code.startswith(UNDENIABLE):
+    if is_undeniable(finding.code):
         return Effect.LOCKED
     named = [item for item in rules.on_failure if finding.code.startswith(item[0])]
     return max(named, key=lambda item: len(item[0]))[1] if named else Effect.LOCKED
+
+
+def is_undeniable(code: str) -> bool:
+    """Whether no policy may make less of a finding (rule 5)."""
+    return code.startswith(UNDENIABLE) or code.endswith(ABSENT_FIELD)
 
 
 def _downgraded(finding: Finding) -> Finding:

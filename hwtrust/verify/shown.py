@@ -88,6 +88,8 @@ def _show(data: bytes, depth: int) -> Shown:
                 return _cmw(cmw.decode(data), depth)
             case Form.ENCLAVE:
                 return _enclave(data, depth)
+            case Form.AZURE_EVIDENCE:
+                return _azure_evidence(data, depth)
             case Form.TPM:
                 return _tpm(data)
             case _:
@@ -131,6 +133,16 @@ def _enclave(data: bytes, depth: int) -> Shown:
     except UnicodeEncodeError:
         raise MalformedError("the evidence of an enclave is no text") from None
     return Shown(Form.ENCLAVE, facts | _binding(read.binding) | _log(read.log), wrapped.parts)
+
+
+def _azure_evidence(data: bytes, depth: int) -> Shown:
+    from hwtrust.verify.agent_files import read_azure_evidence  # noqa: PLC0415 - where it is used
+    from hwtrust.wire.enclave import EnclaveKind  # noqa: PLC0415
+    from hwtrust.wire.enclave_parts import wrap  # noqa: PLC0415
+
+    wrapper = wrap(read_azure_evidence(data), kind=EnclaveKind.AZURE).encode()
+    wrapped = _cmw(cmw.decode(wrapper), depth - 1)
+    return Shown(Form.AZURE_EVIDENCE, {"parts": wrapped.facts["parts"]}, wrapped.parts)
 
 
 def _tpm(data: bytes) -> Shown:

@@ -152,7 +152,7 @@ def decode_manifest(data: bytes) -> ReleaseManifest:
         raise ManifestError("a release manifest is too long", size=len(data), limit=MANIFEST_LIMIT)
     try:
         return msgspec.json.decode(data, type=ReleaseManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(f"not a release manifest: {error}") from error
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from hwtrust.cli import run
 from hwtrust.errors import HwTrustError
 from hwtrust.verify.forms import Form
-from hwtrust.verify.shown import Shown, show
-from hwtrust.wire.cmw import Collection, MediaType, Record, encode_json
-from hwtrust.wire.enclave_parts import join_quote
+from hwtrust.verify.shown import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,23 +80,35 @@ def test_every_file_of_evidence_is_shown_or_refused_with_a_code(vectors: Path, f
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_evidence_of_azures_machines_is_shown_in_its_parts(vectors: Path, version: int) -> None:
-    """They come in a JSON of their collector's; wrapped as hwtrust does, each part is shown."""
-    path = vectors / "azure-vtpm" / f"coco-snp-evidence-v{version}.json"
-    raw: dict[str, Any] = json.loads(path.read_bytes())
-    quote = raw["tpm_quote"]
-    signature = b"\x00\x14\x00\x0b\x01\x00" + bytes.fromhex(quote["signature"])
-    report = base64.urlsafe_b64decode(raw["hcl_report"] + "==")
-    parts: dict[str | int, Record | Collection] = {
-        "tee": Record(MediaType.AZURE, report),
-        "quote": Record(
-            MediaType.TPM_QUOTE, join_quote(bytes.fromhex(quote["message"]), signature)
-        ),
-        "certificates": Record(
-            MediaType.CERTIFICATE_CHAIN, base64.urlsafe_b64decode(raw["vcek"] + "==")
-        ),
-    }
-    told = dict(show(encode_json(Collection(parts))).parts)
+    """They come in a JSON of their collector's, and so does a bare HCL report in base64."""
+    data = (vectors / "azure-vtpm" / f"coco-snp-evidence-v{version}.json").read_bytes()
+    machine = show(data)
+    told = dict(machine.parts)
     assert told["tee"].form is Form.AZURE
+    assert told["tee"].facts["tee_signing_key"] == "vcek"
     assert told["quote"].facts["type"] == "quote"
     assert told["certificates"].form is Form.CERTIFICATES
-    assert list(Shown(Form.CMW, {}, tuple(told.items())).problems()) == []
+    assert list(machine.problems()) == []
+    assert show(json.loads(data)["hcl_report"].encode()).facts == told["tee"].facts
+
+
+NONCES = {
+    1: b"challenge".hex(),
+    2: "982f5c6e45df0ed3f10b6f60b02f0c8390e281300f3805e2279c16168cd6ae9a"
+    "a398f647caa2338748cd0fd9f5f819ef",
+}
+
+
+@pytest.mark.parametrize("version", NONCES)
+def test_the_evidence_of_azures_machines_is_verified_as_it_is(
+    vectors: Path, version: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under AMD's own root, whose chain is a file beside it; no other nonce is taken."""
+    (tmp_path / "policy.toml").write_text("")
+    evidence = vectors / "azure-vtpm" / f"coco-snp-evidence-v{version}.json"
+    chain = vectors / "sev-snp" / "gosev-ask_ark_milan.pem"
+    command = ["evidence", "verify", str(evidence), "--policy", str(tmp_path / "policy.toml")]
+    command += ["--certificates", str(chain), "--time", "2026-11-22T00:00:00Z", "--json"]
+    for nonce, authentic in ((NONCES[version], True), (NONCES[3 - version], False)):
+        assert run([*command, "--report-data", nonce]) == 3
+        assert json.loads(capsys.readouterr().out)["authentic"] is authentic

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from fuzz.target import Target
 from hwtrust.errors.evidence import EvidenceError, MalformedError
 from hwtrust.verify.logs.firmware import verify_firmware_log
 from hwtrust.verify.logs.reference import reference_from_eventlog
+from hwtrust.verify.platform import FirmwareLogRules
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.logs.describe import describe
 from hwtrust.wire.logs.firmware import FirmwareLog
@@ -32,6 +35,10 @@ _VECTORS: Final = Path(os.environ.get("HWTRUST_VECTORS", _ROOT.parent / "shared"
 _LARGEST: Final = 32 * 1024
 
 
+class _Table(msgspec.Struct):
+    firmware_log: FirmwareLogRules
+
+
 def _log(raw: bytes) -> None:
     log = FirmwareLog.decode(raw)
     log.facts()
@@ -39,7 +46,8 @@ def _log(raw: bytes) -> None:
         describe(event)
     for bank, _ in log.banks:
         if bank in {Alg.SHA256, Alg.SHA384}:
-            reference_from_eventlog(log, pcrs=range(16), bank=Alg(bank))
+            text = reference_from_eventlog(log, pcrs=range(16), bank=Alg(bank))
+            msgspec.toml.decode(text, type=_Table)
 
 
 def _replayed(raw: bytes) -> None:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from fuzz.target import Target
 from hwtrust.verify.logs.ima import START, verify_ima
 from hwtrust.verify.logs.ima_reference import reference_from_ima
@@ -74,6 +76,16 @@ def _whole() -> Iterator[bytes]:
     yield ImaKernel().file("boot_aggregate").file("/bin/a", b"a", template="ima-sig").text()
 
 
+class _Table(msgspec.Struct):
+    ima: ImaRules
+
+
+def _reference(data: bytes) -> object:
+    """What is made of a log is read as rules."""
+    text = reference_from_ima(ImaLog.decode(data).entries())
+    return PreparedImaRules(msgspec.toml.decode(text, type=_Table).ima)
+
+
 TARGETS: Final[dict[str, Target]] = {
     "ima_log": Target(_read, _logs),
     "ima_appraisal": Target(_judge, _whole),
@@ -81,5 +93,5 @@ TARGETS: Final[dict[str, Target]] = {
         lambda data: _KEYS.check(data, FileDigest("sha256", _DIGEST)),
         lambda: iter([sign(ec_key(), _DIGEST), sign(ec_key(), _DIGEST, version=3)]),
     ),
-    "ima_reference": Target(lambda data: reference_from_ima(ImaLog.decode(data).entries()), _whole),
+    "ima_reference": Target(_reference, _whole),
 }

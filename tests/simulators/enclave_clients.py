@@ -158,6 +158,8 @@ class BackendEnclave:
         self.release = "1.0"
         self.epoch = 0
         self.log = EventLog()
+        self.firmware_log = b""
+        """Of a TD."""
         self.certificate = ""
         self.next_nonce = b""
         self.roots: dict[int, bytes] = {}
@@ -209,7 +211,8 @@ class BackendEnclave:
         """Evidence over a binding."""
         fields = {"report_data": binding.report_data()} | report
         if self.kind is EnclaveKind.TDX:
-            parts = EnclaveParts(tee=INTEL.tdx(td_report(**fields)))
+            quote = INTEL.tdx(td_report(**fields))
+            parts = EnclaveParts(tee=quote, firmware_log=self.firmware_log)
         else:
             parts = EnclaveParts(
                 tee=CHIP.report(**fields), certificates=pem(CHIP.certificates(SigningKey.VCEK))

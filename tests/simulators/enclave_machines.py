@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hwtrust.anchors.survey import find_anchors
 from hwtrust.verify.enclaves.kinds import EnclaveTrust
@@ -46,7 +46,9 @@ class EnclaveMachine:
     now: datetime
     """A time at which its certificates are valid."""
 
-    def __init__(self) -> None:
+    def __init__(self, **report: Any) -> None:  # noqa: ANN401
+        """`report` is what its evidence says otherwise, where the signer takes it."""
+        self.report = report
         self.kernel = FakeMachine(self.boot())
 
     def boot(self) -> dict[str, Device]:
@@ -119,11 +121,12 @@ class SgxMachine(EnclaveMachine):
 
     def boot(self) -> dict[str, Device]:
         """The files of one enclave."""
-        files = FakeGramine(
-            lambda report_data: enclaves.INTEL.sgx(enclave_report(report_data=report_data))
-        )
+        files = FakeGramine(self._quote)
         files.cpu_svn = self.cpu_svn
         return {FILES: files}
+
+    def _quote(self, report_data: bytes) -> bytes:
+        return enclaves.INTEL.sgx(enclave_report(report_data=report_data, **self.report))
 
 
 class TdxMachine(EnclaveMachine):
@@ -144,7 +147,23 @@ class TdxMachine(EnclaveMachine):
 
     def _quote(self, report_data: bytes) -> bytes:
         rtmrs = {f"rtmr{n}": self.domain.registers[f"rtmr{n}:sha384"] for n in range(4)}
-        return enclaves.INTEL.tdx(td_report(report_data=report_data, **rtmrs))
+        return enclaves.INTEL.tdx(td_report(report_data=report_data, **(rtmrs | self.report)))
+
+
+class CcaMachine(EnclaveMachine):
+    """A realm, which has no registers and cannot seal; its report is by claims' numbers."""
+
+    kind = EnclaveKind.CCA
+    now = enclaves.NOW
+    trust = enclaves.TRUST
+
+    def boot(self) -> dict[str, Device]:
+        """A new realm."""
+        return {REPORTS: FakeTsm(self._token, provider="arm_cca_guest")}
+
+    def _token(self, report_data: bytes) -> bytes:
+        changes = {int(label): value for label, value in self.report.items()}
+        return enclaves.REALM.token(realm={10: report_data} | changes)
 
 
 class NitroMachine(EnclaveMachine):

@@ -22,7 +22,7 @@ from hwtrust_backend.admin.fields import label_of, reason_of
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config import utc_text
-from hwtrust_backend.enrolment import Device, find_device
+from hwtrust_backend.enrolment import Device, find_device, take_out_of_service
 from hwtrust_backend.policies import group_of
 from hwtrust_backend.publishing import schedule
 from hwtrust_backend.webhooks import Topic, announce
@@ -152,12 +152,7 @@ def retire(session: Session, prefix: str, *, reason: str, by: Principal, now: in
     by.require(Role.ADMINISTRATOR)
     why = reason_of(reason)
     device = _in_service(_locked(session, prefix, by))
-    device.retired_at, device.readmitted_at = now, None
-    # It is neither waited for nor owed anything.
-    device.rotation_asked_at = device.rotate_at = None
-    device.watchdog_at = device.silent_since = None
-    device.query_asked_at = device.failing_since = None
-    device.rotation_reason = ""
+    take_out_of_service(device, now=now)
     _note(session, Event.DEVICE_RETIRED, device, why, by=by, now=now)
     _announce(session, Topic.RETIRED, device, why, by=by, now=now)
     return device

@@ -19,6 +19,7 @@ from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.appraisal.dry_run import DryRun, dry_run
 from hwtrust_backend.config import Settings
 from hwtrust_backend.db import RULES, count_up
+from hwtrust_backend.enclaves import enclave_trust
 from hwtrust_backend.enrolment import rules_of
 from hwtrust_backend.policies import ActivePolicy, Group, StoredPolicy
 from hwtrust_backend.publishing import policy_changed
@@ -212,7 +213,8 @@ def try_policy(
     """
     by.require(Role.OPERATOR)
     policies.group_of(session, group if by.sees(group) else "")
-    return dry_run(session, policies.read_policy(document), group=group, limit=limit)
+    policy, trust = policies.read_policy(document), enclave_trust(session)
+    return dry_run(session, policy, group=group, trust=trust, limit=limit)
 
 
 def _accepted(session: Session, group: str) -> frozenset[str]:

@@ -28,7 +28,7 @@ from hwtrust_backend.app.fence import keep_head
 from hwtrust_backend.app.serving import ReadOnly
 from hwtrust_backend.config.clock import HOUR, MINUTE, SECOND
 from hwtrust_backend.enrolment import forget_expired
-from hwtrust_backend.monitor.due import BATCH, grant_due, note_missing
+from hwtrust_backend.monitor.due import BATCH, grant_due, note_missing, retire_gone
 from hwtrust_backend.observe import metrics
 from hwtrust_backend.pages.sessions import sweep
 from hwtrust_backend.publishing import campaigns
@@ -132,6 +132,7 @@ TASKS: Final = (
     Task("campaigns", SECOND, _in_batches(campaigns.expand, full=1)),
     # After a start devices first get the time to attest: who was away was perhaps the backend.
     Task("missing", SECOND, _in_batches(note_missing, full=BATCH), first_ms=10 * MINUTE),
+    Task("gone", HOUR, _in_batches(retire_gone, full=BATCH), first_ms=HOUR),
     Task("tree-head", MINUTE, _keep_head),
     Task("enrolments", MINUTE, _forget_enrolments),
     Task("webhooks", SECOND, _start_deliveries),

@@ -11,7 +11,9 @@ Rules:
 3. A device without kept evidence is counted, and nothing is said of it.
 4. A device whose TLS key the policy refuses would not even get a verdict: it fails.
 5. Logs of firmware and kernel are not kept, but what was found in them is. By other
-   rules for them a device is not complete until it has sent them again.
+   rules for them a device is not complete until it has sent them again: it is counted.
+6. An enclave's evidence is verified as of the moment in which it came, by what
+   enclaves are verified by now.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from sqlalchemy.orm import Session
 
 from hwtrust.errors import TlsKeyRefusedError
 from hwtrust.verify.appraise import FINDINGS, FIRST_SIGHT
+from hwtrust.verify.enclaves.judge import ENCLAVE_FINDINGS, judge_enclave
+from hwtrust.verify.enclaves.kinds import FINDINGS as KIND_FINDINGS
+from hwtrust.verify.enclaves.kinds import EnclaveTrust
 from hwtrust.verify.evidence import Claims
 from hwtrust.verify.platform import ALL_FINDINGS, appraise_platform
 from hwtrust.verify.policy import POLICY_FINDINGS, Rules, judge
 from hwtrust.wire.messages import Finding, Mode, Severity, Standing
 from hwtrust_backend.appraisal.service import accepted_kind
-from hwtrust_backend.appraisal.stored import stored_claims
+from hwtrust_backend.appraisal.stored import KeptEnclave, stored_claims
 from hwtrust_backend.enrolment import Device, known_releases, platform_of, rules_by, rules_of
 from hwtrust_backend.policies import Policy, StoredEvidence
 
@@ -68,8 +73,9 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
 
     `examined` devices had evidence kept, `without_evidence` had none; `failing`
     would fail, `newly_failing` of them do not fail by the policy in force, and
-    `recovering` fail now and would not. `unreadable` evidence does not verify
-    any more.
+    `recovering` fail now and would not. `incomplete` would neither fail nor get a
+    root: layers, or logs that it asks for, are missing. `unreadable` evidence does
+    not verify any more.
     """
 
     group: str
@@ -82,19 +88,30 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
     failing: int
     newly_failing: int
     recovering: int
+    incomplete: int
     modes: dict[str, int]
     reasons: tuple[Reason, ...]
     examples: tuple[Example, ...]
 
 
-def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None = None) -> DryRun:
-    """Hold a group's kept evidence to `policy`; at most `limit` devices (None: all)."""
+def dry_run(
+    session: Session,
+    policy: Policy,
+    *,
+    group: str,
+    trust: EnclaveTrust,
+    limit: int | None = None,
+) -> DryRun:
+    """Hold a group's kept evidence to `policy`; at most `limit` devices (None: all).
+
+    `trust` is what enclaves are verified by.
+    """
     trial = rules_by(policy, known_releases(session))
     present = rules_of(session, group)
     counted, modes, codes = Counter[str](), Counter[str](), Counter[str]()
     first: dict[str, str] = {}
     examples: list[Example] = []
-    for device, at, claims in islice(_all(session, group), limit):
+    for device, at, claims in islice(_all(session, group, trust), limit):
         if claims is None:
             counted["unreadable"] += 1
             continue
@@ -106,6 +123,7 @@ def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None =
         counted["failing"] += failed
         counted["newly_failing"] += failed and not failed_before
         counted["recovering"] += failed_before and not failed
+        counted["incomplete"] += would.standing is Standing.INCOMPLETE
         modes[would.mode.value] += 1
         codes.update(dict.fromkeys(finding.code for finding in would.failures).keys())
         for finding in would.failures:
@@ -123,6 +141,7 @@ def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None =
         failing=counted["failing"],
         newly_failing=counted["newly_failing"],
         recovering=counted["recovering"],
+        incomplete=counted["incomplete"],
         modes=dict(modes),
         reasons=tuple(
             Reason(code=code, devices=count, message=first[code])
@@ -132,10 +151,12 @@ def dry_run(session: Session, policy: Policy, *, group: str, limit: int | None =
     )
 
 
-def _all(session: Session, group: str) -> Iterator[tuple[Device, int, Claims | None]]:
+def _all(
+    session: Session, group: str, trust: EnclaveTrust
+) -> Iterator[tuple[Device, int, Claims | KeptEnclave | None]]:
     after = ""
     while True:
-        page = list(stored_claims(session, group=group, after=after, limit=_PAGE))
+        page = list(stored_claims(session, group=group, after=after, limit=_PAGE, trust=trust))
         yield from page
         if len(page) < _PAGE:
             return
@@ -153,7 +174,24 @@ class _Outcome:
     failures: tuple[Finding, ...]
 
 
-def _outcome(device: Device, claims: Claims, policy: Policy, rules: Rules, at: int) -> _Outcome:
+def _outcome(
+    device: Device, claims: Claims | KeptEnclave, policy: Policy, rules: Rules, at: int
+) -> _Outcome:
+    found = (
+        _of_enclave(device, claims, policy, rules, at)
+        if isinstance(claims, KeptEnclave)
+        else _of_tpm(device, claims, rules, at)
+    )
+    try:
+        accepted_kind(policy, device, claims.binding.tls_key)
+    except TlsKeyRefusedError as error:
+        # (4): it is refused before it is judged.
+        refused = Finding(code=error.code, severity=Severity.FAIL, message=error.message)
+        return _Outcome(Standing.FAILED, Mode.LOCKED, (refused, *found.failures))
+    return found
+
+
+def _of_tpm(device: Device, claims: Claims, rules: Rules, at: int) -> _Outcome:
     platform = None
     if rules.platform is not None:
         # (5): what is remembered.
@@ -166,19 +204,38 @@ def _outcome(device: Device, claims: Claims, policy: Policy, rules: Rules, at: i
         platform=platform,
         history=FIRST_SIGHT,
         epochs=frozenset({claims.counter, claims.binding.epoch}),
-        locked=None if device.locked_at is None else device.lock_reason,
+        locked=_lock_of(device),
         now_ms=at,
         term_ms=max(at, device.attested_at),
     )
-    findings = judgement.verdict.findings
-    failures = tuple(finding for finding in findings if finding.severity is Severity.FAIL)
-    try:
-        accepted_kind(policy, device, claims.binding.tls_key)
-    except TlsKeyRefusedError as error:
-        # (4): it is refused before it is judged.
-        refused = Finding(code=error.code, severity=Severity.FAIL, message=error.message)
-        return _Outcome(Standing.FAILED, Mode.LOCKED, (refused, *failures))
-    return _Outcome(judgement.verdict.standing, judgement.mode, failures)
+    verdict = judgement.verdict
+    return _Outcome(verdict.standing, judgement.mode, _failures(verdict.findings))
+
+
+def _of_enclave(
+    device: Device, kept: KeptEnclave, policy: Policy, rules: Rules, at: int
+) -> _Outcome:
+    judgement = judge_enclave(
+        kept.claims,
+        binding=kept.binding,
+        log=kept.log,
+        rules=rules,
+        enclaves=policy.enclaves,
+        register=policy.register,
+        epochs=frozenset({kept.binding.epoch}),
+        locked=_lock_of(device),
+        # Nothing but the term of a release is judged by it.
+        now_ms=max(at, device.attested_at),
+    )
+    return _Outcome(judgement.standing, judgement.mode, _failures(judgement.findings))
+
+
+def _lock_of(device: Device) -> str | None:
+    return None if device.locked_at is None else device.lock_reason
+
+
+def _failures(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in findings if finding.severity is Severity.FAIL)
 
 
 def _example(device: Device, was: _Outcome, would: _Outcome) -> Example:
@@ -195,13 +252,15 @@ def _summary(counted: Counter[str], codes: Counter[str], absent: tuple[str, ...]
     examined, failing, new = (counted[name] for name in ("examined", "failing", "newly_failing"))
     if not examined:
         return "there is no evidence of this group's devices that this policy could be tried on"
+    waiting = counted["incomplete"]
+    still = f"; {_devices(waiting)} would be incomplete, without layers or logs" if waiting else ""
     if not failing:
-        return f"this policy would fail none of {_devices(examined)}"
+        return f"this policy would fail none of {_devices(examined)}{still}"
     reasons = [f"{_meaning(code, absent)} ({count})" for code, count in codes.most_common()]
     now = f"{new} of them do not fail now" if new else "as they do now"
     return (
         f"this policy would fail {_devices(failing)} of {examined} ({now}), "
-        f"because {'; '.join(reasons)}"
+        f"because {'; '.join(reasons)}{still}"
     )
 
 
@@ -212,8 +271,10 @@ def _devices(count: int) -> str:
 def _meaning(code: str, absent: tuple[str, ...]) -> str:
     if code == "policy:absent":
         return f"it says nothing of {', '.join(absent)}"
-    known = FINDINGS.get(code) or POLICY_FINDINGS.get(code) or ALL_FINDINGS.get(code)
-    return known[1] if known else _REFUSED_KEY
+    for table in (FINDINGS, POLICY_FINDINGS, ALL_FINDINGS, ENCLAVE_FINDINGS, KIND_FINDINGS):
+        if code in table:
+            return table[code][1]
+    return _REFUSED_KEY
 
 
 def _without_evidence(session: Session, group: str) -> int:

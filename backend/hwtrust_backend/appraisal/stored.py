@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hwtrust.errors import HwTrustError, MalformedError
+from hwtrust.errors import HwTrustError, IdentityKeyError, LogError, MalformedError
+from hwtrust.verify.enclaves.kinds import EnclaveClaims, EnclaveTrust, verify_enclave
 from hwtrust.verify.evidence import Claims, verify_evidence
 from hwtrust.verify.kept import Kept
 from hwtrust.verify.policy import TPM
 from hwtrust.verify.quote import KEPT
+from hwtrust.wire.cel import EventLog
 from hwtrust.wire.codec import u64
-from hwtrust.wire.messages import Evidence, Standing
+from hwtrust.wire.enclave import EnclaveEvidence, enclave_name
+from hwtrust.wire.messages import Binding, Evidence, Standing
 from hwtrust_backend.enrolment import Device, DeviceState, known_device
 from hwtrust_backend.policies import StoredEvidence
 
 _DECODER: Final = msgspec.json.Decoder(Evidence)
+_ENCLAVE_DECODER: Final = msgspec.json.Decoder(EnclaveEvidence)
 
 
 def told(claims: Claims, standing: Standing) -> bytes:
@@ -93,18 +98,27 @@ def keep_evidence(
         session.merge(kept)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptEnclave:
+    """What an enclave's kept evidence says. Only `enclave_of` makes it."""
+
+    claims: EnclaveClaims
+    binding: Binding
+    log: EventLog
+
+
 def stored_claims(
-    session: Session, *, group: str | None, after: str, limit: int
-) -> Iterator[tuple[Device, int, Claims | None]]:
+    session: Session, *, group: str | None, after: str, limit: int, trust: EnclaveTrust
+) -> Iterator[tuple[Device, int, Claims | KeptEnclave | None]]:
     """Devices of a group (None: of all) with when their kept evidence came, and what it says.
 
-    Those with TPMs, by name, from the first after `after`. Each is verified anew; None stands
+    By name, from the first after `after`. Each is verified anew, enclaves by `trust`; None stands
     where what is kept does not hold any more.
     """
     query = (
         select(Device, StoredEvidence)
         .join(StoredEvidence, StoredEvidence.device == Device.id)
-        .where(Device.id > after, Device.kind == TPM, Device.retired_at.is_(None))
+        .where(Device.id > after, Device.retired_at.is_(None))
         .order_by(Device.id)
         .limit(limit)
     )
@@ -112,9 +126,38 @@ def stored_claims(
         query = query.where(Device.group == group)
     for device, stored in session.execute(query):
         try:
-            yield device, stored.at, claims_of(device, stored)
+            if device.kind == TPM:
+                yield device, stored.at, claims_of(device, stored)
+            else:
+                yield device, stored.at, enclave_of(device, stored, trust=trust)
         except HwTrustError:
             yield device, stored.at, None
+
+
+def enclave_of(device: Device, stored: StoredEvidence, *, trust: EnclaveTrust) -> KeptEnclave:
+    """What kept evidence of an enclave says, verified anew as of when it came.
+
+    Raises:
+        EvidenceError, WireError: it does not hold any more.
+    """
+    try:
+        evidence = _ENCLAVE_DECODER.decode(stored.content)
+    except msgspec.MsgspecError as error:
+        message = "the kept evidence is damaged"
+        raise MalformedError(message, structure="EnclaveEvidence") from error
+    binding = evidence.binding
+    if enclave_name(evidence.kind, binding.tls_key).hex() != device.id:
+        raise IdentityKeyError("the kept evidence is another enclave's")
+    if hashlib.sha256(evidence.log).digest() != binding.log_digest:
+        raise LogError("the kept event log is not the one that the enclave bound")
+    claims = verify_enclave(
+        evidence.evidence,
+        kind=evidence.kind,
+        report_data=binding.report_data(),
+        now_ms=stored.at,
+        trust=trust,
+    )
+    return KeptEnclave(claims, binding, EventLog.decode(evidence.log))
 
 
 def claims_of(device: Device, stored: StoredEvidence) -> Claims:

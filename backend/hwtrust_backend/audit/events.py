@@ -24,6 +24,7 @@ class Event(StrEnum):
     APPROVAL_EXTENDED = "backend:approval:extended"
     WATCHDOG_MISSED = "backend:watchdog:missed"
     WATCHDOG_HEARD = "backend:watchdog:heard"
+    ENCLAVE_GONE = "backend:enclave:gone"
     EVENT_REPORTED = "device:event:reported"
     CAMPAIGN_STARTED = "backend:campaign:started"
     CAMPAIGN_FINISHED = "backend:campaign:finished"

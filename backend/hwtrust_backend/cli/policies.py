@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hwtrust.errors import ConfigError, MalformedError
+from hwtrust.verify.enclaves.judge import OF_TPMS
+from hwtrust.wire.enclave import EnclaveKind
 from hwtrust.wire.envelope import Envelope
 from hwtrust_backend import policies
 from hwtrust_backend.admin import local_administrator, rules
@@ -38,7 +40,7 @@ def policy() -> None:
 def policy_check(file: Path, *, as_json: bool) -> None:
     """Read a policy document and say what is wrong with it, or what it leaves unsaid.
 
-    What is unsaid refuses: every device of the group would fail.
+    What is unsaid refuses: every device of the group would fail, or every TPM.
     """
     read = policies.read_policy(_read(file))
     if as_json:
@@ -46,7 +48,11 @@ def policy_check(file: Path, *, as_json: bool) -> None:
         return
     click.echo(f"{file}: a policy")
     for name in read.absent:
-        click.echo(f"  says nothing of {name}: every device fails")
+        whom = "TPM" if name.startswith(OF_TPMS) else "device"
+        click.echo(f"  says nothing of {name}: every {whom} fails")
+    for kind in EnclaveKind:
+        if kind in read.evidence and getattr(read.enclaves, kind) is msgspec.UNSET:
+            click.echo(f"  has no table {kind}: every device of that kind fails")
 
 
 @policy.command("schema", epilog="Example: hwtrust-backend policy schema > policy.schema.json")
@@ -287,6 +293,7 @@ def _show_dry_run(result: DryRun) -> None:
             ("looked at", f"{result.examined} devices"),
             ("would fail", f"{result.failing}, of which {result.newly_failing} do not fail now"),
             ("would recover", str(result.recovering)),
+            ("incomplete", f"{result.incomplete}; their layers, or logs it asks for, are missing"),
             ("no evidence", f"{result.without_evidence}; {result.unreadable} not readable"),
             ("says nothing of", ", ".join(result.absent) or "-"),
         ]

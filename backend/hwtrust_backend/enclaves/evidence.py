@@ -57,6 +57,14 @@ _FLEETING: Final = frozenset(
 """Facts that are others in every evidence, and tell nothing new of the enclave."""
 
 
+_MOST_VALUES: Final = 64
+_LONGEST_VALUE: Final = 256
+_LONGEST_TEXT: Final = 4096
+"""Of a fact that is kept: a firmware log can be long, and the guest's own host writes it."""
+_EXTENDED: Final = ("firmware_pcr_", "firmware_rtmr_")
+"""Facts that are every digest of a log; they are not kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Authentic:
     """Evidence that is an enclave's own, for a challenge of ours. Only `verify` makes it."""
@@ -140,7 +148,7 @@ def verify(
         nonce=nonce,
         statement=decode_statement(binding.statement),
         digest=evidence_digest(evidence),
-        facts=dict(claims.facts()),
+        facts=_facts(claims),
     )
 
 
@@ -199,6 +207,18 @@ def shown(found: Authentic) -> Shown:
         evidence=found.evidence,
         digest=found.digest,
     )
+
+
+def _facts(claims: EnclaveClaims) -> dict[str, Fact]:
+    kept: dict[str, Fact] = {}
+    for name, value in claims.facts().items():
+        if name.startswith(_EXTENDED):
+            continue
+        if isinstance(value, list):
+            kept[name] = [text[:_LONGEST_VALUE] for text in value[:_MOST_VALUES]]
+        else:
+            kept[name] = value[:_LONGEST_TEXT] if isinstance(value, str) else value
+    return kept
 
 
 def _told(device: DeviceState, found: Authentic) -> bytes:

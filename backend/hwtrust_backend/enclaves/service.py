@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hmac import compare_digest
+from typing import Final
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -91,6 +92,8 @@ from hwtrust_backend.enrolment.devices import LAST_EPOCH, check_may_enrol
 from hwtrust_backend.enrolment.tokens import find_token, token_group, use_token
 from hwtrust_backend.keys import DeviceIdentity, KeyRole, KeyVault, issue_device_certificate
 from hwtrust_backend.webhooks import Topic, announce
+
+_MESSAGE_LIMIT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +338,10 @@ def _first_verdict(
     judgement = judged(found, held_to, epochs=epochs, locked=locked, now=now)
     if judgement.standing is not Standing.TRUSTED:
         codes = ", ".join(finding.code for finding in judgement.findings)
-        raise UntrustedError(f"the enclave is not in an accepted state: {codes}", findings=codes)
+        # Whoever writes the policy has no row of the enclave to look at: this is what he gets.
+        first = judgement.findings[0].message[:_MESSAGE_LIMIT]
+        message = f"the enclave is not in an accepted state: {codes}: {first}"
+        raise UntrustedError(message, findings=codes)
     release = held_to.rules.references.releases.get(binding.release)
     if release is None:
         raise UntrustedError(f"there is no release {binding.release!r} to make a root for")

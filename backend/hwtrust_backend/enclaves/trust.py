@@ -95,7 +95,7 @@ def add_authority(
         raise EnclaveAuthorityConflictError(message, authority=identifier)
     try:
         _trust((*_stored_files(session), (kind, content)))
-    except (HwTrustError, msgspec.MsgspecError) as error:
+    except (HwTrustError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         said = error.message if isinstance(error, HwTrustError) else str(error)
         raise EnclaveAuthorityRefusedError(f"these are no {kind} of use: {said}") from error
     row = EnclaveAuthority(

@@ -21,6 +21,7 @@ from hwtrust_backend.enrolment.devices import (
     platform_of,
     require_kind,
     retired,
+    take_out_of_service,
 )
 from hwtrust_backend.enrolment.failures import (
     KeptFailure,
@@ -100,5 +101,6 @@ __all__ = [
     "settle",
     "spelled",
     "step_label",
+    "take_out_of_service",
     "write_states",
 ]

@@ -133,6 +133,15 @@ def retired() -> DeviceRetiredError:
     return DeviceRetiredError("this device was retired: it is out of service for good")
 
 
+def take_out_of_service(device: Device, *, now: int) -> None:
+    """Retire a device: it is neither waited for any more, nor owed anything."""
+    device.retired_at, device.readmitted_at = now, None
+    device.rotation_asked_at = device.rotate_at = None
+    device.watchdog_at = device.silent_since = None
+    device.query_asked_at = device.failing_since = None
+    device.rotation_reason = ""
+
+
 def find_device(session: Session, prefix: str, *, groups: frozenset[str] | None = None) -> Device:
     """The one device, of some groups, whose name (hexadecimal) begins with `prefix`.
 

@@ -1,4 +1,4 @@
-"""Due work: devices that are missed, and roots whose time has come.
+"""Due work: devices that are missed or gone, and roots whose time has come.
 
 Rules:
 1. Work is found by an index on its time, some rows at a time, and rows that another
@@ -6,6 +6,9 @@ Rules:
 2. Every unit is done in its own transaction with all that follows from it, so that
    whoever dies in between leaves it for the next.
 3. A device that is missing takes no part of its group's rate until it is back.
+4. An enclave of a kind that cannot seal has its root in memory alone. Silent for longer
+   than a root and the grace after it last, it holds none, and there is nothing that it
+   could go on with: it is retired. One that an administrator has locked stays.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from hwtrust_backend import push
 from hwtrust_backend.audit import Event, record
 from hwtrust_backend.config.clock import utc_text
-from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment import Device, DeviceKind, take_out_of_service
 from hwtrust_backend.policies import policy_of
 from hwtrust_backend.publishing import RootState, StoredRoot
 from hwtrust_backend.publishing.schedule import MISSING_MS, put_off, reserve
@@ -27,6 +30,9 @@ from hwtrust_backend.webhooks import Topic, announce
 
 BATCH: Final = 200
 """Devices of one transaction."""
+
+WITHOUT_SEALER: Final = frozenset({DeviceKind.TDX, DeviceKind.NITRO, DeviceKind.CCA})
+"""Kinds that keep nothing beyond their process."""
 
 
 def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
@@ -42,6 +48,35 @@ def note_missing(session: Session, *, now: int, limit: int = BATCH) -> int:
         data = {"kind": device.kind, "group": device.group, "attested_at": device.attested_at}
         announce(session, Topic.SILENT, device=device.id, data=data, now=now)
     return len(missing)
+
+
+def retire_gone(session: Session, *, now: int, limit: int = BATCH) -> int:
+    """Retire the enclaves that are gone for good (rule 4); gives how many."""
+    gone = (
+        Device.kind.in_(sorted(WITHOUT_SEALER)),
+        Device.silent_since.is_not(None),
+        Device.retired_at.is_(None),
+        Device.locked_at.is_(None),
+    )
+    found: list[Device] = []
+    # Groups in one order, so that no two transactions wait for each other.
+    for group in session.scalars(select(Device.group).where(*gone).distinct().order_by("group")):
+        policy = policy_of(session, group)
+        if not policy.root_lifetime_ms:
+            # It says nothing of it, and so nothing follows.
+            continue
+        before = now - policy.root_lifetime_ms - policy.offline_grace_ms
+        query = select(Device).where(*gone, Device.group == group, Device.attested_at < before)
+        query = query.limit(limit - len(found)).with_for_update(skip_locked=True)
+        found += session.scalars(query)
+    for device in found:
+        take_out_of_service(device, now=now)
+        heard = utc_text(device.attested_at)
+        reason = f"{device.kind} seals nothing, and was last heard of at {heard}"
+        record(session, Event.ENCLAVE_GONE, now=now, device=device.id, reason=reason)
+        data = {"kind": device.kind, "group": device.group, "by": "", "reason": reason}
+        announce(session, Topic.RETIRED, device=device.id, data=data, now=now)
+    return len(found)
 
 
 def grant_due(session: Session, *, now: int, limit: int = BATCH) -> int:

@@ -257,6 +257,11 @@ AZURE: Final[Mapping[str, Explanation]] = MappingProxyType(
 NVIDIA: Final[Mapping[str, Explanation]] = MappingProxyType(
     {
         "nvidia:absent": nothing_said("nvidia"),
+        "nvidia:missing": Explanation(
+            "The policy says what is accepted of a GPU, and the evidence shows none.",
+            "See on the machine why its GPU gives no report. Machines without one belong in a "
+            "group whose policy has no table nvidia.",
+        ),
         "nvidia:model": Explanation(
             "The GPU is of a model that the policy does not name.",
             "Add it to nvidia.models if you use it, or move the machine.",

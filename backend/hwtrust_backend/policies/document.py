@@ -83,7 +83,7 @@ from hwtrust.verify.enclaves.sgx_rules import SgxRules
 from hwtrust.verify.enclaves.snp_rules import SnpRules
 from hwtrust.verify.enclaves.tdx_rules import TdxRules
 from hwtrust.verify.platform import ALL_FINDINGS, FirmwareLogRules, ImaLogRules, PlatformRules
-from hwtrust.verify.policy import POLICY_FINDINGS, UNDENIABLE, Effect, LogRules, PcrRules
+from hwtrust.verify.policy import POLICY_FINDINGS, Effect, LogRules, PcrRules, is_undeniable
 from hwtrust.wire.messages import TlsKeyKind
 from hwtrust_backend.config import parse_span
 from hwtrust_backend.policies.lines import last_line, line_of
@@ -399,7 +399,7 @@ class _Reading:
             if code != "default" and not known:
                 message = f"no finding has a code that begins with {code!r}"
                 raise PolicyDocumentError(message, field=f"on_failure.{code}")
-            if effect is not Effect.LOCKED and code.startswith(UNDENIABLE):
+            if effect is not Effect.LOCKED and is_undeniable(code):
                 message = f"nothing may make less of {code}"
                 raise PolicyDocumentError(message, field=f"on_failure.{code}")
         return tuple(

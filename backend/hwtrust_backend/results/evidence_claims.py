@@ -60,7 +60,7 @@ _PROBLEMS: Final[Mapping[str, Mapping[tuple[Claim, ...], str]]] = {
         _CONFIGURATION: "absent secure-boot console",
     },
     "nvidia": {
-        _HARDWARE: "model vbios measurement",
+        _HARDWARE: "missing model vbios measurement",
         _SOFTWARE: "driver",
         _CONFIGURATION: "absent",
     },

@@ -11,7 +11,8 @@ Which part answers the report data, 64 bytes, that were asked for:
 Rules, in the order in which they are checked (the code carries their numbers):
 
 1. parts      the collection holds evidence of the kind that is asked for, and no part
-              that is not known (`hwtrust.wire.enclave_parts`).
+              that is not known (`hwtrust.wire.enclave_parts`) or that nothing here
+              looks at: whatever is kept was verified.
 2. challenge  the report data are there; whoever goes without them says so.
 3. TEE        its evidence is authentic and answers, by the rules of its kind.
 4. GPU        so is the report of a GPU, where there is one.
@@ -33,13 +34,14 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hwtrust.errors import EmptyNonceError, MalformedError, UnsupportedError
+from hwtrust.errors.cmw import CmwLabelError
 from hwtrust.errors.forms import EnclaveSoftwareError
 from hwtrust.verify.attestation import VERIFIED, Unsafe, made_elsewhere, take_away
 from hwtrust.verify.enclaves import cca_rules, nitro_rules
 from hwtrust.verify.enclaves.azure_rules import appraise_azure
 from hwtrust.verify.enclaves.kinds_rules import ABSENT, FINDINGS, EnclaveRules
 from hwtrust.verify.enclaves.kinds_trust import EnclaveTrust
-from hwtrust.verify.enclaves.nvidia_rules import appraise_nvidia
+from hwtrust.verify.enclaves.nvidia_rules import appraise_nvidia, missing_gpu
 from hwtrust.verify.enclaves.sgx_rules import appraise_sgx
 from hwtrust.verify.enclaves.snp_rules import appraise_snp
 from hwtrust.verify.enclaves.tdx_rules import appraise_tdx
@@ -47,6 +49,7 @@ from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.enclave import EnclaveKind
 from hwtrust.wire.enclave_parts import (
     CERTIFICATES,
+    GPU,
     GPU_CERTIFICATES,
     PCRS,
     QUOTE,
@@ -196,6 +199,8 @@ def verify_parts(
     verify = _VERIFIERS.get(kind)
     if verify is None:
         raise UnsupportedError(f"evidence of the kind {str(kind)[:32]!r} is not known")
+    # (1): parts that nothing looks at.
+    _require_used(parts, kind)
     with _software(kind):
         # (3): TEE.
         asked = _Asked(parts, challenge, now, trust, unsafe_any_user_data)
@@ -340,6 +345,13 @@ _VERIFIERS: Final[Mapping[EnclaveKind, Callable[[_Asked], TeeClaims]]] = {
 }
 
 
+def _require_used(parts: EnclaveParts, kind: EnclaveKind) -> None:
+    if kind is not EnclaveKind.AZURE and (parts.quote or parts.pcrs or parts.td_quote):
+        raise CmwLabelError(f"evidence of {kind} has a part of a vTPM's")
+    if parts.gpu_certificates and not parts.gpu:
+        raise CmwLabelError("there are certificates of a GPU, and no report of one", part=GPU)
+
+
 def _snp_certificates(asked: _Asked, report: bytes) -> tuple[bytes, ...]:
     from hwtrust.verify.enclaves.snp_chain import suiting  # noqa: PLC0415
     from hwtrust.wire.enclaves.snp import SnpReport  # noqa: PLC0415
@@ -378,7 +390,8 @@ def _firmware(
         extends = (
             (event.register, event.digests[Alg.SHA384])
             for event in log.events
-            if event.type != EventType.NO_ACTION and event.register
+            # As in the replay: an event without a digest of the bank was extended into no register.
+            if event.type != EventType.NO_ACTION and event.register and Alg.SHA384 in event.digests
         )
         return claims, from_ccel(extends)
     if kind is EnclaveKind.AZURE:
@@ -430,8 +443,9 @@ def _findings(claims: EnclaveClaims, rules: EnclaveRules) -> Iterator[Finding]:
     else:
         yield from _APPRAISERS[claims.kind](claims.tee, rules=accepted)
     if claims.gpu is None:
-        return
-    if isinstance(rules.nvidia, UnsetType):
+        if not isinstance(rules.nvidia, UnsetType):
+            yield missing_gpu()
+    elif isinstance(rules.nvidia, UnsetType):
         yield _absent("nvidia")
     else:
         yield from appraise_nvidia(claims.gpu, rules=rules.nvidia)

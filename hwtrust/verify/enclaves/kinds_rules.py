@@ -47,7 +47,7 @@ class EnclaveRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     azure: AzureRules | UnsetType = UNSET
     """Of a vTPM in a TEE; the TEE's own rules stand in its `snp` or `tdx`."""
     nvidia: NvidiaRules | UnsetType = UNSET
-    """Of a GPU beside the enclave. A GPU's report that is there needs them."""
+    """Of a GPU beside the enclave. A GPU's report needs them, and they need a GPU's report."""
 
 
 FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(

@@ -41,6 +41,7 @@ class NvidiaRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
     {
         "nvidia:absent": (Severity.FAIL, "the rules do not say what is accepted of a GPU"),
+        "nvidia:missing": (Severity.FAIL, "the evidence holds no report of a GPU"),
         "nvidia:model": (Severity.FAIL, "the GPU is of a model that is not accepted"),
         "nvidia:driver": (Severity.FAIL, "the GPU's driver is of a version that is not accepted"),
         "nvidia:vbios": (Severity.FAIL, "the GPU's VBIOS is of a version that is not accepted"),
@@ -73,6 +74,11 @@ def appraise(claims: NvidiaClaims, *, rules: NvidiaRules) -> tuple[Finding, ...]
 
 
 appraise_nvidia = appraise
+
+
+def missing_gpu() -> Finding:
+    """That a GPU is asked for, and there is none: whoever has no good one would show none."""
+    return _finding("nvidia:missing", "there are rules for one")
 
 
 def _finding(code: str, detail: str) -> Finding:

@@ -82,6 +82,9 @@ _SHORT: Final = 0x80
 
 _LEAVES: Final = {SigningKey.VCEK: "SEV-VCEK", SigningKey.VLEK: "SEV-VLEK"}
 _INTERMEDIATES: Final = {SigningKey.VCEK: "SEV-", SigningKey.VLEK: "SEV-VLEK-"}
+_ISSUERS: Final = frozenset(
+    f"{prefix}{product}" for prefix in ("ARK-", *_INTERMEDIATES.values()) for product in Product
+)
 _NAMES: Final = MappingProxyType(
     {
         Product.MILAN: frozenset({"Milan"}),
@@ -193,6 +196,7 @@ def suiting(
 
     `added` may be the certificates of all products and of many chips; those of keys
     are taken only where `files` have none, and of the report's chip and TCB version.
+    Others than AMD's are passed over: they would fill the places of those.
 
     Raises:
         MalformedError: a certificate cannot be read.
@@ -205,15 +209,21 @@ def suiting(
     for file in added:
         for certificate in _certificates(bytes(file)):
             name = _name(certificate)
-            if name not in _LEAVES.values() or (
-                needs_leaf and name == leaf and _is_of(certificate, report)
-            ):
+            if name in _ISSUERS or (needs_leaf and name == leaf and _is_of(certificate, report)):
                 found[certificate.der] = certificate
     return tuple(found)
 
 
 def _is_of(leaf: Certificate, report: SnpReport) -> bool:
     """Whether a leaf speaks of the chip, and of the TCB version, that a report does."""
+    try:
+        return _speaks_of(leaf, report)
+    except MalformedError:
+        # It is of nobody's report, and keeps no other from being verified.
+        return False
+
+
+def _speaks_of(leaf: Certificate, report: SnpReport) -> bool:
     private = leaf.private
     name = _text(private, _PRODUCT_NAME).partition("-")[0]
     product = next((product for product, names in _NAMES.items() if name in names), None)

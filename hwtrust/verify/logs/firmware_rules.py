@@ -60,9 +60,9 @@ FINDINGS: Final[Mapping[str, tuple[Severity, str]]] = MappingProxyType(
 
 MOST_OF_A_CODE: Final = 16
 
-Hex = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
+Hex = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})$")]
 Number = Annotated[int, Meta(ge=0, le=23)]
-Numeral = Annotated[str, Meta(pattern=r"\A(?:[0-9]|1[0-9]|2[0-3])\Z")]
+Numeral = Annotated[str, Meta(pattern=r"^(?:[0-9]|1[0-9]|2[0-3])$")]
 """A register's number as the key of a TOML table."""
 Bank = Literal["sha1", "sha256", "sha384", "sha512", "sm3_256", "sha3_256", "sha3_384", "sha3_512"]
 

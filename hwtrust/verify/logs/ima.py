@@ -193,11 +193,13 @@ def verify_ima(
     state: ImaState | Literal[Boot.START],
     pcr: int = PCR,
     known: KnownEntries | None = None,
+    extend: Extend | None = None,
 ) -> ImaClaims:
     """Have `log` explain `value`, which a verified quote gives for `pcr` in `bank`.
 
     With a `state` the log begins behind what that covers. With `known`, of the
-    rules that will appraise the claims, entries that came before cost less.
+    rules that will appraise the claims, entries that came before cost less. With
+    `extend`, of `ways`, that alone is tried.
 
     Raises:
         ImaReplayError: the log does not explain the value: cut short, or changed.
@@ -219,9 +221,9 @@ def verify_ima(
     unknown = list(_places_of_none(digests))
     # None that is known is one: the digest in a violation is zeros.
     violations = log.violations(pcr, unknown)
-    for extend in _ways(before, bank):
+    for way in ways(before, bank) if extend is None else (extend,):
         # (1), (2), (3): what is added.
-        added = _added(extend, bank, data, digests, unknown, violations)
+        added = _added(way, bank, data, digests, unknown, violations)
         # (4): the longest part.
         count = _explaining(bank, begin, added, value)
         if count is None:
@@ -238,7 +240,7 @@ def verify_ima(
                 entries=count + (before.entries if before else 0),
                 violations=len(seen) + (before.violations if before else 0),
                 value=value,
-                extend=extend,
+                extend=way,
             ),
             new=count,
             beyond=len(data) - count,
@@ -267,7 +269,7 @@ def _begin(state: ImaState | None, bank: Alg, pcr: int) -> bytes:
     return state.value
 
 
-def _ways(state: ImaState | None, bank: Alg) -> tuple[Extend, ...]:
+def ways(state: ImaState | None, bank: Alg) -> tuple[Extend, ...]:
     """What the kernel may add to `bank`, as far as the state leaves it open."""
     if bank is Alg.SHA1:
         return (Extend.HASHED,)

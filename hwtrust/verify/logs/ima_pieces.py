@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, Literal
 
-from hwtrust.errors.logs import ImaReplayError
-from hwtrust.verify.logs.ima import Boot, Extend, ImaState, verify_ima
+from hwtrust.verify.logs.ima import Boot, Extend, ImaState, verify_ima, ways
 from hwtrust.verify.logs.ima_rules import PreparedImaRules, appraise_ima
 from hwtrust.wire.algorithms import Alg
 
@@ -42,6 +41,7 @@ def begin_ima(
     """Where a piece leads from `states`, in the SHA-256 bank, and what is found in it.
 
     One state for each way in which the kernel may extend: one of them is right, if any.
+    What came before has shown that some of them are none; these cost nothing.
     `pcrs` are values that a verified quote gives. None of it is to be believed yet.
 
     Raises:
@@ -50,24 +50,30 @@ def begin_ima(
     """
     data = log.template_data(pcr)
     violations = frozenset(log.violations(pcr, range(len(data))))
-    found: dict[tuple[bytes, Extend], ImaState] = {}
+    found: dict[bytes, ImaState] = {}
     findings: tuple[Finding, ...] = ()
     for state in states:
-        begin = bytes(32) if isinstance(state, Boot) else state.value
-        for extend in Extend:
+        before = None if isinstance(state, Boot) else state
+        begin = bytes(32) if before is None else before.value
+        for extend in ways(before, Alg.SHA256):
             value = begin
             for added in _added(extend, data, violations):
                 value = hashlib.sha256(value + added).digest()
-            try:
-                claims = verify_ima(
-                    log, bank=Alg.SHA256, value=value, state=state, pcr=pcr, known=rules.known
-                )
-            except ImaReplayError:
-                # What came before has shown that the kernel extends in another way.
+            if value in found:
+                # Without a violation, or with nothing else, two ways are the same so far.
                 continue
+            claims = verify_ima(
+                log,
+                bank=Alg.SHA256,
+                value=value,
+                state=state,
+                pcr=pcr,
+                known=rules.known,
+                extend=extend,
+            )
             if not found:
                 findings = appraise_ima(claims, rules=rules, pcrs=pcrs)
-            found.setdefault((value, claims.state.extend), claims.state)
+            found[value] = claims.state
     return tuple(found.values()), findings
 
 

@@ -5,7 +5,7 @@ be good, better after its log was verified. What comes out is TOML, the table of
 `hwtrust.verify.logs.ima_rules.ImaRules`. Rules:
 
 1. What would have to be accepted unseen is left out: violations, `boot_aggregate`,
-   which each boot has its own, and digests by MD5 and SHA-1.
+   which each boot has its own, and digests by MD5, SHA-1 or whatever is not known.
 2. What is left out is counted in a comment, so that nobody takes it for accepted.
 3. Names that TOML cannot spell are left out as well.
 """
@@ -13,7 +13,7 @@ be good, better after its log was verified. What comes out is TOML, the table of
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors.logs import ImaRulesError
 from hwtrust.wire.logs.ima_template import BOOT_AGGREGATE, FileDigest
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
     from hwtrust.wire.logs.ima_template import ImaEntry
 
-_WEAK = frozenset({"md5", "sha1", "rmd160"})
+_SIZES: Final = {
+    **dict.fromkeys(("sha256", "sha3-256", "sm3", "sm3-256", "sm3_256", "streebog256"), 32),
+    **dict.fromkeys(("sha384", "sha3-384"), 48),
+    **dict.fromkeys(("sha512", "sha3-512", "streebog512", "wp512"), 64),
+    "sha224": 28,
+}
+"""Of the digests that are believed, by the kernel's names of their algorithms."""
 
 
 def reference_from_ima(entries: Iterable[ImaEntry]) -> str:
@@ -73,7 +79,9 @@ def _reason(entry: ImaEntry, digest: FileDigest | None) -> str:
     """Why an entry is left out; empty if it is not."""
     if entry.violation:
         return "violations"
-    if digest is None or digest.algorithm in _WEAK or not any(digest.digest):
+    if digest is None or not any(digest.digest):
+        return "entries without a digest that is believed"
+    if _SIZES.get(digest.algorithm) != len(digest.digest):
         return "entries without a digest that is believed"
     if entry.path.encode() != entry.name or not _spelled(entry.path):
         return "names that are not of UTF-8"
@@ -92,7 +100,10 @@ def _document(
     files: Mapping[str, set[str]], buffers: Mapping[str, set[str]], left: Mapping[str, int]
 ) -> str:
     if not files and not buffers:
-        raise ImaRulesError("there is nothing that rules could accept")
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(left.items()))
+        raise ImaRulesError(
+            f"there is nothing that rules could accept: {told or 'neither files nor buffers'}"
+        )
     lines = ["# What the kernel may measure (IMA). Look through it before you use it."]
     lines += [f"# left out: {count} {reason}" for reason, count in sorted(left.items())]
     lines += ["", "[ima]", "# globs of paths that are not looked at; * is any characters"]

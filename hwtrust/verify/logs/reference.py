@@ -20,7 +20,7 @@ from hwtrust.verify.logs.firmware_claims import (
     separator_digests,
 )
 from hwtrust.wire.algorithms import alg_name
-from hwtrust.wire.logs.firmware import EventType, type_name
+from hwtrust.wire.logs.firmware import EventType, bank_name, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -42,8 +42,10 @@ def reference_from_eventlog(log: FirmwareLog, *, pcrs: Collection[int], bank: Al
     if not pcrs:
         raise FirmwarePcrError("there is no register to make reference values of")
     if bank not in dict(log.banks):
+        there = ", ".join(bank_name(has) for has, _ in log.banks)
         raise FirmwareBankError(
-            f"the firmware's log has no digests of the bank {alg_name(bank)}", bank=alg_name(bank)
+            f"the firmware's log has no digests of the bank {alg_name(bank)}; it has: {there}",
+            bank=alg_name(bank),
         )
     shift = int(log.is_confidential)
     found: dict[int, list[Measurement]] = {number: [] for number in sorted(pcrs)}

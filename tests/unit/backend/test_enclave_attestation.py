@@ -36,20 +36,24 @@ from hwtrust.wire.enclave import (
     EnclaveKind,
     EnclaveReply,
 )
+from hwtrust.wire.enclaves.dcap import TdReport
+from hwtrust.wire.logs.firmware import EventType
 from hwtrust.wire.messages import ChallengeReply, Mode, Standing
 from hwtrust_backend.admin import local_administrator
 from hwtrust_backend.admin.devices import ask_rotation, lock, retire, unlock
 from hwtrust_backend.admin.queries import answer_evidence, query, query_report
-from hwtrust_backend.appraisal.dry_run import dry_run
+from hwtrust_backend.admin.rules import try_policy
+from hwtrust_backend.appraisal.dry_run import DryRun
 from hwtrust_backend.audit import Event
 from hwtrust_backend.audit.models import AuditRecord
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.enrolment.tokens import create_token
-from hwtrust_backend.policies import StoredEvidence, policy_of
+from hwtrust_backend.policies import StoredEvidence
 from hwtrust_backend.publishing import RootState, note_recovery, roots_of
 from hwtrust_backend.references import accept_release, add_release, retire_release
 from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
 from simulators.attester import make_release
+from simulators.dcap_signer import td_report
 from simulators.enclave_clients import (
     DEBUG_POLICY,
     PCR,
@@ -60,6 +64,7 @@ from simulators.enclave_clients import (
     signed_metadata,
     trust_signers,
 )
+from simulators.firmware_log import Firmware
 from simulators.snp_signer import NOW, POLICY
 
 if TYPE_CHECKING:
@@ -68,6 +73,16 @@ if TYPE_CHECKING:
     from hwtrust_backend.app.backend import Backend
 
 ADMINISTRATOR = local_administrator()
+TD = TdReport.decode(td_report())
+TDX_TABLE: dict[str, Any] = {
+    "accepted_tcb_statuses": ["UpToDate"],
+    "tcb_evaluation_data_number_floor": 18,
+    "mr_td": [TD.mr_td.hex()],
+    "mr_seam": [TD.mr_seam.hex()],
+    "unsafe_any_rtmr": ["0", "1", "2", "3"],
+    "xfam": [f"0x{TD.xfam:016x}"],
+    "tee_tcb_svn_floor": TD.tee_tcb_svn.hex(),
+}
 
 
 @pytest.fixture
@@ -139,6 +154,24 @@ def test_a_good_enclave_attests_and_gets_no_root_that_is_not_due(
     with way.backend.database.reading() as session:
         kept = session.get_one(StoredEvidence, enclave.name.hex())
     assert msgspec.json.decode(kept.content, type=EnclaveEvidence).kind is EnclaveKind.SNP
+
+
+def test_a_long_firmware_log_does_not_fill_the_row_of_its_enclave(
+    way: DirectWay, token: str, hold_to_document: Callable[[str], None]
+) -> None:
+    """The host writes the log, and every list of enclaves reads what was said."""
+    firmware = Firmware("sha384", confidential=True)
+    for at in range(2000):
+        firmware.measure(2, EventType.IPL, b"kernel_cmdline: %d" % at + b"x" * 99, b"%d" % at)
+    values = {f"rtmr{number}": value for number, value in firmware.rtmrs.items()}
+    enclave = BackendEnclave(EnclaveKind.TDX)
+    enclave.firmware_log = firmware.raw
+    hold_to_document(enclave_policy(tdx=TDX_TABLE))
+    enclave.enrol(way, token, report=values)
+    enclave.attest(way, report=values)
+    facts = json.loads(row(way, enclave).facts or b"")
+    assert facts["firmware_secure_boot"] == "unknown"
+    assert len(row(way, enclave).facts or b"") < 64 * 1024
 
 
 def test_a_heartbeat_that_says_nothing_new_is_not_kept_again(
@@ -565,13 +598,56 @@ def test_an_enclave_answers_what_it_runs(way: DirectWay, enclave: BackendEnclave
     assert isinstance(evidence, EnclaveEvidence)
 
 
-def test_a_dry_run_leaves_enclaves_out(way: DirectWay, enclave: BackendEnclave) -> None:
-    """Their kept evidence is no TPM's: it is neither read as such nor called unreadable."""
-    enclave.attest(way)
+def tried(way: DirectWay, document: str) -> DryRun:
+    """What a document would do to the enclaves that are there."""
     with way.backend.database.reading() as session:
-        policy = policy_of(session, "default")
-        found = dry_run(session, policy, group="default")
-    assert (found.examined, found.unreadable, found.without_evidence) == (0, 0, 0)
+        return try_policy(session, document, group="default", limit=None, by=ADMINISTRATOR)
+
+
+def test_a_dry_run_judges_enclaves_by_their_kept_evidence(
+    way: DirectWay, enclave: BackendEnclave
+) -> None:
+    """By hardware, kind, key and release, as of the moment in which it came."""
+    enclave.attest(way)
+    way.backend.clock.advance(5000 * DAY)  # type: ignore[attr-defined]
+    found = tried(way, enclave_policy())
+    assert (found.examined, found.unreadable, found.failing) == (1, 0, 0)
+    assert found.modes == {"normal": 1}
+    refused = {
+        "snp:measurement": enclave_policy(snp=SNP_TABLE | {"measurements": ["00" * 48]}),
+        "evidence:kind": enclave_policy(evidence=["tpm", "tdx"]),
+        "release:refused": enclave_policy(releases=["2.0"]),
+        TlsKeyRefusedError.code: enclave_policy(tls_keys=["tpm"]),
+    }
+    for code, document in refused.items():
+        found = tried(way, document)
+        assert (found.failing, found.newly_failing) == (1, 1)
+        assert [reason.code for reason in found.reasons] == [code]
+        assert [example.device for example in found.examples] == [enclave.name.hex()]
+
+
+def test_a_dry_run_believes_no_kept_evidence_that_was_changed(
+    way: DirectWay, enclave: BackendEnclave, token: str
+) -> None:
+    """Neither another binding, nor another log, nor another enclave's evidence."""
+    del token
+    enclave.attest(way)
+    name = enclave.name.hex()
+    with way.backend.database.reading() as session:
+        kept = session.get_one(StoredEvidence, name).content
+    evidence = msgspec.json.decode(kept, type=EnclaveEvidence)
+    other = msgspec.structs.replace(evidence.binding, release="9.9")
+    forged = {
+        "another binding": msgspec.structs.replace(evidence, binding=other),
+        "another log": msgspec.structs.replace(evidence, log=b""),
+        "another enclave's": BackendEnclave().evidence(bytes(32)),
+    }
+    contents = {case: msgspec.json.encode(forgery) for case, forgery in forged.items()}
+    for case, content in {**contents, "no evidence": b"{}"}.items():
+        with way.backend.database.transaction() as session:
+            session.get_one(StoredEvidence, name).content = content
+        found = tried(way, enclave_policy())
+        assert (found.examined, found.unreadable) == (0, 1), case
 
 
 # --- after a restore ---------------------------------------------------------------------

@@ -114,6 +114,7 @@ BAD = {
     "no collateral": (TrustKind.COLLATERAL, b"{}"),
     "no list of platforms": (TrustKind.ENDORSEMENTS, b"{"),
     "roots without form": (TrustKind.UNSAFE_ROOTS, b'{"snp": {"Genoa": ["12"]}}'),
+    "roots that are no text": (TrustKind.UNSAFE_ROOTS, b'{"nitro": ["\xa6"]}'),
     "roots of an unknown kind": (TrustKind.UNSAFE_ROOTS, b'{"tpm": []}'),
     "a file that is too large": (TrustKind.CERTIFICATES, bytes(5 * 1024 * 1024)),
 }

@@ -24,9 +24,10 @@ from hwtrust.wire.cel import EventKind
 from hwtrust.wire.messages import Mode, Standing
 from hwtrust_backend import policies
 from hwtrust_backend.admin import local_administrator, rules
-from hwtrust_backend.appraisal.dry_run import EXAMPLES, dry_run
+from hwtrust_backend.appraisal.dry_run import EXAMPLES, DryRun, dry_run
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.db import count_up
+from hwtrust_backend.enclaves import enclave_trust
 from hwtrust_backend.enrolment import Device
 from hwtrust_backend.policies import (
     DEFAULT_DOCUMENT,
@@ -424,6 +425,12 @@ def test_a_policy_narrows_the_releases_that_are_accepted(
 # --- dry run -------------------------------------------------------------------------------
 
 
+def tried(session: Session, document: str, *, limit: int | None = None) -> DryRun:
+    """What a document would come to for the default group."""
+    policy, trust = read_policy(document), enclave_trust(session)
+    return dry_run(session, policy, group="default", trust=trust, limit=limit)
+
+
 def test_a_dry_run_tells_who_would_fail_and_why(backend: Backend) -> None:
     """Devices are counted by the findings' codes, and nothing is changed."""
     fleet = [attested(backend) for _ in range(3)]
@@ -434,7 +441,7 @@ def test_a_dry_run_tells_who_would_fail_and_why(backend: Backend) -> None:
     fleet[0].load(release)
     fleet[0].attest(DirectApi(backend, fleet[0]))
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(policy_document(releases=["2.0"])), group="default")
+        result = tried(session, policy_document(releases=["2.0"]))
         assert (result.examined, result.failing, result.newly_failing) == (3, 2, 2)
         assert (result.recovering, result.without_evidence, result.unreadable) == (0, 0, 0)
         assert [(item.code, item.devices) for item in result.reasons] == [("release:refused", 2)]
@@ -451,7 +458,7 @@ def test_a_dry_run_of_the_policy_in_force_changes_nobody(backend: Backend) -> No
     """However long ago the evidence came: clocks are judged as of then."""
     attested(backend)
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+        result = tried(session, DEFAULT_DOCUMENT)
     assert (result.failing, result.examples, result.reasons) == (0, (), ())
 
 
@@ -461,7 +468,7 @@ def test_a_dry_run_tells_who_would_recover(backend: Backend, hold_to: Callable[.
     hold_to(releases=[])
     device.attest(DirectApi(backend, device))
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+        result = tried(session, DEFAULT_DOCUMENT)
     assert (result.failing, result.recovering) == (0, 1)
     assert result.examples[0].standing == "failed"
 
@@ -470,7 +477,7 @@ def test_a_dry_run_of_an_incomplete_policy_fails_everybody(backend: Backend) -> 
     """What is absent refuses, and is named before it is in force."""
     attested(backend)
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(policy_document(watchdog=None)), group="default")
+        result = tried(session, policy_document(watchdog=None))
     assert result.absent == ("watchdog",)
     assert [(item.code, item.devices) for item in result.reasons] == [("policy:absent", 1)]
 
@@ -482,15 +489,15 @@ def test_a_dry_run_counts_a_key_that_would_be_refused(
     device = attested(backend)
     strict = policy_document(tls_keys=["attested"])
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(strict), group="default")
+        result = tried(session, strict)
     assert (result.failing, result.newly_failing) == (1, 1)
     assert [(item.code, item.devices) for item in result.reasons] == [(TlsKeyRefusedError.code, 1)]
     hold_to(tls_keys=["attested"])
     with pytest.raises(TlsKeyRefusedError):
         device.attest(DirectApi(backend, device))
     with backend.database.transaction() as session:
-        again = dry_run(session, read_policy(strict), group="default")
-        better = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+        again = tried(session, strict)
+        better = tried(session, DEFAULT_DOCUMENT)
     assert (again.failing, again.newly_failing, better.recovering) == (1, 0, 1)
 
 
@@ -513,18 +520,28 @@ def test_a_dry_run_says_it_in_one_sentence(backend: Backend, case: str) -> None:
     for _ in range(2):
         attested(backend)
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(document), group="default")
-        harmless = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+        result = tried(session, document)
+        harmless = tried(session, DEFAULT_DOCUMENT)
     said = "this policy would fail 2 devices of 2 (2 of them do not fail now), because "
     assert result.summary == said + because
     assert harmless.summary == "this policy would fail none of 2 devices"
+
+
+def test_a_dry_run_says_who_would_have_to_send_logs_first(backend: Backend) -> None:
+    """They are not kept: who is asked for them gets no root until they have come."""
+    attested(backend)
+    asks_for_logs = policy_document() + "\n[ima]\npcr = 12\n"
+    with backend.database.transaction() as session:
+        result = tried(session, asks_for_logs)
+    assert (result.failing, result.incomplete) == (0, 1)
+    assert result.summary.endswith("; 1 device would be incomplete, without layers or logs")
 
 
 def test_a_dry_run_without_evidence_says_so(backend: Backend) -> None:
     """Nothing was tried; that is not the same as nobody failing."""
     enrolled_device(backend)
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(""), group="default")
+        result = tried(session, "")
     assert result.summary.startswith("there is no evidence")
 
 
@@ -539,7 +556,7 @@ def test_a_dry_run_counts_what_it_cannot_judge(backend: Backend) -> None:
         session.get_one(Device, elsewhere.name.hex()).group = "elsewhere"
         session.get_one(Device, retired.name.hex()).retired_at = 1
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(DEFAULT_DOCUMENT), group="default")
+        result = tried(session, DEFAULT_DOCUMENT)
     assert (result.examined, result.unreadable, result.without_evidence) == (1, 1, 1)
 
 
@@ -552,8 +569,8 @@ def test_a_dry_run_names_a_few_and_counts_all(
     for _ in range(5):
         attested(backend)
     with backend.database.transaction() as session:
-        result = dry_run(session, read_policy(""), group="default")
-        limited = dry_run(session, read_policy(""), group="default", limit=4)
+        result = tried(session, "")
+        limited = tried(session, "", limit=4)
     assert (result.failing, len(result.examples), EXAMPLES) == (5, 3, 20)
     assert limited.examined == 4
 

@@ -55,6 +55,13 @@ def test_a_document_is_checked_without_a_backend(
     partial = written(tmp_path / "partial.toml", policy_document(watchdog=None))
     assert shell.json("policy", "check", partial)["absent"] == ["watchdog"]
     assert "every device fails" in shell.run("policy", "check", partial)[0]
+    enclaves = written(
+        tmp_path / "tdx.toml", policy_document(evidence=["tdx"], firmware={"floor": None})
+    )
+    assert shell.run("policy", "check", enclaves)[0].splitlines()[1:] == [
+        "  says nothing of firmware.floor: every TPM fails",
+        "  has no table tdx: every device of that kind fails",
+    ]
     bad = written(tmp_path / "bad.toml", "\n\nrot_lifetime = '1d'")
     assert "line 3" in shell.run("policy", "check", bad, code=1)[1]
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")

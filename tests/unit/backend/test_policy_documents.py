@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from contextlib import suppress
@@ -119,6 +120,7 @@ WRONG: Final[dict[str, tuple[str, int]]] = {
     "evidence of an unknown kind": ("\nevidence = [\n'TPM']", 3),
     "a code that no finding has": ("[on_failure]\ndefault = 'locked'\n'lag:' = 'alert'", 3),
     "less for a revoked epoch": ("[on_failure]\n'epoch:revoked' = 'alert'", 2),
+    "less for an absent field of a table": ("[on_failure]\n'snp:absent' = 'alert'", 2),
     "less for an administrator's lock": ("[on_failure]\n'admin:' = 'limited'", 2),
     "a trigger that does not exist": ("[rotation]\ntriggers = ['moon']", 2),
     "a window that is none": ("[rotation]\nwindows = ['night']", 2),
@@ -154,8 +156,22 @@ def test_the_schema_takes_what_is_a_policy_and_refuses_what_is_none() -> None:
     schema = jsonschema_rs.validator_for(policy_schema())
     assert schema.is_valid(tomllib.loads(DEFAULT_DOCUMENT))
     assert schema.is_valid(tomllib.loads(FULL))
-    for wrong in ("rot_lifetime = '1d'", "tls_keys = ['software']", "[pcrs]\nrequired = [24]"):
+    assert schema.is_valid(tomllib.loads(f"[firmware_log.digests]\n0 = ['{'5e' * 32}']"))
+    for wrong in (
+        "rot_lifetime = '1d'",
+        "tls_keys = ['software']",
+        "[pcrs]\nrequired = [24]",
+        "[firmware_log.digests]\n0 = ['5e']",
+        f"[firmware_log.digests]\n24 = ['{'5e' * 32}']",
+    ):
         assert not schema.is_valid(tomllib.loads(wrong))
+
+
+def test_the_schemas_patterns_are_those_of_json_schema() -> None:
+    """Python's own anchors are none there: an editor would refuse every value, or take any."""
+    patterns = re.findall(r'"pattern": ?"(.*?)"', json.dumps(policy_schema()))
+    assert len(patterns) > 10
+    assert [each for each in patterns if r"\\A" in each or r"\\Z" in each] == []
 
 
 def test_the_documentation_tells_every_field_and_its_example_is_complete() -> None:

@@ -16,14 +16,15 @@ from hwtrust_backend.admin import local_administrator, rules
 from hwtrust_backend.audit import AuditRecord, Event
 from hwtrust_backend.config.clock import MINUTE
 from hwtrust_backend.enrolment import Device, lock_device
-from hwtrust_backend.monitor.due import grant_due, note_missing
-from hwtrust_backend.policies import policy_of, read_policy
+from hwtrust_backend.monitor.due import grant_due, note_missing, retire_gone
+from hwtrust_backend.policies import Group, policy_of, read_policy
 from hwtrust_backend.publishing import RootState, StoredRoot, release_accepted, roots_of, schedule
 from hwtrust_backend.publishing.campaigns import Campaign, expand
 from hwtrust_backend.publishing.schedule import MISSING_MS, Reason, RotationBudget
 from hwtrust_backend.testing import DAY, HOUR, SECOND, policy_document
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
+from simulators.device_rows import add_device, add_groups
 from simulators.fleet_rows import add_rows, name_of
 
 if TYPE_CHECKING:
@@ -253,6 +254,57 @@ def test_a_retired_device_is_never_due(backend: Backend, device: BackendDevice) 
         assert note_missing(session, now=now) == 1
     row = row_of(backend, name)
     assert (row.rotate_at, row.watchdog_at, row.silent_since) == (None, None, None)
+
+
+LIFE = 37 * DAY
+"""Of a root, and the grace, by the default policy."""
+GONE: dict[str, tuple[str, dict[str, object], bool]] = {
+    "a TD that is silent for longer than its root lives": ("tdx", {}, True),
+    "a Nitro enclave": ("nitro", {}, True),
+    "a realm": ("cca", {}, True),
+    "one that may still have its root": ("tdx", {"attested_at": DAY + 1}, False),
+    "one that is not missed": ("tdx", {"silent_since": None}, False),
+    "one that an administrator has locked": ("tdx", {"locked_at": 1}, False),
+    "one that may have sealed its root": ("snp", {}, False),
+    "a TPM": ("tpm", {}, False),
+    "one whose group has no policy in force": ("tdx", {"group": "lawless"}, False),
+}
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_enclaves_that_keep_nothing_are_retired_when_they_are_gone(
+    backend: Backend, case: str
+) -> None:
+    """Each start makes another row: those that can never come back leave by themselves."""
+    kind, changes, retired = GONE[case]
+    now = DAY + LIFE + 1
+    fields = {"kind": kind, "attested_at": DAY, "silent_since": DAY + HOUR, "rotate_at": now}
+    with backend.database.transaction() as session:
+        session.add(Group(name="lawless", label="", policy="none", created_at=1))
+        name = add_device(session, 1, **(fields | changes))
+    with backend.database.transaction() as session:
+        assert retire_gone(session, now=now) == retired
+        assert retire_gone(session, now=now) == 0
+    row = row_of(backend, name)
+    assert row.retired_at == (now if retired else None)
+    assert (row.rotate_at is None) is retired
+    with backend.database.reading() as session:
+        query = select(AuditRecord.device).where(AuditRecord.event == Event.ENCLAVE_GONE)
+        assert list(session.scalars(query)) == ([name] if retired else [])
+
+
+def test_enclaves_that_are_gone_are_retired_some_at_a_time(backend: Backend) -> None:
+    """However many there are, and of however many groups."""
+    with backend.database.transaction() as session:
+        add_groups(session, "eu")
+        for number in range(5):
+            group = ("default", "eu")[number % 2]
+            add_device(session, number, kind="nitro", group=group, silent_since=2)
+    found = []
+    for _ in range(3):
+        with backend.database.transaction() as session:
+            found.append(retire_gone(session, now=LIFE + 2, limit=4))
+    assert found == [4, 1, 0]
 
 
 def test_a_confirmed_root_begins_a_new_age(backend: Backend, device: BackendDevice) -> None:

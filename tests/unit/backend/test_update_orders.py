@@ -19,6 +19,7 @@ from hwtrust.wire.states import approved_states
 from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.appraisal.dry_run import dry_run
 from hwtrust_backend.audit import AuditRecord, Event
+from hwtrust_backend.enclaves import enclave_trust
 from hwtrust_backend.enrolment import rules_of
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, read_policy
 from hwtrust_backend.references import accept_release, add_release, retire_release
@@ -317,7 +318,9 @@ def test_a_dry_run_tells_whom_a_term_would_fail(
     with vendor.backend.database.reading() as session:
         for within in ("10d", "11d"):
             policy = read_policy(policy_document(updates={"within": within}))
-            outcomes[within] = dry_run(session, policy, group="default")
+            outcomes[within] = dry_run(
+                session, policy, group="default", trust=enclave_trust(session)
+            )
     assert (outcomes["10d"].newly_failing, outcomes["11d"].failing) == (1, 0)
     assert [reason.code for reason in outcomes["10d"].reasons] == ["release:outdated"]
     assert outcomes["10d"].modes == {"locked": 1}

@@ -20,24 +20,30 @@ from hwtrust.verify.certificates import read_certificate
 from hwtrust.verify.enclaves.kinds import EnclaveTrust, gpu_nonce
 from hwtrust.verify.enclaves.kinds_rules import EnclaveRules
 from hwtrust.verify.forms import TITLES, Form, recognise
+from hwtrust.verify.logs.reference import reference_from_eventlog
 from hwtrust.verify.shown import show
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.cmw import Collection, MediaType, Record, encode_cbor, encode_json
 from hwtrust.wire.enclave import EnclaveEvidence, EnclaveKind
-from hwtrust.wire.enclave_parts import pem
+from hwtrust.wire.enclave_parts import EnclaveParts, pem, wrap
 from hwtrust.wire.enclaves.snp import Product
+from hwtrust.wire.logs.firmware import EventType
 from hwtrust.wire.logs.ima import ImaLog
 from hwtrust.wire.messages import Binding, Evidence, Signed
-from simulators.azure_vtpm import CHIP
-from simulators.enclaves import GPU, INTEL, MACHINES, NITRO, REPORT_DATA, TRUST, Machine
-from simulators.firmware_log import booted
+from simulators.azure_vtpm import CHIP, PCRS, AzureVm
+from simulators.dcap_signer import td_report
+from simulators.enclaves import GPU, INTEL, MACHINES, NITRO, REALM, REPORT_DATA, TRUST, Machine
+from simulators.firmware_log import Firmware, booted
 from simulators.good_quote import GOOD
 from simulators.snp_signer import START as CRL_START
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = (ROOT / "docs" / "evidence.md").read_text()
-TABLES = "\n".join(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL))
+BLOCKS = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+TABLES = "\n".join(block for block in BLOCKS if not block.startswith("[nvidia]"))
+EVERY_TABLE = "\n".join(BLOCKS)
+"""With that of a GPU, which has to be there where its table is."""
 TIME = "2026-06-01T00:00:00Z"
 NITRO_TIME = "2026-03-01T12:00:00Z"
 FIRMWARE = booted("sha256")
@@ -66,11 +72,25 @@ TPM = Evidence(
 )
 PARTS = {name: machine.parts() for name, machine in MACHINES.items()}
 COLLECTION = Collection({"tee": Record(MediaType.SNP, PARTS["snp"].tee)})
+AZURE_QUOTE = AzureVm().bare_quote(REPORT_DATA)
+AZURE_EVIDENCE = json.dumps(
+    {
+        "version": 1,
+        "hcl_report": base64.urlsafe_b64encode(AzureVm().hcl_report()).decode().rstrip("="),
+        "tpm_quote": {
+            "message": AZURE_QUOTE.message.hex(),
+            "signature": AZURE_QUOTE.signature.hex(),
+            "pcrs": [value.hex() for value in PCRS[Alg.SHA256].values()],
+        },
+        "vcek": base64.urlsafe_b64encode(CHIP.certificates()[0]).decode(),
+    }
+).encode()
 FILES: dict[str, tuple[bytes, Form]] = {
     **{kind: (PARTS[kind].tee, Form(kind)) for kind in EnclaveKind},
     "hex": (PARTS["snp"].tee.hex().encode() + b"\n", Form.SNP),
     "base64": (base64.encodebytes(PARTS["nitro"].tee), Form.NITRO),
     "base64url": (base64.urlsafe_b64encode(PARTS["cca"].tee).rstrip(b"="), Form.CCA),
+    "evidence of an Azure machine": (AZURE_EVIDENCE, Form.AZURE_EVIDENCE),
     "a GPU": (GPU.report(bytes(32)), Form.NVIDIA),
     "a collection": (MACHINES["snp with a GPU"].evidence().encode(), Form.CMW),
     "a record": (encode_json(Record(MediaType.SNP, PARTS["snp"].tee)), Form.CMW),
@@ -160,6 +180,21 @@ def test_a_part_that_cannot_be_read_hides_no_other(
     told = json.loads(ran("show", path, "--json", capture=capsys, code=1)[0])["parts"]
     assert told["a"]["error"] == "wire:evidence:unknown"
     assert told["b"]["form"] == "snp"
+
+
+def test_the_parts_of_an_azure_machine_are_shown_in_their_turn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Confidential Containers sends them, in one JSON."""
+    out, _ = ran("show", file_of(tmp_path, AZURE_EVIDENCE), "--json", capture=capsys, code=0)
+    parts = json.loads(out)["parts"]
+    assert {label: part["form"] for label, part in parts.items()} == {
+        "tee": "azure",
+        "certificates": "certificates",
+        "quote": "tpm-quote",
+        "pcrs": None,
+    }
+    assert parts["quote"]["facts"]["extra_data"] == REPORT_DATA.hex()
 
 
 def test_wrappers_in_wrappers_end() -> None:
@@ -274,7 +309,8 @@ def test_the_documents_tables_accept_what_they_are_for(
 ) -> None:
     """Each is complete: copied, and with values of one's own, it accepts."""
     machine = ACCEPTED[name]
-    policy = file_of(tmp_path, TABLES, "policy.toml")
+    tables = EVERY_TABLE if machine.has_gpu else TABLES
+    policy = file_of(tmp_path, tables, "policy.toml")
     path = file_of(tmp_path, machine.evidence())
     asked = ["--report-data", REPORT_DATA.hex()]
     out, err = ran("verify", path, *options(machine, policy), *asked, capture=capsys, code=0)
@@ -343,6 +379,38 @@ def test_a_bare_file_is_verified_as_well(
     ran("verify", path, *options(machine, policy), *asked, capture=capsys, code=0)
 
 
+BESIDE = ("--certificates", "--crl", "--collateral", "--endorsements")
+
+
+@pytest.mark.parametrize("option", BESIDE)
+def test_a_file_beside_the_evidence_that_is_none_is_told_from_a_refusal(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file that is not what it should be the option is named; the exit code is 1."""
+    policy = file_of(tmp_path, TABLES, "policy.toml")
+    path = file_of(tmp_path, PARTS["cca"].tee)
+    arguments = ["verify", path, "--policy", policy, "--unsafe-no-report-data"]
+    for content in (b"", b"none", PARTS["cca"].tee):
+        wrong = file_of(tmp_path, content, "wrong")
+        out, err = ran(*arguments, option, wrong, capture=capsys, code=1)
+        assert not out
+        assert err[0].startswith(f"hwtrust: {option}: ")
+        assert err[0].endswith("[wire:malformed]")
+
+
+@pytest.mark.parametrize("case", ["snp", "a GPU"])
+def test_a_report_without_certificates_asks_for_them(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It carries none itself."""
+    policy = file_of(tmp_path, "", "policy.toml")
+    path = file_of(tmp_path, FILES[case][0])
+    _, err = ran(
+        *("verify", path, "--policy", policy, "--unsafe-no-report-data"), capture=capsys, code=2
+    )
+    assert "--certificates" in err[0]
+
+
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("kind", EnclaveKind)
 def test_evidence_as_devices_send_it_is_verified_for_its_binding(
@@ -389,6 +457,27 @@ def test_files_beside_the_evidence_are_what_it_is_verified_with(
     assert err[0].endswith("[evidence:dcap:collateral-absent]")
     ran("verify", quote, *rest, *own[:1], "00" * 32, capture=capsys, code=2)
 
+    token = file_of(tmp_path, PARTS["cca"].tee, "token")
+    keys = file_of(tmp_path, msgspec.json.encode([REALM.endorsement]), "keys.json")
+    others = msgspec.structs.replace(REALM.endorsement, implementation_id="00" * 32)
+    unknown = file_of(tmp_path, msgspec.json.encode([others]), "unknown.json")
+    rest = [*options(MACHINES["cca"], policy), *asked]
+    ran("verify", token, *rest, "--endorsements", keys, capture=capsys, code=0)
+    ran(
+        "verify",
+        token,
+        *rest,
+        "--endorsements",
+        unknown,
+        "--endorsements",
+        keys,
+        capture=capsys,
+        code=0,
+    )
+    for without in ([], ["--endorsements", unknown]):
+        _, err = ran("verify", token, *rest, *without, capture=capsys, code=3)
+        assert err[0].endswith("[evidence:cca:platform]")
+
     document = file_of(tmp_path, PARTS["nitro"].tee, "document")
     own = ["--root", hashlib.sha256(NITRO.certificates[0]).hexdigest().upper()]
     ran(
@@ -402,11 +491,64 @@ def test_files_beside_the_evidence_are_what_it_is_verified_with(
     )
 
 
+def test_the_evidence_of_an_azure_machine_is_verified_as_it_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its quote answers the nonce itself; AMD's ASK and ARK come beside it."""
+    policy = file_of(tmp_path, TABLES, "policy.toml")
+    path = file_of(tmp_path, AZURE_EVIDENCE)
+    chain = file_of(tmp_path, pem(CHIP.certificates()[1:]), "chain.pem")
+    rest = [*options(MACHINES["azure"], policy), "--certificates", chain]
+    rest += ["--root", CHIP.authority.ark.sha256, "--report-data"]
+    ran("verify", path, *rest, REPORT_DATA.hex(), capture=capsys, code=0)
+    _, err = ran("verify", path, *rest, "00" * 64, capture=capsys, code=3)
+    assert err[0].endswith("[evidence:nonce:mismatch]")
+
+
+def logged(*, register: int = 2) -> tuple[str, Firmware]:
+    """The wrapped quote of a TD that has measured its kernel, with its log, and its firmware."""
+    firmware = Firmware("sha384", confidential=True).variable("SecureBoot", b"\x01").separate(1)
+    firmware.measure(2, EventType.IPL, b"/vmlinuz\0", b"kernel")
+    values = {f"rtmr{number}": value for number, value in firmware.rtmrs.items()}
+    report = td_report(report_data=REPORT_DATA, **values)
+    firmware.events[-1] = msgspec.structs.replace(firmware.events[-1], register=register)
+    parts = EnclaveParts(tee=INTEL.tdx(report), firmware_log=firmware.raw)
+    return wrap(parts, kind=EnclaveKind.TDX), firmware
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_firmware_log_beside_an_enclave_is_held_to_its_registers_and_to_the_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Replayed to the RTMRs; what it tells needs a table; a kind without registers has none."""
+    evidence, firmware = logged()
+    path = file_of(tmp_path, evidence)
+    asked = ["--time", TIME, "--report-data", REPORT_DATA.hex(), "--policy"]
+    empty = file_of(tmp_path, "", "empty.toml")
+    out, _ = ran("verify", path, *asked, empty, capture=capsys, code=3)
+    assert "firmware_secure_boot: on" in out
+    assert "there is no [firmware_log]" in out
+    rules = reference_from_eventlog(firmware.log, pcrs=range(3), bank=Alg.SHA384)
+    policy = file_of(tmp_path, rules, "policy.toml")
+    out, _ = ran("verify", path, *asked, policy, "--json", capture=capsys, code=3)
+    assert [found["message"] for found in json.loads(out)["findings"]] == [
+        "the policy has no rules for evidence of this kind: there is no [tdx]"
+    ]
+    moved = file_of(tmp_path, logged(register=3)[0])
+    _, err = ran("verify", moved, *asked, empty, capture=capsys, code=3)
+    assert err[0].endswith("[evidence:firmware-log:unlogged]")
+    parts = msgspec.structs.replace(PARTS["nitro"], firmware_log=firmware.raw)
+    other = file_of(tmp_path, wrap(parts, kind=EnclaveKind.NITRO))
+    asked[1] = NITRO_TIME
+    _, err = ran("verify", other, *asked, empty, capture=capsys, code=1)
+    assert err[0].endswith("[wire:unsupported]")
+
+
 def test_a_gpus_report_is_verified_by_its_chain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its own certificate first; the nonce is the report data."""
-    policy = file_of(tmp_path, TABLES, "policy.toml")
+    policy = file_of(tmp_path, EVERY_TABLE, "policy.toml")
     path = file_of(tmp_path, GPU.report(gpu_nonce(REPORT_DATA)))
     chain = file_of(tmp_path, pem(GPU.chain), "chain.pem")
     own = ["--root", hashlib.sha256(GPU.chain[-1]).hexdigest()]
@@ -448,8 +590,6 @@ def test_a_firmware_log_is_verified_by_quoted_values(
     path = file_of(tmp_path, FIRMWARE.raw)
     values = {str(number): value.hex() for number, value in FIRMWARE.pcrs[Alg.SHA256].items()}
     pcrs = file_of(tmp_path, json.dumps({"sha256": values}), "pcrs.json")
-    from hwtrust.verify.logs.reference import reference_from_eventlog  # noqa: PLC0415
-
     rules = reference_from_eventlog(FIRMWARE.log, pcrs=range(8), bank=Alg.SHA256)
     policy = file_of(tmp_path, rules, "policy.toml")
     out, _ = ran("verify", path, "--policy", policy, "--pcrs", pcrs, capture=capsys, code=0)
@@ -559,7 +699,7 @@ def test_the_vendors_are_trusted_unless_told_otherwise() -> None:
 
 def test_the_document_has_a_table_for_every_kind() -> None:
     """Each is read, and none is missing."""
-    policy = msgspec.toml.decode(TABLES, type=EvidencePolicy)
+    policy = msgspec.toml.decode(EVERY_TABLE, type=EvidencePolicy)
     assert [
         name for name in EvidencePolicy.__struct_fields__ if getattr(policy, name) is msgspec.UNSET
     ] == []

@@ -53,6 +53,17 @@ def test_a_confidential_vms_log_has_its_own_registers_and_bank(tmp_path: Path) -
     assert refused.exception.code == "evidence:firmware-log:bank"
 
 
+def test_a_log_of_another_bank_says_which_it_has(tmp_path: Path) -> None:
+    """Firmware that is old measures SHA-1 alone; rules are made of it when they are asked for."""
+    raw = booted("sha1").raw
+    refused = run(tmp_path / "log", raw)
+    assert isinstance(refused.exception, HwTrustError)
+    assert refused.exception.code == "evidence:firmware-log:bank"
+    assert refused.exception.message.endswith("sha1")
+    made = run(tmp_path / "log", raw, "--bank", "sha1")
+    assert tomllib.loads(made.output)["firmware_log"]["bank"] == "sha1"
+
+
 def test_what_is_no_log_and_no_pcr_is_refused(tmp_path: Path) -> None:
     """Each with its code."""
     refused = run(tmp_path / "log", b"text")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hwtrust.device.results import Activate, Condition
+    from hwtrust.keys.kek import Kek
     from hwtrust.wire.messages import LayerReference
 
 LAYERS = ("kernel", "frontend")
@@ -611,3 +612,50 @@ def test_a_boot_finishes_a_rotation_that_was_cut_short(bench: Bench) -> None:
     assert type(store).epochs(bench.state.keystore) == (2,)
     assert list(bench.state.roots()) == [2]
     store.close()
+
+
+def test_a_root_that_came_on_the_way_leaves_none_of_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the counter has passed opens nothing, and does not stay on the disk."""
+
+    def renew(*_: object) -> StoredRoot:
+        return msgspec.structs.replace(bench.hold(2, good_value(bench)), epoch=2)
+
+    monkeypatch.setattr("hwtrust.device.attest.renew_approval", renew)
+    bench.hold(1, b"\x01" * 32)
+    bench.boot()
+    assert list(bench.state.roots()) == [2]
+
+
+def test_a_key_store_that_was_not_noted_is_noted_by_the_next_boot(bench: Bench) -> None:
+    """The power went after it was made: from now on it is missed when it goes."""
+    bench.hold(1, good_value(bench))
+    bench.boot()
+    identity = msgspec.structs.replace(bench.state.identity(), keystore_made=False)
+    bench.state.save_identity(identity)
+    bench.context.identity = identity
+    bench.boot()
+    assert bench.state.identity().keystore_made
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_kek_is_erased_once_the_key_store_was_tried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, *, opens: bool
+) -> None:
+    """It does not wait in memory for whoever reads that later."""
+    made: list[Kek] = []
+
+    def derive(secret: bytes, *, device: bytes, epoch: int) -> Kek:
+        made.append(derive_kek(secret, device=device, epoch=epoch))
+        return made[-1]
+
+    monkeypatch.setattr(boot, "derive_kek", derive)
+    bench.hold(1, good_value(bench))
+    if opens:
+        bench.boot()
+    else:
+        bench.state.keystore.write_bytes(b"no key store")
+        with pytest.raises(errors.KeyStoreError):
+            bench.boot()
+    assert [repr(kek) for kek in made] == ["<Kek of epoch 1, erased>"]

@@ -236,6 +236,21 @@ def test_a_device_that_its_backend_has_locked_is_not_limited_by_itself(
     assert (device.condition.state, device.failure) == (State.LOCKED, None)
 
 
+def test_a_disk_that_does_not_take_the_backends_word_does_not_hide_it(
+    device: DeviceContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts from memory, until the device is switched off."""
+
+    def full(*_: object) -> None:
+        raise errors.StateDiskError("full")
+
+    monkeypatch.setattr(DeviceState, "save_heard", full)
+    conditions.hear(device, answer(Mode.LIMITED), utc_ms=7)
+    assert device.heard == Heard(mode=Mode.LIMITED, at_ms=7)
+    conditions.loaded(device)
+    assert device.condition.state is State.LIMITED
+
+
 def test_whoever_hears_of_the_backends_lock_finds_nothing_open(device: DeviceContext) -> None:
     """The keys are gone before anybody is told."""
     device.keystore = OPEN

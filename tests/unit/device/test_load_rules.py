@@ -70,7 +70,8 @@ class Bench:
 
     def holds(self, *events: Event) -> None:
         """Have these events in the log since the reset."""
-        self.device.measured.log.events[:] = events
+        log: Any = self.device.measured.log
+        log.events[:] = events
 
 
 @pytest.fixture

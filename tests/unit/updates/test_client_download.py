@@ -666,7 +666,8 @@ def test_a_part_that_has_got_its_name_meanwhile_is_not_written_to(
         if part.exists():
             part.rename(slot / "kernel")
 
-    monkeypatch.setattr("hwtrust.updates.download.fcntl.flock", late)
+    locks = SimpleNamespace(flock=late, LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB)
+    monkeypatch.setattr("hwtrust.updates.download.fcntl", locks)
     with pytest.raises(StateBusyError) as caught:
         fetch(site, slot)
     assert caught.value.code == "state:busy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import pytest
 
 from hwtrust.errors import HwTrustError, MalformedError, UnsupportedError, WireError
 from hwtrust.verify.agent_files import (
+    MAX_AZURE_EVIDENCE,
     MAX_QUOTE_STRING,
     QuoteParts,
+    read_azure_evidence,
     read_credential,
     read_keylime_quote,
     write_credential,
@@ -19,6 +22,7 @@ from hwtrust.verify.agent_files import (
 from hwtrust.verify.attestation import Unsafe
 from hwtrust.verify.quote import pcr_digest, verify_quote
 from hwtrust.verify.tools_files import read_pcrs, read_selection
+from hwtrust.wire.enclave_parts import split_quote
 from hwtrust.wire.protect import Credential, make_credential
 from hwtrust.wire.structures import Attest, QuoteInfo, Signature
 from simulators.good_quote import GOOD, NONCE, PCRS, SELECTION, TPM
@@ -46,6 +50,46 @@ def test_a_quote_of_keylime_verifies() -> None:
         signer=TPM.ak_qualified_name,
     )
     assert claims.selection == SELECTION
+
+
+AZURE = {
+    "hcl_report": "SENMQQ",
+    "tpm_quote": {"message": "ff54", "signature": "0014", "pcrs": ["00" * 32]},
+}
+
+
+@pytest.mark.parametrize("more", [{"vcek": "MIIF"}, {"td_quote": "BAACAA=="}])
+def test_the_evidence_of_an_azure_machine_has_the_parts_of_its_tee(more: dict[str, str]) -> None:
+    """In base64 of either alphabet, with its padding or without; what else there is is left."""
+    parts = read_azure_evidence(json.dumps(AZURE | more | {"version": 1}).encode())
+    assert (parts.tee, split_quote(parts.quote)) == (b"HCLA", (b"\xffT", b"\0\x14"))
+    assert json.loads(parts.pcrs) == {"sha256": {"0": "00" * 32}}
+    assert bool(parts.certificates) == ("vcek" in more)
+    assert bool(parts.td_quote) == ("td_quote" in more)
+
+
+BAD_AZURE: dict[str, object] = {
+    "no object": [],
+    "no report": {"tpm_quote": AZURE["tpm_quote"]},
+    "no quote": {"hcl_report": ""},
+    "a report that is not base64": AZURE | {"hcl_report": "!"},
+    "a report that is not ASCII": AZURE | {"hcl_report": "ä"},
+    "a message that is not hex": AZURE
+    | {"tpm_quote": {"message": "f", "signature": "", "pcrs": []}},
+    "more PCRs than a TPM has": AZURE
+    | {"tpm_quote": {"message": "", "signature": "", "pcrs": [""] * 25}},
+    "a message that is too long": AZURE
+    | {"tpm_quote": {"message": "00" * 65536, "signature": "", "pcrs": []}},
+    "far too long": AZURE | {"more": "0" * MAX_AZURE_EVIDENCE},
+}
+
+
+@pytest.mark.parametrize("case", BAD_AZURE)
+def test_what_is_no_evidence_of_an_azure_machine_is_refused(case: str) -> None:
+    """With the code of what is malformed."""
+    with pytest.raises(MalformedError) as refused:
+        read_azure_evidence(json.dumps(BAD_AZURE[case], ensure_ascii=False).encode())
+    assert refused.value.code == "wire:malformed"
 
 
 BAD_QUOTES = {

@@ -23,7 +23,8 @@ from hwtrust.wire.cel import CAP, EventLog
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.enclave import EnclaveKind
 from hwtrust.wire.enclave_parts import EnclaveParts, wrap
-from hwtrust.wire.messages import Binding, Mode, Standing
+from hwtrust.wire.enclaves.dcap import TdReport
+from hwtrust.wire.messages import Binding, Mode, Severity, Standing
 from hwtrust.wire.states import layer_events
 from simulators.attester import make_release
 from simulators.dcap_signer import td_report
@@ -42,7 +43,17 @@ RULES = Rules(
     absent=(),
 )
 """What the kinds' own rules find is an alert here: it is not what is looked at."""
-TABLES = msgspec.convert({kind.value: {} for kind in EnclaveKind}, EnclaveRules)
+TD = TdReport.decode(td_report())
+TDX: dict[str, Any] = {
+    "accepted_tcb_statuses": ["UpToDate"],
+    "tcb_evaluation_data_number_floor": 18,
+    "mr_td": [TD.mr_td.hex()],
+    "mr_seam": [TD.mr_seam.hex()],
+    "unsafe_any_rtmr": ["0", "1", "2", "3"],
+    "xfam": [f"0x{TD.xfam:016x}"],
+    "tee_tcb_svn_floor": TD.tee_tcb_svn.hex(),
+}
+TABLES = msgspec.convert({"tdx": TDX, "snp": {}}, EnclaveRules)
 
 
 def log_of(*events: Any) -> EventLog:  # noqa: ANN401
@@ -62,6 +73,7 @@ def judged(
     epoch: int = 3,
     locked: str | None = None,
     release: str = "1.0",
+    tables: EnclaveRules = TABLES,
     **rules: Any,  # noqa: ANN401
 ) -> EnclaveJudgement:
     """The judgement of a TD whose RTMR 3 holds what `held` gives, or of another machine."""
@@ -89,7 +101,7 @@ def judged(
         binding=binding,
         log=log,
         rules=replaced(**rules),
-        enclaves=TABLES,
+        enclaves=tables,
         register=register,
         epochs=frozenset({3, 4}),
         locked=locked,
@@ -152,6 +164,16 @@ def test_what_is_not_as_it_should_be_fails(case: str) -> None:
     found = judged(**changes)
     assert code in failing(found)
     assert (found.standing, found.mode) == (Standing.FAILED, Mode.LOCKED)
+
+
+@pytest.mark.parametrize("effect", [Effect.ALERT, Effect.LIMITED])
+def test_no_policy_makes_less_of_what_its_tables_do_not_say(effect: Effect) -> None:
+    """A default of alerts would otherwise accept whatever an empty table says nothing of."""
+    tables = msgspec.convert({"tdx": {}}, EnclaveRules)
+    found = judged(tables=tables, on_failure=(("", effect), ("tdx:", effect)))
+    assert (found.standing, found.mode) == (Standing.FAILED, Mode.LOCKED)
+    failed = {item.code for item in found.findings if item.severity is Severity.FAIL}
+    assert "tdx:absent" in failed
 
 
 def test_an_incomplete_load_is_incomplete() -> None:

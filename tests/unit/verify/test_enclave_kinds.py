@@ -34,6 +34,7 @@ from hwtrust.verify.enclaves.kinds import (
     verify_parts,
 )
 from hwtrust.verify.enclaves.kinds_trust import certificates_in, crls_in
+from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.cmw import COMPOSITE, Collection, MediaType, Record, encode_cbor, encode_json
 from hwtrust.wire.enclave import EnclaveKind
 from hwtrust.wire.enclave_parts import (
@@ -48,9 +49,10 @@ from hwtrust.wire.enclave_parts import (
 )
 from hwtrust.wire.enclaves.dcap import Collateral, Quote
 from hwtrust.wire.enclaves.snp import Product, SigningKey
+from hwtrust.wire.logs.firmware import EventType, FirmwareEvent
 from hwtrust.wire.messages import Severity
 from simulators.azure_vtpm import CHIP
-from simulators.dcap_signer import DcapSigner, Platform
+from simulators.dcap_signer import DcapSigner, Platform, td_report
 from simulators.enclaves import (
     GPU,
     INTEL,
@@ -62,8 +64,9 @@ from simulators.enclaves import (
     TRUST,
     Machine,
 )
+from simulators.firmware_log import Firmware
 from simulators.nitro_signer import USER_DATA
-from simulators.snp_signer import Chip
+from simulators.snp_signer import Chip, root
 
 OTHER = bytes(64)[:-1] + b"\1"
 SNP = Machine(EnclaveKind.SNP)
@@ -341,6 +344,16 @@ def test_a_certificate_of_another_tcb_version_is_passed_over() -> None:
         verified(SNP, with_parts(SNP, certificates=b""), trust=trust)
 
 
+def test_certificates_that_are_none_of_amd_s_keep_no_guest_from_being_verified() -> None:
+    """An operator's bundle of other CAs, and a leaf that says nothing of a chip."""
+    others = [root(Product.MILAN, name=f"CA {at}").der for at in range(17)]
+    trust = replace(TRUST, certificates=(*others, *CHIP.certificates()))
+    assert verified(SNP, trust=trust).kind is EnclaveKind.SNP
+    empty = CHIP.certificate(change={"3.1": None})
+    trust = replace(TRUST, certificates=(empty, *CHIP.certificates()))
+    assert verified(SNP, with_parts(SNP, certificates=b""), trust=trust).kind is EnclaveKind.SNP
+
+
 def test_revocation_lists_of_the_operator_count() -> None:
     """AMD's list of the key above takes the report's."""
     authority = CHIP.authority
@@ -404,6 +417,25 @@ def test_a_gpu_answers_a_nonce_of_its_own() -> None:
             verified(machine, with_parts(machine, gpu=GPU.report(nonce)))
 
 
+@pytest.mark.parametrize("name", ["quote", "pcrs", "td_quote", "gpu_certificates"])
+def test_a_part_that_nothing_looks_at_is_refused(name: str) -> None:
+    """It would be kept and shown beside what was verified, whosoever it is."""
+    with pytest.raises(CmwLabelError):
+        verified(SNP, with_parts(SNP, **{name: b"of another machine"}))
+
+
+def test_an_event_of_another_bank_is_in_no_log_of_a_td() -> None:
+    """It has no digest that was extended, and is no reason to fail."""
+    firmware = Firmware("sha256", "sha384", confidential=True).measure(2, EventType.IPL, b"", b"k")
+    values = {f"rtmr{number}": value for number, value in firmware.rtmrs.items()}
+    quote = INTEL.tdx(td_report(report_data=REPORT_DATA, **values))
+    event = FirmwareEvent(3, int(EventType.IPL), {int(Alg.SHA256): bytes(32)}, b"")
+    firmware.events.append(event)
+    parts = EnclaveParts(tee=quote, firmware_log=firmware.raw)
+    claims = verified(Machine(EnclaveKind.TDX), wrap(parts, kind=EnclaveKind.TDX))
+    assert [register for register, _ in claims.extends] == [1]
+
+
 def test_a_nitro_document_carries_no_user_data() -> None:
     """The device binds the nonce alone; others are taken by who says so."""
     machine = Machine(EnclaveKind.NITRO)
@@ -443,6 +475,15 @@ def test_empty_rules_accept_nothing(machine: Machine) -> None:
     assert f"{machine.kind}:absent" in codes
     assert ("nvidia:absent" in codes) is machine.has_gpu
     assert codes <= FINDINGS.keys()
+
+
+def test_rules_for_a_gpu_ask_for_one() -> None:
+    """A machine whose GPU is none of NVIDIA's would rather show no report of it."""
+    rules = msgspec.convert({"snp": {}, "nvidia": {}}, EnclaveRules)
+    codes = [finding.code for finding in appraise_enclave(verified(SNP), rules=rules)]
+    assert codes.count("nvidia:missing") == 1
+    found = appraise_enclave(verified(MACHINES["snp with a GPU"]), rules=rules)
+    assert "nvidia:missing" not in [finding.code for finding in found]
 
 
 def test_rules_of_one_kind_accept_no_other() -> None:

@@ -112,7 +112,12 @@ REFUSED: Final = {
     "a release named as a path": changed(name="../root"),
     "a release named with a dot first": changed(name=".hidden"),
     "no layers": changed(layers=[]),
-    "more layers than a device loads": changed(layers=GOOD["layers"] * 33),
+    "more layers than a device loads": changed(
+        layers=[
+            GOOD["layers"][0] | {"name": f"layer{number}", "target": f"layers/{number}"}
+            for number in range(65)
+        ]
+    ),
     "a time before time": changed(created_at=-1),
     "an unknown field of a layer": changed_layer(mode=1),
     "a layer named as a path": changed_layer(name="a/b"),
