@@ -98,6 +98,8 @@ _GPU: Final = b"gpu"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EXTRA: Final = frozenset({"cbor2", "dcap_qvl"})
 _FIRMWARE: Final = range(8)
+_RESETTABLE: Final = frozenset({16, 23})
+"""PCRs of a vTPM that any program resets; they measure nothing."""
 _RTMRS: Final = range(3)
 """Those that firmware and boot loaders extend; the last is the application's."""
 
@@ -114,7 +116,7 @@ class EnclaveClaims(msgspec.Struct, frozen=True, kw_only=True):
     firmware: FirmwareClaims | None
     """What the firmware log tells; None without one, and for a kind without registers."""
     registers: Mapping[str, bytes]
-    """By the names that the device gives them: `rtmr3`, `pcr16`, `rem0`."""
+    """By the names that the device gives them: `rtmr3`, `pcr16` (Nitro), `rem0`."""
     extends: tuple[tuple[int, bytes], ...]
     """What the log of a TD says was extended into its run-time registers."""
     verified: object
@@ -428,7 +430,7 @@ def _registers(kind: EnclaveKind, tee: Any) -> Iterator[tuple[str, bytes]]:  # n
         yield from ((f"rem{at}", value) for at, value in enumerate(tee.realm.rems))
     elif kind is EnclaveKind.AZURE:
         quoted = tee.quote.pcrs.get(Alg.SHA256, {})
-        yield from ((f"pcr{at}", value) for at, value in quoted.items())
+        yield from ((f"pcr{at}", value) for at, value in quoted.items() if at not in _RESETTABLE)
 
 
 # --- appraisal ---------------------------------------------------------------------

@@ -16,20 +16,14 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors.logs import ImaRulesError
-from hwtrust.wire.logs.ima_template import BOOT_AGGREGATE, FileDigest
+from hwtrust.wire.logs.ima_template import BOOT_AGGREGATE, DIGEST_SIZES, FileDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hwtrust.wire.logs.ima_template import ImaEntry
 
-_SIZES: Final = {
-    **dict.fromkeys(("sha256", "sha3-256", "sm3", "sm3-256", "sm3_256", "streebog256"), 32),
-    **dict.fromkeys(("sha384", "sha3-384"), 48),
-    **dict.fromkeys(("sha512", "sha3-512", "streebog512", "wp512"), 64),
-    "sha224": 28,
-}
-"""Of the digests that are believed, by the kernel's names of their algorithms."""
+_WEAK: Final = frozenset({"md5", "sha1", "rmd160"})
 
 
 def reference_from_ima(entries: Iterable[ImaEntry]) -> str:
@@ -81,7 +75,7 @@ def _reason(entry: ImaEntry, digest: FileDigest | None) -> str:
         return "violations"
     if digest is None or not any(digest.digest):
         return "entries without a digest that is believed"
-    if _SIZES.get(digest.algorithm) != len(digest.digest):
+    if digest.algorithm in _WEAK or digest.algorithm not in DIGEST_SIZES:
         return "entries without a digest that is believed"
     if entry.path.encode() != entry.name or not _spelled(entry.path):
         return "names that are not of UTF-8"

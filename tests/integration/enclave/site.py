@@ -114,7 +114,7 @@ def collateral_now(tee: str, now: datetime) -> bytes:
     """Collateral for `sgx` or `tdx` that is in force at `now`."""
     issued, next_update = now - timedelta(days=1), now + timedelta(days=30)
     term = {"issueDate": stamp(issued), "nextUpdate": stamp(next_update)}
-    crls = {
+    crls: dict[str, Any] = {
         name: revocation_list(issuer, issued=issued, next_update=next_update).hex()
         for name, issuer in (("root_ca_crl", INTEL.root), ("pck_crl", INTEL.ca))
     }

@@ -571,6 +571,22 @@ def test_a_device_that_was_away_until_its_root_expired_can_move_its_keys(
         assert rows.count() == 1
 
 
+def test_a_device_that_was_away_opens_its_expired_root_for_no_more_than_the_grace(
+    backend: Backend,
+    device: BackendDevice,
+    clock: ManualClock,
+    hold_to: Callable[..., None],
+) -> None:
+    """The last approval, too, ends where the policy's grace does."""
+    hold_to(offline_grace="30m")
+    pass_time(device, clock, 100 * DAY)
+    device.session(DirectApi(backend))
+    reply = device.attest(DirectApi(backend, device))
+    assert reply.approval is not None
+    assert reply.approval.epoch == 7
+    assert reply.approval.not_after == device.tpm.clock.clock + 30 * MINUTE
+
+
 def test_a_restored_database_gives_no_epoch_twice(
     backend: Backend,
     settings: Settings,

@@ -389,7 +389,7 @@ def test_a_file_beside_the_evidence_that_is_none_is_told_from_a_refusal(
     """Of a file that is not what it should be the option is named; the exit code is 1."""
     policy = file_of(tmp_path, TABLES, "policy.toml")
     path = file_of(tmp_path, PARTS["cca"].tee)
-    arguments = ["verify", path, "--policy", policy, "--unsafe-no-report-data"]
+    arguments: list[str | Path] = ["verify", path, "--policy", policy, "--unsafe-no-report-data"]
     for content in (b"", b"none", PARTS["cca"].tee):
         wrong = file_of(tmp_path, content, "wrong")
         out, err = ran(*arguments, option, wrong, capture=capsys, code=1)
@@ -474,7 +474,8 @@ def test_files_beside_the_evidence_are_what_it_is_verified_with(
         capture=capsys,
         code=0,
     )
-    for without in ([], ["--endorsements", unknown]):
+    nothing: list[str | Path] = []
+    for without in (nothing, ["--endorsements", unknown]):
         _, err = ran("verify", token, *rest, *without, capture=capsys, code=3)
         assert err[0].endswith("[evidence:cca:platform]")
 
@@ -498,7 +499,7 @@ def test_the_evidence_of_an_azure_machine_is_verified_as_it_is_sent(
     policy = file_of(tmp_path, TABLES, "policy.toml")
     path = file_of(tmp_path, AZURE_EVIDENCE)
     chain = file_of(tmp_path, pem(CHIP.certificates()[1:]), "chain.pem")
-    rest = [*options(MACHINES["azure"], policy), "--certificates", chain]
+    rest: list[str | Path] = [*options(MACHINES["azure"], policy), "--certificates", chain]
     rest += ["--root", CHIP.authority.ark.sha256, "--report-data"]
     ran("verify", path, *rest, REPORT_DATA.hex(), capture=capsys, code=0)
     _, err = ran("verify", path, *rest, "00" * 64, capture=capsys, code=3)

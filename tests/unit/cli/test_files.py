@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -24,6 +26,21 @@ READERS = {
 }
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Whoever waits for a file fails."""
+
+    def waited(_number: int, _frame: object) -> None:
+        raise AssertionError("a file was waited for")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("command", READERS)
 def test_a_fifo_that_nobody_writes_is_not_waited_for(command: str, tmp_path: Path) -> None:
     """There is nothing in it."""

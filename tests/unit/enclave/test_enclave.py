@@ -35,6 +35,7 @@ from hwtrust.files import write_atomic
 from hwtrust.keys.keystore import KeyStore
 from hwtrust.layers import reference
 from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.enclave import EnclaveKind, EnclaveRootMetadata
 from hwtrust.wire.messages import Finding, Mode, Release, Severity, Standing
 from hwtrust.wire.statement import decode_statement
 from simulators.enclave_backend import DAY_MS, TOKEN
@@ -764,6 +765,24 @@ def flip(path: Path) -> None:
 def cut(path: Path) -> None:
     """Leave the first half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_what_is_kept_shows_no_secret() -> None:
+    """Neither whole nor a root of it: a traceback with local variables tells no key."""
+    identity = kept.Identity(EnclaveKind.SNP)
+    metadata = EnclaveRootMetadata(
+        device=identity.name,
+        epoch=1,
+        release="1.0",
+        not_before=0,
+        not_after=1,
+        release_key=identity.release_public,
+    )
+    identity.roots[1] = kept.Root(metadata, b"S" * 32)
+    whole = msgspec.json.decode(identity.encode(), type=kept._Kept)
+    for shown in (repr(whole), repr(whole.roots)):
+        assert "SSSS" not in shown
+        assert "PRIVATE" not in shown
 
 
 def digest_of_next(release: Path, layer: Path) -> None:

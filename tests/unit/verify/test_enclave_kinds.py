@@ -190,7 +190,7 @@ REGISTERS = {
     EnclaveKind.TDX: ("mrtd", "rtmr0", "rtmr3"),
     EnclaveKind.NITRO: ("pcr0",),
     EnclaveKind.CCA: ("rem0", "rem3"),
-    EnclaveKind.AZURE: ("pcr0", "pcr16"),
+    EnclaveKind.AZURE: ("pcr0", "pcr15"),
 }
 
 
@@ -201,6 +201,14 @@ def test_a_register_has_the_name_that_the_device_gives_it(kind: EnclaveKind) -> 
     assert all(claims.register(name) for name in REGISTERS[kind])
     assert claims.register("pcr99") is None
     assert bool(claims.registers) is bool(REGISTERS[kind])
+
+
+def test_a_pcr_that_any_program_resets_is_no_register() -> None:
+    """The quote shows it, and what it holds says nothing of what was measured."""
+    claims = verified(Machine(EnclaveKind.AZURE))
+    assert {16, 23} <= claims.tee.quote.pcrs[Alg.SHA256].keys()
+    assert claims.register("pcr16") is None
+    assert claims.register("pcr23") is None
 
 
 def test_who_goes_without_a_challenge_says_so() -> None:
