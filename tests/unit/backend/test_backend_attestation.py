@@ -335,6 +335,36 @@ def test_an_unknown_device_is_unknown(backend: Backend) -> None:
     assert last_event(backend).sequence == before
 
 
+def test_evidence_of_an_unknown_device_is_refused_without_a_challenge_too(
+    backend: Backend, device: BackendDevice
+) -> None:
+    """Whoever sends evidence at once, with a challenge of another's, is unknown all the same."""
+    stranger = BackendDevice(backend)
+    evidence = stranger.evidence(device.next_nonce, purpose=Purpose.SESSION)
+    with pytest.raises(DeviceUnknownError) as caught:
+        DirectApi(backend).attest(AttestRequest(device=stranger.name, evidence=evidence))
+    assert caught.value.code == "device:unknown"
+
+
+def test_evidence_for_a_session_is_no_attestation(device: BackendDevice, api: DirectApi) -> None:
+    """What was bound to another purpose gets no leave, though its challenge was for this one."""
+    evidence = device.evidence(device.next_nonce, purpose=Purpose.SESSION)
+    with pytest.raises(ChallengePurposeError) as caught:
+        api.attest(AttestRequest(device=device.name, evidence=evidence))
+    assert caught.value.code == "challenge:purpose"
+
+
+def test_a_certificate_tells_nothing_of_which_other_devices_there_are(
+    backend: Backend, device: BackendDevice, api: DirectApi
+) -> None:
+    """Whose it is is looked at before any device is, so that an unknown one is refused alike."""
+    for other in (enrolled_device(backend), BackendDevice(backend)):
+        evidence = other.evidence(device.next_nonce)
+        with pytest.raises(IdentityKeyError) as caught:
+            api.attest(AttestRequest(device=other.name, evidence=evidence))
+        assert caught.value.code == "identity:key:mismatch"
+
+
 # --- a device that fails -------------------------------------------------------------
 
 
@@ -442,6 +472,20 @@ def test_an_administrator_can_ask_for_a_rotation(
     assert device.attest(api).root is None
 
 
+def test_a_root_that_was_confirmed_leaves_the_database(
+    backend: Backend, device: BackendDevice, api: DirectApi
+) -> None:
+    """Nothing that could open a key store is stored once the device has its next root."""
+    ask_for_rotation(backend, device)
+    device.attest(api)
+    device.rotate()
+    device.attest(api)
+    with backend.database.reading() as session:
+        roots = roots_of(session, device.name.hex())
+        assert [root.state for root in roots] == [RootState.RETIRED, RootState.ACTIVE]
+        assert {(root.public, root.duplicate, root.seed) for root in roots} == {(None, None, None)}
+
+
 def test_an_old_epoch_is_refused_once_the_new_one_is_confirmed(
     backend: Backend, device: BackendDevice, api: DirectApi
 ) -> None:
@@ -535,6 +579,18 @@ def test_a_root_that_nobody_took_is_dated_anew(
         dates.append(unseal(reply.root.metadata, RootMetadata, key=metadata_key))
     assert dates[1].not_after > dates[0].not_after
     assert dates[1].object_name == dates[0].object_name
+
+
+def test_a_new_root_counts_for_a_device_whose_clock_is_behind(
+    backend: Backend, device: BackendDevice, api: DirectApi
+) -> None:
+    """Its metadata begin five minutes before they were made."""
+    ask_for_rotation(backend, device)
+    reply = device.attest(api)
+    assert reply.root is not None
+    metadata_key = backend.vault.signer(KeyRole.METADATA).public_key
+    metadata = unseal(reply.root.metadata, RootMetadata, key=metadata_key)
+    assert backend.clock() - metadata.not_before >= 5 * MINUTE
 
 
 def test_an_offer_follows_the_device_to_its_new_release(

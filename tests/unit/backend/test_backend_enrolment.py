@@ -30,6 +30,7 @@ from hwtrust.wire.messages import (
     TlsKeyKind,
 )
 from hwtrust.wire.root import RootMetadata, authorization, root_ref
+from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.app.setup import trust_anchor
 from hwtrust_backend.audit import AuditRecord, Event, evidence_digest
 from hwtrust_backend.enrolment import Device, Enrolment, EnrolmentToken, forget_expired
@@ -406,6 +407,36 @@ def test_a_cleared_device_enrols_again_above_its_old_epochs(backend: Backend) ->
     with backend.database.reading() as session:
         roots = {root.epoch: root.state.value for root in session.query(StoredRoot)}
     assert roots == {7: "retired", 12: "active"}
+
+
+def test_a_root_that_a_cleared_device_never_took_leaves_the_database(backend: Backend) -> None:
+    """What was offered before the new enrolment could open nothing any more, and is not kept."""
+    device, api = ready_device(backend), DirectApi(backend)
+    allow(backend, device)
+    device.enrol(api)
+    with backend.database.transaction() as session:
+        name = device.name.hex()
+        ask_rotation(session, name, by=local_administrator(), now=backend.clock())
+    assert device.attest(DirectApi(backend, device)).root is not None
+    device.counter += 5
+    device.enrol(api)
+    with backend.database.reading() as session:
+        roots = {root.epoch: root for root in session.query(StoredRoot)}
+        assert roots.keys() == {7, 8, 12}
+        assert (roots[8].public, roots[8].duplicate, roots[8].seed) == (None, None, None)
+
+
+def test_a_root_is_retired_once(backend: Backend) -> None:
+    """Enrolling again neither dates nor records anew what was over before."""
+    device, api = ready_device(backend), DirectApi(backend)
+    allow(backend, device)
+    for _ in range(3):
+        device.enrol(api)
+        device.counter += 1
+    with backend.database.reading() as session:
+        roots = session.query(StoredRoot).order_by(StoredRoot.epoch)
+        assert [root.state.value for root in roots] == ["retired", "retired", "active"]
+    assert events(backend).count(Event.ROOT_RETIRED.value) == 2
 
 
 @pytest.mark.parametrize("step", [0, -1], ids=["the same epoch", "an older one"])

@@ -20,7 +20,14 @@ from hwtrust.wire.cel import Event as LogEvent
 from hwtrust.wire.cel import EventKind
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.envelope import unseal
-from hwtrust.wire.messages import ChallengeRequest, Mode, SignedTime, Standing
+from hwtrust.wire.messages import (
+    ChallengeRequest,
+    Finding,
+    Mode,
+    Severity,
+    SignedTime,
+    Standing,
+)
 from hwtrust_backend.admin.devices import retire
 from hwtrust_backend.admin.principals import Principal, Role
 from hwtrust_backend.admin.queries import (
@@ -32,19 +39,24 @@ from hwtrust_backend.admin.queries import (
     query_report,
     silence,
 )
-from hwtrust_backend.appraisal.queries import Answer
+from hwtrust_backend.appraisal.queries import Answer, keep_answer
 from hwtrust_backend.audit import Event, evidence_digest, trail
 from hwtrust_backend.enrolment import find_device
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.push import pending
 from hwtrust_backend.references import retire_release
 from hwtrust_backend.results import read_jwks, verify_result
-from hwtrust_backend.testing import HOUR, MINUTE
+from hwtrust_backend.testing import HOUR, MINUTE, SECOND
 from simulators.attester import make_release
 from simulators.backend_clients import BackendDevice, DirectApi, enrolled_device
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from hwtrust.wire.messages import AttestReply
     from hwtrust_backend.app.backend import Backend
+    from hwtrust_backend.appraisal.service import Verified
+    from hwtrust_backend.enrolment import DeviceState
     from hwtrust_backend.testing import ManualClock
 
 ROOT = Principal(name="cli:root", role=Role.ADMINISTRATOR, groups=None)
@@ -197,6 +209,16 @@ def test_a_question_by_a_clock_that_is_ahead_keeps_nobody_from_attesting(
     assert report(backend, name).answered
 
 
+def test_a_question_by_a_replica_whose_clock_is_just_ahead_takes_the_challenge_that_is_there(
+    backend: Backend, device: BackendDevice, name: str
+) -> None:
+    """Replicas' clocks are never quite the same; a second is no age of a challenge."""
+    with backend.database.transaction() as session:
+        query(session, name, by=ROOT, now=backend.clock() + SECOND)
+    attested(backend, device, fresh=False)
+    assert report(backend, name).answered
+
+
 def test_one_answer_answers_all_who_have_asked(
     backend: Backend, device: BackendDevice, name: str
 ) -> None:
@@ -306,6 +328,18 @@ def test_an_answer_stays_its_own_when_the_device_attests_again(
     assert newer.clock.clock > before.clock.clock
 
 
+def test_an_answer_tells_of_the_last_load_alone(
+    backend: Backend, device: BackendDevice, name: str
+) -> None:
+    """What ran before a reload is in the log too, and does not run any more."""
+    newer = make_release("2.0")
+    device.load(newer)
+    asked(backend, name)
+    attested(backend, device)
+    digests = [one.digest for one in answer_of(backend, name).layers]
+    assert digests == [one.digest.hex() for one in newer.layers]
+
+
 def test_a_deviating_answer_shows_mode_and_findings(
     backend: Backend, device: BackendDevice, name: str
 ) -> None:
@@ -332,6 +366,16 @@ def test_names_of_a_log_are_freed_of_what_a_terminal_obeys(
     assert last.version == "1\N{REPLACEMENT CHARACTER}2"
 
 
+def test_the_release_that_a_device_names_is_freed_of_what_a_terminal_obeys(
+    backend: Backend, device: BackendDevice, name: str
+) -> None:
+    """It is claimed, and shown to whoever has asked."""
+    device.release = "1\x1b[2J"
+    asked(backend, name)
+    attested(backend, device)
+    assert answer_of(backend, name).release == "1\N{REPLACEMENT CHARACTER}[2J"
+
+
 def test_a_long_log_is_cut_and_counted(backend: Backend, device: BackendDevice, name: str) -> None:
     """A device cannot fill the page of whoever asks."""
     device.append(*(LogEvent(EventKind.LAYER, f"n{n}", "1", b"\7" * 32) for n in range(70)))
@@ -339,6 +383,33 @@ def test_a_long_log_is_cut_and_counted(backend: Backend, device: BackendDevice, 
     attested(backend, device)
     answer = answer_of(backend, name)
     assert (len(answer.layers), answer.layers_left_out) == (64, 9)
+
+
+def test_findings_are_freed_of_what_a_terminal_obeys(
+    backend: Backend, device: BackendDevice, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some repeat what a device has said."""
+    said = Finding(code="azure:vm", severity=Severity.FAIL, message="its id is \x1b[2J")
+
+    def keep(
+        at: Session, state: DeviceState, of: Verified, reply: AttestReply, *, now: int
+    ) -> None:
+        keep_answer(at, state, of, msgspec.structs.replace(reply, findings=(said,)), now=now)
+
+    monkeypatch.setattr("hwtrust_backend.appraisal.service.keep_answer", keep)
+    asked(backend, name)
+    attested(backend, device)
+    (found,) = answer_of(backend, name).findings
+    assert found.message == "its id is \N{REPLACEMENT CHARACTER}[2J"
+
+
+def test_long_names_in_a_log_are_cut(backend: Backend, device: BackendDevice, name: str) -> None:
+    """Each name and version keeps what a page has room for."""
+    device.append(LogEvent(EventKind.LAYER, "n" * 1000, "1" * 1000, b"\7" * 32))
+    asked(backend, name)
+    attested(backend, device)
+    last = answer_of(backend, name).layers[-1]
+    assert (last.name, last.version) == ("n" * 200, "1" * 200)
 
 
 def test_there_is_no_evidence_without_an_answer(backend: Backend, name: str) -> None:
