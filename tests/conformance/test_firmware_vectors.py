@@ -25,6 +25,7 @@ from hwtrust.verify.logs.firmware import verify_cc_log, verify_firmware_log
 from hwtrust.verify.logs.firmware_claims import FirmwareClaims, SecureBoot
 from hwtrust.verify.logs.firmware_rules import FirmwareRules, appraise_firmware
 from hwtrust.verify.logs.reference import reference_from_eventlog
+from hwtrust.verify.platform import FirmwareLogRules
 from hwtrust.wire.algorithms import Alg, alg_from_name
 from hwtrust.wire.logs.firmware import EventType, FirmwareLog
 from hwtrust.wire.logs.uefi import Variable
@@ -131,7 +132,7 @@ def test_a_log_comes_to_the_values_that_are_known_of_it(path: Path) -> None:
         assert claims.after == 0
         assert not [item for item in claims.measurements if item.disagrees]
         text = reference_from_eventlog(log, pcrs=tuple(claims.digests), bank=alg_from_name(bank))
-        rules = msgspec.convert(tomllib.loads(text)["firmware"], FirmwareRules)
+        rules = msgspec.convert(tomllib.loads(text)["firmware_log"], FirmwareLogRules)
         assert appraise_firmware(claims, rules=rules) == ()
         assert claims.facts()["bank"] == bank
 
@@ -251,7 +252,7 @@ def test_no_bit_of_a_log_changes_a_decision(path: Path) -> None:
     values, number = banks[bank], int(alg_from_name(bank))
     honest = verify(log, bank, values)
     text = reference_from_eventlog(log, pcrs=tuple(honest.digests), bank=alg_from_name(bank))
-    rules = msgspec.convert(tomllib.loads(text)["firmware"], FirmwareRules)
+    rules = msgspec.convert(tomllib.loads(text)["firmware_log"], FirmwareLogRules)
     count = 8 * len(raw)
     chosen = range(count) if count <= SAMPLE else random.Random(count).sample(range(count), SAMPLE)  # noqa: S311
     for bit in chosen:

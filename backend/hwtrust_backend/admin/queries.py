@@ -124,9 +124,7 @@ def answered_since(session: Session, device: str, asked_at: int) -> bool:
     return answer is not None and answer.asked_at >= asked_at
 
 
-def answer_evidence(
-    session: Session, prefix: str, *, by: Principal
-) -> Evidence | EnclaveEvidence:
+def answer_evidence(session: Session, prefix: str, *, by: Principal) -> Evidence | EnclaveEvidence:
     """The evidence that the newest answer was made of.
 
     Raises:

@@ -104,9 +104,7 @@ def make_backend(
         enclaves=Enclaves(
             settings=settings,
             vault=vault,
-            roots=EnclaveRoots(
-                publisher=publisher, metadata_key=vault.signer(KeyRole.METADATA)
-            ),
+            roots=EnclaveRoots(publisher=publisher, metadata_key=vault.signer(KeyRole.METADATA)),
         ),
         results=Results(settings, vault),
         webhooks=webhooks,

@@ -21,6 +21,8 @@ Kinds of files:
   collateral     of TDX and SGX platforms; the JSON of dcap-qvl
   endorsements   of Arm CCA platforms; the JSON list of their keys
   unsafe-roots   for tests: roots of nobody's hardware; JSON
+
+Example: hwtrust-backend enclaves trust add ask_ark_milan.pem --kind certificates
 """
 
 

@@ -209,7 +209,9 @@ def test_every_cut_is_refused() -> None:
             CcaToken.decode(whole[:end])
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+@pytest.mark.parametrize(
+    "curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name
+)
 @pytest.mark.parametrize("legacy", [True, False])
 def test_a_realm_key_may_be_on_any_of_the_curves(legacy: bool, curve: ec.EllipticCurve) -> None:
     """As a point or as a COSE_Key."""
