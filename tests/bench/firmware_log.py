@@ -18,8 +18,9 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hwtrust.verify.logs.firmware import verify_firmware_log
-from hwtrust.verify.logs.firmware_rules import FirmwareRules, appraise_firmware
+from hwtrust.verify.logs.firmware_rules import appraise_firmware
 from hwtrust.verify.logs.reference import reference_from_eventlog
+from hwtrust.verify.platform import FirmwareLogRules
 from hwtrust.wire.algorithms import Alg
 from hwtrust.wire.logs.firmware import FirmwareLog
 from simulators.firmware_log import Firmware
@@ -46,7 +47,7 @@ def main() -> int:
     firmware = make_machine()
     raw, pcrs = firmware.raw, firmware.pcrs
     text = reference_from_eventlog(firmware.log, pcrs=NUMBERS, bank=Alg.SHA256)
-    rules = msgspec.convert(tomllib.loads(text)["firmware"], FirmwareRules)
+    rules = msgspec.convert(tomllib.loads(text)["firmware_log"], FirmwareLogRules)
     parts: dict[str, float] = {}
     for _ in range(ROUNDS):
         begun = time.process_time_ns()
