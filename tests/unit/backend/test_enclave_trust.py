@@ -142,7 +142,7 @@ def test_a_file_is_added_once_and_removed_once(backend: Backend) -> None:
         drop_enclave_trust(session, added.id, by=ADMINISTRATOR, now=backend.clock())
     with backend.database.reading() as session:
         assert enclave_trust(session) == EnclaveTrust()
-        events = [record.event for record in session.query(AuditRecord)]
+        events = [record.event for record in session.query(AuditRecord).order_by("sequence")]
     assert events[-2:] == [Event.ENCLAVE_AUTHORITY_ADDED, Event.ENCLAVE_AUTHORITY_REMOVED]
     with (
         pytest.raises(EnclaveAuthorityUnknownError),
