@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from hwtrust.agent.backoff import Backoff
-from hwtrust.device.context import utc_ms
-from hwtrust.device.results import Condition, Outcome, State
+from hwtrust.device.results import Condition, Outcome, State, utc_ms
 from hwtrust.errors import (
     AgentStoppedError,
     ChannelError,

@@ -34,8 +34,7 @@ from hwtrust.agent.ports import LOG, Ports, closing
 from hwtrust.agent.signals import handled
 from hwtrust.agent.timers import Timers
 from hwtrust.agent.waiter import Waiter
-from hwtrust.device.context import utc_ms
-from hwtrust.device.results import Condition, State
+from hwtrust.device.results import Condition, State, utc_ms
 from hwtrust.errors import AgentSocketError, AgentStoppedError, StateBusyError, TpmAwayError
 
 if TYPE_CHECKING:

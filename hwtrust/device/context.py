@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hwtrust.device.failures import cut
-from hwtrust.device.results import Condition, State, Step, silent, unwatched
+from hwtrust.device.results import Condition, State, Step, silent, unwatched, utc_ms
 from hwtrust.device.wanted import Wanted
 from hwtrust.digests import MeasureCache
 from hwtrust.errors import ConfigError, KeyStoreLockedError, RootMissingError, StateError
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-
-def utc_ms() -> int:
-    """This machine's clock, UTC milliseconds. Nothing is decided by it."""
-    return time.time_ns() // 1_000_000
 
 
 class DeviceContext(msgspec.Struct, eq=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 Activate: TypeAlias = "Callable[[LayerReference, Path], None]"
 """Starts a layer that was measured and extended; what it raises stops the load there."""
+
+
+def utc_ms() -> int:
+    """This machine's clock, UTC milliseconds. Nothing is decided by it."""
+    return time.time_ns() // 1_000_000
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -7,14 +7,13 @@ anchor, keys, channel, clock, open key store
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from hwtrust.device.failures import cut
-from hwtrust.device.results import Condition, State
+from hwtrust.device.results import Condition, State, utc_ms
 from hwtrust.enclave.roots import NO_EPOCH
 from hwtrust.errors import KeyStoreLockedError, RootExpiredError
 
@@ -158,8 +157,3 @@ class EnclaveContext:
     def note_failure(self, failure: StepFailure) -> None:
         """Keep what failed until the backend has been told; the latest counts."""
         self.failure = cut(failure, at_ms=utc_ms())
-
-
-def utc_ms() -> int:
-    """This machine's clock, UTC milliseconds. Nothing is decided by it."""
-    return time.time_ns() // 1_000_000

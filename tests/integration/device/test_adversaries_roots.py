@@ -223,8 +223,7 @@ def test_59_nothing_of_the_device_asks_the_os_for_the_time() -> None:
     assert len(modules) > 40
     assert found == {
         "cli/evidence_verify.py",
-        "device/context.py",
-        "enclave/context.py",
+        "device/results.py",
         "tpm/tls_key.py",
         "updates/bundle.py",
     }
