@@ -106,6 +106,14 @@ def watch_tpm(tcti: str) -> Presence:
     return TpmPresence(tcti)
 
 
+def warn_of_advisories() -> None:
+    """Log the published advisories that hold for the TPM library; a TPM is not asked."""
+    from hwtrust.tpm.installed import exposures, libraries  # noqa: PLC0415 - once
+
+    for exposure in exposures(libraries()):
+        LOG.warning("%s", exposure.words)
+
+
 @contextlib.contextmanager
 def serve(settings: AgentConfig, operations: Operations) -> Iterator[Publisher | None]:
     """The socket for host applications, if there is to be one."""
@@ -146,6 +154,7 @@ class Ports:
     watch_tpm: Callable[[str], Presence] = watch_tpm
     serve: Callable[[AgentConfig, Operations], AbstractContextManager[Publisher | None]] = serve
     wait: Callable[[Sequence[int], float | None], frozenset[int]] = wait
+    warn: Callable[[], None] = warn_of_advisories
 
 
 @contextlib.contextmanager

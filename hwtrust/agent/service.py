@@ -333,6 +333,7 @@ class Agent:
         if not self._ready:
             self._ready = True
             self._notifier.ready()
+            self._ports.warn()
             give_back()
 
     def _heard(self, condition: Condition) -> None:

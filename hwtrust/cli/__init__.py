@@ -26,6 +26,7 @@ from hwtrust.errors import (
     AgentError,
     ChannelError,
     ConfigError,
+    DeviceSoftwareError,
     EvidenceError,
     HwTrustError,
     KeyStoreError,
@@ -184,8 +185,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _TPM_STACK:
             raise
-        hint = "pip install 'hwtrust[device]'"
-        report(missing := ConfigError("this command needs the TPM stack", hint=hint))
+        report(missing := DeviceSoftwareError("this command needs the TPM stack"))
         return exit_code(missing)
     return result if isinstance(result, int) else 0
 

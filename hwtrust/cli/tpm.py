@@ -81,18 +81,21 @@ def _manufacturer(candidate: Candidate) -> str | None:
 @click.option("--tcti", help="How to reach the TPM, such as swtpm:path=SOCKET.")
 @json_option
 def info(*, tcti: str | None, as_json: bool) -> None:
-    """Show manufacturer, firmware, PCR banks and lockout of a TPM.
+    """Show manufacturer, firmware, PCR banks and lockout of a TPM, and its libraries.
 
+    A warning names the published advisories that hold for a library's version.
     Without --tcti the TPM is the first that `hwtrust tpm list` shows as ready.
 
     \b
     Example:
       hwtrust tpm info --tcti device:/dev/tpmrm0
     """
-    from hwtrust.tpm import discover, provision  # noqa: PLC0415 - the TPM stack loads slowly
+    # The TPM stack loads slowly.
+    from hwtrust.tpm import discover, installed, provision  # noqa: PLC0415
 
     with discover.open_tpm(tcti) as opened:
         identity = discover.identify(opened)
+        libraries = installed.libraries(identity, tcti=opened.name)
         banks = [alg_name(bank) for bank in provision.active_banks(opened)]
         p256 = provision.has_p256(opened)
     firmware = f"{identity.firmware_version >> 32:08x}.{identity.firmware_version & 2**32 - 1:08x}"
@@ -110,6 +113,8 @@ def info(*, tcti: str | None, as_json: bool) -> None:
                 "lockout_auth_set": identity.lockout_auth_set,
                 "in_lockout": identity.in_lockout,
                 "lockout_counter": identity.lockout_counter,
+                "libraries": libraries,
+                "advisories": installed.exposures(libraries),
             }
         )
         return
@@ -125,5 +130,11 @@ def info(*, tcti: str | None, as_json: bool) -> None:
             ("owner password", "set" if identity.owner_auth_set else "not set"),
             ("lockout password", "set" if identity.lockout_auth_set else "not set"),
             ("lockout", "IN LOCKOUT" if identity.in_lockout else lockout),
+            *(
+                (item.library, item.package or item.version or "version unknown")
+                for item in libraries
+            ),
         ]
     )
+    for exposure in installed.exposures(libraries):
+        click.echo(f"hwtrust: warning: {exposure.words}", err=True)

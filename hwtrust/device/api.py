@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hwtrust.device.results import State, silent, unwatched
+from hwtrust.errors import DeviceSoftwareError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from hwtrust.updates.staging import Progress
     from hwtrust.wire.cel import EventLog
     from hwtrust.wire.messages import UpdateOrder
+
+_EXTRA = frozenset({"inotify_simple", "pyudev", "securesystemslib", "tpm2_pytss", "tuf"})
+"""What the extra `device` brings."""
 
 
 class Device:
@@ -69,10 +73,18 @@ class Device:
 
         Raises:
             ConfigError: trust file, release or paths are wrong.
+            DeviceSoftwareError: hwtrust is installed without its extra `device`.
             StateBusyError: another process works with this device.
             TpmError: no TPM, or one that does not work; the class says why.
         """
-        from hwtrust.device.opening import opened
+        try:
+            from hwtrust.device.opening import opened
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _EXTRA:
+                raise
+            raise DeviceSoftwareError(
+                f"a device needs {error.name}, which is not installed", module=error.name
+            ) from None
 
         with opened(
             config,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hwtrust.wire.structures import ClockInfo
 
 
-Activate: TypeAlias = "Callable[[LayerReference, Path], None]"
+Activate: TypeAlias = "Callable[[LayerReference, Path], object]"
 """Starts a layer that was measured and extended; what it raises stops the load there."""
 
 

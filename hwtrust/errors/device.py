@@ -244,3 +244,10 @@ class ConfigError(HwTrustError):
     """The configuration is wrong."""
 
     code = "config"
+
+
+class DeviceSoftwareError(ConfigError):
+    """What a device takes is not installed: hwtrust without its extra `device`."""
+
+    code = "config:device:missing"
+    hint = "pip install 'hwtrust[device]'"

@@ -16,3 +16,29 @@ class FaultPlanError(HwTrustError):
     """A fault cannot be injected as it was planned."""
 
     code = "testing:fault-plan"
+
+
+class HardwareConsentError(HwTrustError):
+    """Nobody has said that the tests may use this TPM; nothing was sent to it."""
+
+    code = "testing:hardware:consent"
+    hint = "run the tests in a terminal and answer yes, or set HWTRUST_TEST_HARDWARE_OK=1"
+
+
+class HardwareUnfitError(HwTrustError):
+    """The tests cannot run on this TPM as it is set up; nothing in it was changed."""
+
+    code = "testing:hardware:unfit"
+
+
+class HardwareOccupiedError(HwTrustError):
+    """Something lies where the tests put their things; nothing in the TPM was changed."""
+
+    code = "testing:hardware:occupied"
+    hint = "if nobody needs it, remove it with tpm2-tools: docs/testing-on-hardware.md"
+
+
+class HardwareLeftoverError(HwTrustError):
+    """The TPM is not as it was before the tests."""
+
+    code = "testing:hardware:leftover"

@@ -1,4 +1,4 @@
-"""Test tools: software TPMs with EK certificates, and faults on the way to them.
+"""Test tools: software TPMs with EK certificates, faults, a backend, and enrolled devices.
 
 With hwtrust installed, pytest knows the fixtures; there is nothing to import
 for them. `tpm` is a new TPM for each test, made in about 30 ms:
@@ -12,14 +12,19 @@ for them. `tpm` is a new TPM for each test, made in about 30 ms:
         with ESAPI(tpm.tcti) as esapi:
             assert not any(bytes(esapi.pcr_read("sha256:16")[2][0]))
 
-The modules:
+docs/testing.md shows them all. The modules:
 
-- `plugin`: the fixtures `tpm`, `tpm_factory`, `tpm_vendor`; environment variables;
-- `swtpm`: one software TPM: start, reboot, suspend, power cut, lockout;
+- `plugin`, `fixtures`: `tpm`, `tpm_factory`, `tpm_vendor`; `backend`, `enrolled_device`
+  and its factory; environment variables;
+- `swtpm`: one software TPM: start, reboot, suspend, power cut, lockout, faults;
 - `manufacture`: a TPM vendor: EK certificates under a test root;
+- `device`, `site`: a device in the field; a device with its backend, not enrolled yet;
 - `faults`: count commands, break connections, alter bytes, answer for the TPM;
+- `interposer`, `rsa_only`: who stands on the wire, and takes the elliptic curves away;
+- `hardware`: what tests may do to a TPM that is somebody's;
 - `bus`, `firmware`: the TPM commands that set all this up, as bytes.
 
-Only `faults` needs the `device` extra (tpm2-pytss). `swtpm` runs the program of
-that name. No fixture is a stub: a test that passes here has talked to a TPM.
+`faults`, `device`, `site` and `hardware` need the `device` extra (tpm2-pytss), `site`
+and `device` hwtrust-backend. `swtpm` runs the program of that name. No fixture is a stub:
+a test that passes here has talked to a TPM.
 """

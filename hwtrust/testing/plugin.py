@@ -9,13 +9,19 @@ project without TPM tests would have to wait for or to install. Rules:
 3. HWTRUST_TEST_TCTI=device:/dev/tpmrm0 (any TCTI) runs the tests that are marked
    `hardware` on that TPM: their `tpm` is a `HardwareTpm`, which has a `tcti` and
    none of a software TPM's powers. Other tests, and without the variable all
-   tests, run on software TPMs.
+   tests, run on software TPMs. That TPM is somebody's: `hwtrust.testing.hardware`
+   asks first, and sees that it stays as it was.
+
+`backend` and `enrolled_device` are in `hwtrust.testing.fixtures`. docs/testing.md shows
+each fixture at work.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -23,8 +29,12 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from hwtrust.errors import HwTrustError
+    from hwtrust.testing.faults import At
     from hwtrust.testing.manufacture import Algorithm, Vendor
     from hwtrust.testing.swtpm import Swtpm
+
+pytest_plugins = ["hwtrust.testing.fixtures"]
 
 TCTI_VARIABLE = "HWTRUST_TEST_TCTI"
 SKIP_VARIABLE = "HWTRUST_TEST_SKIP_TPM"
@@ -32,9 +42,14 @@ SKIP_VARIABLE = "HWTRUST_TEST_SKIP_TPM"
 
 @dataclass(frozen=True, slots=True)
 class HardwareTpm:
-    """A TPM that the tests were given and cannot reboot."""
+    """A TPM that the tests were given and cannot reboot.
+
+    `owner_auth` is its owner hierarchy's password. Tests keep to the handles, indices
+    and PCR of `hwtrust.testing.hardware`.
+    """
 
     tcti: str
+    owner_auth: bytes = field(default=b"", repr=False)
 
 
 class TpmFactory(Protocol):
@@ -43,17 +58,22 @@ class TpmFactory(Protocol):
     def __call__(
         self,
         *,
-        algorithm: Algorithm = "ecc256",
+        algorithm: Algorithm | None = None,
         banks: Iterable[str] = ("sha1", "sha256"),
         owner_auth: bytes = b"",
         locked_out: bool = False,
+        rsa_only: bool = False,
+        latency: float = 0.0,
+        faults: Iterable[At] = (),
     ) -> Swtpm:
         """A new TPM.
 
         `algorithm` is that of the EK which has a certificate in NV: "ecc256",
-        "rsa2048", or "none" for a TPM whose vendor issued no certificate.
-        `owner_auth` is the owner hierarchy's password; `locked_out` brings the
-        TPM into dictionary-attack lockout.
+        "rsa2048", or "none" for a TPM whose vendor issued no certificate; by default
+        "ecc256", or "rsa2048" where the TPM is `rsa_only`: it offers no elliptic
+        curves. `owner_auth` is the owner hierarchy's password; `locked_out` brings
+        the TPM into dictionary-attack lockout. Each command takes `latency` seconds
+        besides; `faults` are as for `Swtpm.inject`.
         """
 
 
@@ -79,7 +99,7 @@ def tpm_vendor() -> Vendor:
 def tpm_factory(
     tmp_path_factory: pytest.TempPathFactory, tpm_vendor: Vendor
 ) -> Iterator[TpmFactory]:
-    """Make software TPMs: other banks, EKs, passwords, or several at once."""
+    """Make software TPMs: other banks, EKs, passwords, faults, or several at once."""
     from contextlib import ExitStack  # noqa: PLC0415
 
     from hwtrust.testing.swtpm import Swtpm, installed  # noqa: PLC0415
@@ -96,19 +116,94 @@ def tpm_factory(
 
         def make(
             *,
-            algorithm: Algorithm = "ecc256",
+            algorithm: Algorithm | None = None,
             banks: Iterable[str] = ("sha1", "sha256"),
             owner_auth: bytes = b"",
             locked_out: bool = False,
+            rsa_only: bool = False,
+            latency: float = 0.0,
+            faults: Iterable[At] = (),
         ) -> Swtpm:
+            if rsa_only and algorithm == "ecc256":
+                pytest.fail("a TPM that is rsa_only has no EK of algorithm ecc256")
             state_dir = tmp_path_factory.mktemp("tpm")
             tpm = started.enter_context(Swtpm.start(state_dir, banks=banks, owner_auth=owner_auth))
-            tpm_vendor.manufacture(tpm, algorithm=algorithm)
+            started.callback(tpm.check)
+            usual: Algorithm = "rsa2048" if rsa_only else "ecc256"
+            tpm_vendor.manufacture(tpm, algorithm=algorithm or usual)
             if locked_out:
                 tpm.lock_out()
+            if rsa_only:
+                tpm.forget_curves()
+            tpm.slow_down(latency)
+            if steps := tuple(faults):
+                tpm.inject(*steps)
             return tpm
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def hardware_tpm(request: pytest.FixtureRequest) -> Iterator[HardwareTpm]:
+    """The TPM that HWTRUST_TEST_TCTI names: with leave, and as it was once the tests are over."""
+    from hwtrust.errors import HwTrustError  # noqa: PLC0415  # see the module's docstring
+    from hwtrust.testing import hardware  # noqa: PLC0415
+
+    tcti = os.environ[TCTI_VARIABLE]
+    if hasattr(request.config, "workerinput"):
+        pytest.fail(f"{tcti} takes one test at a time: run pytest without -n", pytrace=False)
+    try:
+        hardware.require_leave(tcti, os.environ, ask=lambda text: _asked(request.config, text))
+        owner_auth = hardware.owner_password(os.environ)
+        guard = hardware.guarded(tcti, owner_auth=owner_auth)
+        found = guard.__enter__()
+    except HwTrustError as error:
+        pytest.exit(_refusal(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    _say(request.config, f"\n{hardware.statement(tcti)}\nIt says: {found}\n")
+    yield HardwareTpm(tcti, owner_auth)
+    try:
+        guard.__exit__(None, None, None)
+    except HwTrustError as error:
+        if request.session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            # After Ctrl-C there is no test left that could fail.
+            pytest.exit(_refusal(error), returncode=pytest.ExitCode.INTERRUPTED)
+        pytest.fail(_refusal(error), pytrace=False)
+
+
+def _refusal(error: HwTrustError) -> str:
+    hint = f"\nhint: {error.hint}" if error.hint else ""
+    return f"{error.message} ({error.code}){hint}"
+
+
+def _asked(config: pytest.Config, text: str) -> str | None:
+    """The answer of whoever sits at the terminal; None where nobody does."""
+    with _terminal(config):
+        if not sys.stdin.isatty():
+            return None
+        try:
+            return input(f"\n{text}")
+        except EOFError:
+            return ""
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    with _terminal(config):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _terminal(config: pytest.Config) -> Iterator[None]:
+    """The program's own input and output, of which pytest takes hold."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        yield
+        return
+    capture.suspend(in_=True)
+    try:
+        yield
+    finally:
+        capture.resume()
 
 
 @pytest.fixture
@@ -116,6 +211,7 @@ def tpm(request: pytest.FixtureRequest) -> Swtpm | HardwareTpm:
     """A new TPM with a P-256 EK certificate; the real one for tests marked `hardware`."""
     tcti = os.environ.get(TCTI_VARIABLE)
     if tcti and request.node.get_closest_marker("hardware"):
-        return HardwareTpm(tcti)
+        hardware: HardwareTpm = request.getfixturevalue("hardware_tpm")
+        return hardware
     make: TpmFactory = request.getfixturevalue("tpm_factory")
     return make()

@@ -9,7 +9,10 @@ Rules:
    the interpreter exits.
 3. What happens to the TPM's state is what happens to a chip's: `reboot` warns
    the TPM before the reset, `power_cut` does not.
-4. Waits are bounded, and end at once when swtpm dies; the error quotes its log.
+   `go_away` and `come_back` are what becomes of a chip with a loose contact.
+4. Faults, latency and what else stands on the wire reach every user of the TPM,
+   also one that has it open: `inject`, `slow_down`, `forget_curves`.
+5. Waits are bounded, and end at once when swtpm dies; the error quotes its log.
 
 The platform hierarchy has no password, as on a machine whose firmware forgets
 to set one. Do not build on that.
@@ -34,14 +37,19 @@ from typing import TYPE_CHECKING, Final, Self
 from hwtrust.errors import SoftwareTpmError
 from hwtrust.testing import firmware
 from hwtrust.testing.bus import Bus
+from hwtrust.testing.interposer import Interposer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from hwtrust.testing.faults import At, FaultPlan
 
 PROGRAM: Final = "swtpm"
 
 _PREFIX: Final = "hwtrust-tpm-"
 _SOCKET: Final = "tpm.sock"
+_CHIP: Final = f"{_SOCKET}.chip"
+"""Where swtpm listens once somebody else is at its socket."""
 _STATE: Final = "tpm2-00.permall"
 _LOG: Final = "swtpm.log"
 _LONGEST_SOCKET_PATH: Final = 107 - len(".ctrl")
@@ -62,10 +70,11 @@ def installed() -> bool:
 
 @dataclass(slots=True)
 class _Belongings:
-    """What must not be left behind: a process and temporary directories."""
+    """What must not be left behind: a process, a thread and temporary directories."""
 
     process: subprocess.Popen[bytes] | None = None
     lifeline: int = -1
+    interposer: Interposer | None = None
     temporary: list[Path] = field(default_factory=list)
     owner: int = field(default_factory=os.getpid)
 
@@ -88,6 +97,8 @@ class _Belongings:
         # A forked child inherits this object, but not what it stands for.
         if os.getpid() != self.owner:
             return
+        if self.interposer is not None:
+            self.interposer.close()
         self.end_process(signal.SIGKILL)
         while self.temporary:
             shutil.rmtree(self.temporary.pop(), ignore_errors=True)
@@ -149,7 +160,7 @@ class Swtpm:
 
     def __init__(self, state_dir: Path, socket_dir: Path, belongings: _Belongings) -> None:
         self._state_dir = state_dir
-        self._socket = socket_dir / _SOCKET
+        self._socket = self._chip = socket_dir / _SOCKET
         self._belongings = belongings
         self._finalizer = weakref.finalize(self, belongings.clear)
 
@@ -205,8 +216,8 @@ class Swtpm:
 
     @property
     def bus(self) -> Bus:
-        """The way to send this TPM commands as bytes."""
-        return Bus(self._socket)
+        """The way to send this TPM commands as bytes, past all faults."""
+        return Bus(self._chip)
 
     @property
     def pid(self) -> int | None:
@@ -254,8 +265,72 @@ class Swtpm:
         """
         firmware.lock_out(self.bus)
 
+    def go_away(self) -> None:
+        """The TPM is gone, without a word: whoever asks it finds nothing; harmless repeated."""
+        if self._belongings.interposer is not None:
+            self._belongings.interposer.close()
+        self._belongings.end_process(signal.SIGKILL)
+
+    def come_back(self) -> None:
+        """Be there again, as after `power_cut`."""
+        self._cycle(signal.SIGKILL, "startup-clear")
+
+    def inject(self, *steps: At) -> FaultPlan:
+        """Have faults happen to this TPM's commands, in place of those that were planned.
+
+            plan = tpm.inject(At(Respond(RC_LOCKOUT), command="TPM2_Unseal", nth=2))
+
+        Counting begins now and sees the commands of all programs, not those of `bus`.
+        Assert `plan.done` at the end of the test. No step: no faults any more. Needs
+        tpm2-pytss; see `hwtrust.testing.faults`.
+
+        Raises:
+            FaultPlanError: a fault that was planned before could not happen.
+        """
+        from hwtrust.testing.faults import FaultPlan  # noqa: PLC0415  # it needs the TPM stack
+
+        self.check()
+        plan = FaultPlan(*steps)
+        self._interposer.plan = plan
+        return plan
+
+    def slow_down(self, seconds: float) -> None:
+        """Have each command take `seconds` longer, from now on; 0 ends it."""
+        if seconds or self._belongings.interposer is not None:
+            self._interposer.latency = seconds
+
+    def forget_curves(self) -> None:
+        """Offer no elliptic curves any more, as a TPM that has RSA alone."""
+        from hwtrust.testing.rsa_only import RsaOnly  # noqa: PLC0415  # few tests need it
+
+        self._interposer.always = [RsaOnly()]
+
+    def check(self) -> None:
+        """Raise what kept a planned fault from happening.
+
+        Raises:
+            FaultPlanError: as the fault said.
+        """
+        interposer = self._belongings.interposer
+        if interposer is not None and interposer.failure is not None:
+            raise interposer.failure
+
+    @property
+    def _interposer(self) -> Interposer:
+        """Who stands on the wire; there from the first time that it is asked for."""
+        interposer = self._belongings.interposer
+        if interposer is None:
+            self._chip = self._socket.with_name(_CHIP)
+            # swtpm goes on listening at the inode, whatever its names are.
+            self._chip.hardlink_to(self._socket)
+            interposer = self._belongings.interposer = Interposer(self._socket, self._chip)
+            interposer.listen()
+        return interposer
+
     def stop(self) -> None:
         """Power the TPM off, without a warning; harmless when repeated."""
+        if self._belongings.interposer is not None:
+            self._belongings.interposer.close()
         self._belongings.end_process(signal.SIGKILL)
         self._remove_sockets()
         self._finalizer()
@@ -269,13 +344,18 @@ class Swtpm:
         self.stop()
 
     def _cycle(self, how: int, startup: str) -> None:
+        interposer = self._belongings.interposer
+        if interposer is not None:
+            interposer.close()
         self._belongings.end_process(how)
         self._remove_sockets()
         self._power_on(startup)
+        if interposer is not None:
+            interposer.listen()
 
     def _remove_sockets(self) -> None:
-        for path in (self._socket, self._socket.with_name(f"{_SOCKET}.ctrl")):
-            path.unlink(missing_ok=True)
+        for name in (_SOCKET, _CHIP, f"{_SOCKET}.ctrl"):
+            self._socket.with_name(name).unlink(missing_ok=True)
 
     def _power_on(self, startup: str) -> None:
         if not installed():
@@ -289,7 +369,7 @@ class Swtpm:
             "--tpmstate",
             "dir=.",
             "--server",
-            f"type=unixio,path={self._socket}",
+            f"type=unixio,path={self._chip}",
             "--ctrl",
             f"type=unixio,path={self._socket}.ctrl",
             "--flags",
@@ -315,7 +395,7 @@ class Swtpm:
             poll.register(pidfd, select.POLLIN)
             while time.monotonic() < end:
                 with socket.socket(socket.AF_UNIX) as connection:
-                    if connection.connect_ex(str(self._socket)) == 0:
+                    if connection.connect_ex(str(self._chip)) == 0:
                         return
                 if poll.poll(1):
                     message = "swtpm ended as soon as it was started"

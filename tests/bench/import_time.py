@@ -1,54 +1,66 @@
-"""How long importing hwtrust and its device API takes, beyond the start of the interpreter itself.
+"""How long importing hwtrust takes, by the interpreter's own account (`-X importtime`).
 
-All are started in turn, so that whatever else the machine does meets them alike;
-a result is the difference of the medians.
+    import_time          `import hwtrust`
+    import_time_device   the parts of a device: `Device`, `DeviceConfig`, and what they load
+    import_time_agent    an application's client of the agent
+
+A result is the sum over all modules that the statement loads; what the interpreter loads
+at its own start does not count. The TPM stack is loaded when a device is opened, which
+the benchmark `boot` measures. A result is the least of several runs: whatever else the
+machine does can only add to it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
+import re
 import subprocess
 import sys
-import time
 
 RUNS = 9
-GOAL_MS = 150.0
-BARE = "pass"
-_NOT_KEPT = "PYTHONDONTWRITEBYTECODE"
+MARK = "from here on"
 MEASURED = {
-    "import_time": "import hwtrust",
-    "import_time_device_api": "from hwtrust import Device, DeviceConfig",
+    "import_time": ("import hwtrust", 60.0),
+    "import_time_device": ("from hwtrust import Device, DeviceConfig", 150.0),
+    "import_time_agent": ("from hwtrust import AgentClient", 150.0),
 }
+_NOT_KEPT = "PYTHONDONTWRITEBYTECODE"
 
 
 def milliseconds(statement: str) -> float:
-    """How long a new interpreter takes to run `statement`."""
+    """How long a new interpreter spends on the modules that `statement` loads."""
     # What a machine has compiled once it keeps, unless it was told not to.
     environ = {name: value for name, value in os.environ.items() if name != _NOT_KEPT}
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True, env=environ)
-    return (time.perf_counter() - start) * 1000
+    program = f"import sys; print({MARK!r}, file=sys.stderr, flush=True); {statement}"
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", program],
+        check=True,
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    ).stderr
+    _, _, ours = told.partition(f"{MARK}\n")
+    return sum(map(int, re.findall(r"^import time: +(\d+) \|", ours, re.MULTILINE))) / 1000
 
 
 def main() -> None:
     """Measure, and print one result for each statement."""
-    statements = [BARE, *MEASURED.values()]
-    for statement in statements:
+    statements = {name: statement for name, (statement, _) in MEASURED.items()}
+    for statement in statements.values():
         milliseconds(statement)  # compiles the modules, fills the file cache
-    runs = [{statement: milliseconds(statement) for statement in statements} for _ in range(RUNS)]
-    medians = {
-        statement: statistics.median(run[statement] for run in runs) for statement in statements
-    }
-    for name, statement in MEASURED.items():
-        value = medians[statement] - medians[BARE]
+    runs = [
+        {name: milliseconds(statement) for name, statement in statements.items()}
+        for _ in range(RUNS)
+    ]
+    for name, (_, goal) in MEASURED.items():
+        value = min(run[name] for run in runs)
         result = {
             "name": name,
             "value": round(value, 1),
             "unit": "ms",
-            "goal": GOAL_MS,
-            "ok": value <= GOAL_MS,
+            "goal": goal,
+            "ok": 0 < value <= goal,
         }
         print(json.dumps(result))
 

@@ -1,81 +1,159 @@
-"""A TLS handshake whose client key never leaves the TPM.
+"""A device whose TLS key never leaves its TPM: its whole life, in processes of its own.
 
-Needs the tpm2-openssl provider 1.2 or newer, which Debian 12 does not have (its
-1.1.1 loads no such key into a Python SSL context); Debian 13 does. The handshake
-runs in a process of its own, because OpenSSL reads OPENSSL_CONF once.
+Needs the tpm2-openssl provider 1.2 or newer, which Debian has since 13, and a
+resource manager, because OpenSSL reaches the TPM by a connection of its own. What
+uses the key runs in a process of its own: OpenSSL reads OPENSSL_CONF once.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from hwtrust.device import enrol
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.enrol import choose_tls_key
-from hwtrust.errors import TlsKeyError
+from hwtrust.errors import ChannelTlsError, ChannelUnreachableError, TlsKeyError
+from hwtrust.testing.swtpm import Swtpm
 from hwtrust_backend.testing import BackendServer
+from simulators.resource_manager import ResourceManager, require_provider
 from simulators.site import Site
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from hwtrust.testing.manufacture import Vendor
-    from hwtrust.testing.swtpm import Swtpm
 
-OPENSSL_CONF = """
-openssl_conf = openssl_init
-[openssl_init]
-providers = provider_sect
-[provider_sect]
-default = default_sect
-tpm2 = tpm2_sect
-[default_sect]
-activate = 1
-[tpm2_sect]
-activate = 1
-"""
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "platforms.md"
 
-CLIENT = """
+CLIENT = '''
+"""usage: CLIENT URL CA KEY CERTIFICATE DEVICE THREADS: each thread shakes hands three times."""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hwtrust.channel import Channel
-from hwtrust.errors import RefusedError
+from hwtrust.errors import HwTrustError
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import ChallengeReply, ChallengeRequest
 
+url, ca, key, certificate, device, threads = sys.argv[1:]
+
 class Key:
     def key_pem(self):
-        return Path(sys.argv[2]).read_bytes()
+        return Path(key).read_bytes()
 
-channel = Channel(sys.argv[1], tls_ca=Path(sys.argv[3]).read_text())
-channel.authenticate(Key(), Path(sys.argv[4]).read_text())
-asked = ChallengeRequest(device=bytes.fromhex(sys.argv[5]), purpose=Purpose.ATTEST)
-for _ in range(3):
-    print(len(channel.post("/v1/challenges", asked, ChallengeReply).nonce))
-"""
+def ask(_):
+    nonces = []
+    for _ in range(3):
+        channel = Channel(url, tls_ca=Path(ca).read_text())
+        channel.authenticate(Key(), Path(certificate).read_text())
+        asked = ChallengeRequest(device=bytes.fromhex(device), purpose=Purpose.ATTEST)
+        nonces.append(channel.post("/v1/challenges", asked, ChallengeReply).nonce.hex())
+        channel.close()
+    return nonces
+
+try:
+    with ThreadPoolExecutor(int(threads)) as pool:
+        print(*(nonce for nonces in pool.map(ask, range(int(threads))) for nonce in nonces))
+except HwTrustError as error:
+    sys.exit(error.code)
+'''
 
 
-def provider_version(tcti: str) -> tuple[int, ...]:
-    """The version of the tpm2-openssl provider, which loads only with a TPM; () without it."""
-    openssl = shutil.which("openssl")
-    assert openssl, "openssl is not installed: run scripts/setup"
-    listed = subprocess.run(
-        [openssl, "list", "-providers", "-provider", "tpm2", "-verbose"],
-        env={**os.environ, "TPM2OPENSSL_TCTI": tcti},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = re.search(r"version: (\d+)\.(\d+)", listed.stdout.partition("tpm2")[2])
-    return tuple(map(int, found.groups())) if found else ()
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A site whose TPM has a resource manager."""
+
+    site: Site
+    manager: ResourceManager
+
+    def hwtrust(self, *arguments: str, provider: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command line tool; without `provider` OpenSSL is as it comes."""
+        environment = dict(self.manager.environment)
+        if not provider:
+            del environment["OPENSSL_CONF"]
+        return subprocess.run(
+            [Path(sys.executable).with_name("hwtrust"), *arguments],
+            env=environment | {"HWTRUST_CONFIG": str(self.site.config_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def enrol(self, *, provider: bool = True) -> subprocess.CompletedProcess[str]:
+        """Enrol, with a fresh token."""
+        token = self.site.home / "token"
+        token.write_text(self.site.token())
+        return self.hwtrust("enrol", "--json", "--token-file", str(token), provider=provider)
+
+    def enrolled(self) -> str:
+        """Enrol; gives the device's name."""
+        done = self.enrol()
+        assert done.returncode == 0, done.stderr
+        return str(json.loads(done.stdout)["device"])
+
+    def file(self, name: str) -> Path:
+        """A file of the device's state."""
+        return self.site.home / "state" / name
+
+    def shake_hands(
+        self, device: str, *, key: Path, certificate: Path, threads: int = 1
+    ) -> subprocess.CompletedProcess[str]:
+        """Open connections of mutual TLS, and ask for a challenge over each."""
+        authority = self.site.home / "ca.pem"
+        authority.write_text(self.site.backend.trust.tls_ca)
+        paths = (str(path) for path in (authority, key, certificate))
+        return subprocess.run(
+            [sys.executable, "-c", CLIENT, self.site.backend.url, *paths, device, str(threads)],
+            env=self.manager.environment | {"TSS2_LOG": "all+none"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def choose(site: Site, tls_key: str, tcti: str) -> None:
+    """Configure which kind of key the device has, and how its TPM is reached."""
+    text = site.config_path.read_text()
+    text = re.sub(r"^tls_key = .*$", f'tls_key = "{tls_key}"', text, flags=re.MULTILINE)
+    text = re.sub(r"^tcti = .*$", f'tcti = "{tcti}"', text, flags=re.MULTILINE)
+    site.config_path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def openssl_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenSSL's configuration, as the documentation shows it."""
+    blocks = re.findall(r"```ini\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (shown,) = [block for block in blocks if "openssl_init" in block]
+    path: Path = tmp_path_factory.mktemp("openssl") / "openssl.cnf"
+    path.write_text(shown)
+    return path
+
+
+@pytest.fixture
+def shared(tmp_path: Path, tpm: Swtpm, tpm_vendor: Vendor, openssl_conf: Path) -> Iterator[Shared]:
+    """A device that is to have its TLS key in its TPM, not enrolled."""
+    require_provider(tpm.tcti)
+    with BackendServer() as backend:
+        site = Site(tmp_path, tpm, backend, tpm_vendor)
+        with ResourceManager.start(tpm, tmp_path, openssl_conf=openssl_conf) as manager:
+            choose(site, "tpm", manager.tcti)
+            yield Shared(site, manager)
 
 
 def test_a_bare_tpm_takes_an_attested_key_and_says_why_if_asked_for_the_other(
@@ -90,39 +168,119 @@ def test_a_bare_tpm_takes_an_attested_key_and_says_why_if_asked_for_the_other(
             context.config = msgspec.structs.replace(context.config, tls_key=TlsKeyChoice.TPM)
             with pytest.raises(TlsKeyError) as refused:
                 choose_tls_key(context, context.known().storage_key)
-    assert refused.value.code == "channel:tls-key:unusable"
+    assert refused.value.code == TlsKeyError.code
 
 
-def test_a_client_key_in_the_tpm_opens_mutual_tls(
-    tmp_path: Path, tpm: Swtpm, tpm_vendor: Vendor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Enrolled with a key of kind `tpm`, the device is known by its certificate."""
-    if provider_version(tpm.tcti) < (1, 2):
-        pytest.skip("no tpm2-openssl provider >= 1.2: Debian 13 has it, Debian 12 does not")
-    # A bare TPM serves one connection at a time: the key is tried once ours is closed, below.
-    monkeypatch.setattr(enrol, "_require_shared", lambda _: None)
-    monkeypatch.setattr(enrol, "usable_in_tls", lambda _: None)
-    with BackendServer() as backend:
-        site = Site(tmp_path, tpm, backend, tpm_vendor, tls_key="tpm")
-        conf = tmp_path / "openssl.cnf"
-        conf.write_text(OPENSSL_CONF)
-        monkeypatch.setattr("hwtrust.channel.Channel.authenticate", lambda *_: None)
-        with site.open() as device:
-            identity = device.enrol(token=site.token())
-        assert identity.tls_kind == "tpm"
-        state = tmp_path / "state"
-        (tmp_path / "ca.pem").write_text(backend.trust.tls_ca)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", CLIENT, backend.url, str(state / "tls-key.pem")),
-                *(str(tmp_path / "ca.pem"), str(state / "tls-certificate.pem")),
-                identity.device.hex(),
-            ],
-            env={**os.environ, "OPENSSL_CONF": str(conf), "TPM2OPENSSL_TCTI": tpm.tcti},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+@pytest.mark.parametrize("choice", ["tpm", "auto"])
+def test_a_device_lives_with_its_tls_key_in_the_tpm(shared: Shared, choice: str) -> None:
+    """It enrols, boots and attests over TLS that only its TPM can open."""
+    choose(shared.site, choice, shared.manager.tcti)
+    done = shared.enrol()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["40", "40", "40"]
+    assert json.loads(done.stdout)["tls_key"] == "tpm"
+    # Nothing that a thief of the disk could use: the key is wrapped for this TPM.
+    assert b"TSS2 PRIVATE KEY" in shared.file("tls-key.pem").read_bytes()
+    for command in (("boot",), ("attest",), ("attest",), ("status",)):
+        done = shared.hwtrust(*command, "--json")
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_many_connections_are_opened_at_once(shared: Shared) -> None:
+    """Threads share the TPM: each handshake is signed, and none waits for ever."""
+    device = shared.enrolled()
+    done = shared.shake_hands(
+        device,
+        key=shared.file("tls-key.pem"),
+        certificate=shared.file("tls-certificate.pem"),
+        threads=4,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 12
+
+
+def test_a_certificate_of_another_key_is_refused_before_anything_is_sent(shared: Shared) -> None:
+    """A key of the same TPM does not fit a certificate that was given for another."""
+    device = shared.enrolled()
+    former = shared.site.home / "former.pem"
+    former.write_bytes(shared.file("tls-certificate.pem").read_bytes())
+    again = shared.hwtrust("enrol", "--again", "--token-file", str(_token(shared)), "--json")
+    assert again.returncode == 0, again.stderr
+    done = shared.shake_hands(device, key=shared.file("tls-key.pem"), certificate=former)
+    assert done.stderr.strip() == TlsKeyError.code
+
+
+def test_a_key_of_another_tpm_is_refused(
+    shared: Shared, tmp_path_factory: pytest.TempPathFactory, openssl_conf: Path
+) -> None:
+    """A stolen key file opens nothing on another machine."""
+    device = shared.enrolled()
+    home = tmp_path_factory.mktemp("thief")
+    with (
+        Swtpm.start() as other,
+        ResourceManager.start(other, home, openssl_conf=openssl_conf) as manager,
+    ):
+        thief = Shared(shared.site, manager)
+        done = thief.shake_hands(
+            device,
+            key=shared.file("tls-key.pem"),
+            certificate=shared.file("tls-certificate.pem"),
+        )
+    assert done.stderr.strip() == TlsKeyError.code
+
+
+def test_a_certificate_that_nobody_gave_is_refused_by_the_backend(shared: Shared) -> None:
+    """Only the backend's authority makes a device of a key."""
+    device = shared.enrolled()
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = shared.site.home / "own.pem"
+    pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    certificate = shared.site.home / "own-certificate.pem"
+    certificate.write_bytes(_self_signed(key).public_bytes(Encoding.PEM))
+    done = shared.shake_hands(device, key=pem, certificate=certificate)
+    # Its end of TLS 1.3 is through before the other has judged: the alert may meet a closed door.
+    assert done.stderr.strip() in {ChannelTlsError.code, ChannelUnreachableError.code}
+    assert not done.stdout
+
+
+def test_without_the_provider_the_key_is_refused_by_name(shared: Shared) -> None:
+    """`tpm` was asked for: no other kind takes its place unasked."""
+    done = shared.enrol(provider=False)
+    assert done.returncode == 5
+    assert f"[{TlsKeyError.code}]" in done.stderr
+
+
+def test_without_the_provider_the_best_is_an_attested_key_and_it_is_said(shared: Shared) -> None:
+    """`auto` takes what works here."""
+    choose(shared.site, "auto", shared.manager.tcti)
+    done = shared.enrol(provider=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tls_key"] == "attested"
+
+
+def test_a_device_that_loses_the_provider_says_so(shared: Shared) -> None:
+    """After an upgrade that dropped the configuration, the error names the key, not the network."""
+    shared.enrolled()
+    done = shared.hwtrust("attest", provider=False)
+    assert done.returncode == 5
+    assert f"[{TlsKeyError.code}]" in done.stderr
+
+
+def _token(shared: Shared) -> Path:
+    path = shared.site.home / "token"
+    path.write_text(shared.site.token())
+    return path
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    now = datetime.now(UTC)
+    nobody = x509.Name([])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(nobody)
+        .issuer_name(nobody)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(minutes=10))
+    )
+    return builder.sign(key, hashes.SHA256())

@@ -479,7 +479,7 @@ def test_a_machine_without_the_tpm_stack_is_told_what_to_install() -> None:
     )
     assert done.returncode == 9, done.stderr
     assert done.stderr.splitlines() == [
-        "hwtrust: this command needs the TPM stack [config]",
+        "hwtrust: this command needs the TPM stack [config:device:missing]",
         "hint: pip install 'hwtrust[device]'",
     ]
 

@@ -33,7 +33,14 @@ RC_BAD_AUTH = 0x9A2
 RC_HANDLE_1 = 0x18B
 RC_LOCKOUT = 0x921
 
-HEAVY = ("tpm2_pytss", "cryptography", "msgspec", "hwtrust.testing.swtpm", "hwtrust.errors")
+HEAVY = (
+    "tpm2_pytss",
+    "cryptography",
+    "msgspec",
+    "hwtrust.testing.swtpm",
+    "hwtrust.errors",
+    "hwtrust_backend",
+)
 
 
 @pytest.fixture
@@ -92,24 +99,26 @@ def test_without_swtpm_the_fixture_skips_where_that_is_accepted(
 
 
 def test_hardware_tests_get_the_tpm_that_is_named(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tpm: Swtpm
 ) -> None:
     """HWTRUST_TEST_TCTI is for marked tests alone: others never touch that TPM."""
     project.makepyfile(
         """
+        import os
         import pytest
 
         @pytest.mark.hardware
         def test_marked(tpm):
-            assert tpm.tcti == "device:/dev/nothing"
+            assert tpm.tcti == os.environ["HWTRUST_TEST_TCTI"]
             assert not hasattr(tpm, "reboot")
 
         def test_unmarked(tpm):
-            assert tpm.tcti.startswith("swtpm:")
+            assert tpm.tcti != os.environ.get("HWTRUST_TEST_TCTI")
             tpm.reboot()
         """
     )
-    monkeypatch.setenv(plugin.TCTI_VARIABLE, "device:/dev/nothing")
+    monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
+    monkeypatch.setenv("HWTRUST_TEST_HARDWARE_OK", "1")
     project.runpytest_subprocess("--strict-markers").assert_outcomes(passed=2)
     monkeypatch.delenv(plugin.TCTI_VARIABLE)
     outcome = project.runpytest_subprocess("--strict-markers")

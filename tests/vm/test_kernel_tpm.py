@@ -1,0 +1,67 @@
+"""hwtrust on a kernel's TPM: device files, udev's permissions, the logs in securityfs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hwtrust.errors import TpmPermissionError
+from vm.inside import MANAGED, RAW, hardware_tests
+
+if TYPE_CHECKING:
+    from vm.machine import Machine
+
+pytestmark = pytest.mark.vm
+
+PERMISSION_STATUS = 4
+
+
+def test_a_member_of_group_tss_finds_and_uses_the_tpm(machine: Machine) -> None:
+    """The permissions that udev sets suffice; the device that the kernel manages comes first."""
+    found = json.loads(machine.run("hwtrust", "tpm", "list", "--json", user="device").good())
+    assert [(one["path"], one["problem"]) for one in found] == [
+        (MANAGED, None),
+        (RAW, "tpm:permission"),
+    ]
+    info = machine.run("hwtrust", "tpm", "info", user="device")
+    assert f"device:{MANAGED}" in info.good()
+
+
+def test_others_are_refused_by_name(machine: Machine) -> None:
+    """Who is not in the group is told which error it is and which group it needs."""
+    done = machine.run("hwtrust", "tpm", "info", user="nobody")
+    assert done.status == PERMISSION_STATUS
+    assert f"[{TpmPermissionError.code}]" in done.complaint
+    assert "tss" in done.complaint
+    assert done.output == ""
+
+
+LONG = (pytest.mark.long,)
+Row = tuple[str, str, tuple[str, ...], tuple[pytest.MarkDecorator, ...]]
+BODIES: dict[str, Row] = {
+    # Whoever takes part in a device's life loads a backend, which takes long in a VM.
+    "all bodies but a life": ("tpm-tis", MANAGED, ("-k", "not life"), ()),
+    "some, without the kernel's resource manager": ("tpm-tis", RAW, ("-k", "basics"), LONG),
+    "some, through the other interface": ("tpm-crb", MANAGED, ("-k", "basics"), ()),
+    "a life": ("tpm-tis", MANAGED, ("-k", "life"), LONG),
+    "all, through the other interface": ("tpm-crb", MANAGED, (), LONG),
+    "all but a life, through the other one, bare": ("tpm-crb", RAW, ("-k", "not life"), LONG),
+}
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "which"),
+    [pytest.param(*row[:3], marks=row[3], id=name) for name, row in BODIES.items()],
+    indirect=["machine"],
+)
+def test_the_tests_for_hardware_pass(
+    machine: Machine, device: str, which: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bodies that run on software TPMs pass through the kernel's driver."""
+    with capsys.disabled():
+        done = hardware_tests(machine, *which, device=device, show=sys.stdout)
+    assert done.status == 0
+    assert " passed" in done.output
