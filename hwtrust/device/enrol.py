@@ -26,7 +26,12 @@ from hwtrust.channel import AttestedKey
 from hwtrust.device.config import TlsKeyChoice
 from hwtrust.device.rotate import store_root
 from hwtrust.device.state import Identity
-from hwtrust.errors import TlsKeyError, TpmObjectConflictError, TpmOwnerAuthError
+from hwtrust.errors import (
+    TlsKeyError,
+    TpmCurveError,
+    TpmObjectConflictError,
+    TpmOwnerAuthError,
+)
 from hwtrust.roots import FIRST, accept_root, accept_time
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.discover import identify, require_no_lockout
@@ -59,6 +64,7 @@ def enrol(device: DeviceContext, *, token: str) -> Identity:
 
     Raises:
         TpmLockoutError: the TPM is locked out.
+        TpmCurveError: the TPM has no P-256.
         TpmObjectConflictError: a handle holds something that is not ours.
         TpmOwnerAuthError: the owner password is missing or wrong.
         RefusedError: the backend refuses; `data["problem"]` says why.
@@ -66,6 +72,8 @@ def enrol(device: DeviceContext, *, token: str) -> Identity:
     """
     tpm = device.tpm
     require_no_lockout(identify(tpm))
+    if not provision.has_p256(tpm):
+        raise TpmCurveError("the TPM has no P-256, and could not check the backend's approvals")
     device.lock()
     _require_usable(device)
     endorsement = provision.find_endorsement_key(tpm)

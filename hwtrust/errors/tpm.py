@@ -38,6 +38,13 @@ class TpmVersionError(TpmError):
     hint = "hwtrust needs a TPM 2.0; some firmware can switch from 1.2"
 
 
+class TpmCurveError(TpmError):
+    """The TPM has no P-256, by which a backend's approvals are signed: no root can be in it."""
+
+    code = "tpm:curve:missing"
+    hint = "use a TPM that has NIST P-256, which every TPM by TCG's PC Client profile has"
+
+
 class TpmFailureModeError(TpmError):
     """The TPM is in failure mode and answers nothing but its test result."""
 

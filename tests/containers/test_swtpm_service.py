@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -53,7 +53,7 @@ class Service:
 
 
 @pytest.fixture
-def service(podman: Podman, name: str) -> Iterator[Service]:
+def service(podman: Podman, name: str) -> Service:
     """A service that is yet to be started."""
     return Service(podman, name, random.randrange(20000, 32000, 2))  # noqa: S311 - a port
 

@@ -117,8 +117,9 @@ def test_a_tpm_without_curves_is_not_enrolled(
 ) -> None:
     """The backend's approvals are signed with P-256, which the TPM has to verify."""
     tpm = tpm_factory(rsa_only=True)
-    with pytest.raises(errors.TpmError):
+    with pytest.raises(errors.TpmCurveError) as caught:
         enrolled_device_factory(tpm=tpm)
+    assert caught.value.code == "tpm:curve:missing"
 
 
 def test_a_planned_fault_that_could_not_happen_fails_the_test(project: pytest.Pytester) -> None:
