@@ -535,6 +535,18 @@ def test_a_url_that_is_not_https_and_a_place_is_refused(site: UpdateSite, url: s
         Source(url, tls=PinnedCa(site.pki.ca_pem))
 
 
+def test_a_kept_connection_that_the_server_has_closed_is_replaced(site: UpdateSite) -> None:
+    """A server may close a connection that rests, and need not say so."""
+    with TlsServer(site.pki.server(), respond(KERNEL)) as server:
+        source = Source(server.url, tls=PinnedCa(site.pki.ca_pem))
+        with source:
+            for _ in range(2):
+                with source.get("a", most=len(KERNEL)) as answer:
+                    assert answer.read() == KERNEL
+                    assert answer.read() == b""
+        assert len(server.requests) == 2
+
+
 def test_no_ca_is_no_trust() -> None:
     """An empty CA is not the system's."""
     with pytest.raises(ConfigError):
