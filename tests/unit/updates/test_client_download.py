@@ -535,6 +535,30 @@ def test_a_url_that_is_not_https_and_a_place_is_refused(site: UpdateSite, url: s
         Source(url, tls=PinnedCa(site.pki.ca_pem))
 
 
+@pytest.mark.parametrize("trust", ["the system's CAs", "one CA"])
+def test_a_certificate_of_another_host_is_refused(
+    site: UpdateSite, tmp_path: Path, trust: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever CA has issued it: who holds one for another name is not this server."""
+    (tmp_path / "ca.pem").write_text(site.pki.ca_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = PinnedCa(site.pki.ca_pem) if trust == "one CA" else SystemCas()
+    with TlsServer(site.pki.server(), respond(KERNEL)) as server:
+        Source(server.url, tls=tls).get("a", most=len(KERNEL)).close()
+    other = site.pki.server(name="elsewhere.example")
+    with TlsServer(other, respond(KERNEL)) as server, pytest.raises(UpdateTlsError):
+        Source(server.url, tls=tls).get("a", most=len(KERNEL))
+
+
+def test_a_kept_connection_never_goes_on_with_what_was_left_unread(site: UpdateSite) -> None:
+    """An answer that was closed half read ends its connection."""
+    with TlsServer(site.pki.server(), respond(KERNEL * 64)) as server:
+        source = Source(server.url, tls=PinnedCa(site.pki.ca_pem))
+        with source:
+            source.get("a", most=len(KERNEL) * 64).close()
+            assert source._resting.take() is None
+
+
 def test_a_kept_connection_that_the_server_has_closed_is_replaced(site: UpdateSite) -> None:
     """A server may close a connection that rests, and need not say so."""
     with TlsServer(site.pki.server(), respond(KERNEL)) as server:
