@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import resource
+import socket
 from datetime import UTC, datetime
 from itertools import count
 from types import SimpleNamespace
@@ -45,7 +46,6 @@ from simulators.tuf_repository import (
 )
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -548,6 +548,15 @@ def test_a_certificate_of_another_host_is_refused(
     other = site.pki.server(name="elsewhere.example")
     with TlsServer(other, respond(KERNEL)) as server, pytest.raises(UpdateTlsError):
         Source(server.url, tls=tls).get("a", most=len(KERNEL))
+
+
+def test_a_server_that_never_begins_is_given_up(site: UpdateSite) -> None:
+    """It takes the connection and says nothing, not even of TLS (72)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        source = Source(url, tls=PinnedCa(site.pki.ca_pem), limits=Limits(silence=0.05))
+        with pytest.raises(UpdateUnreachableError):
+            source.get("a", most=1)
 
 
 def test_a_kept_connection_never_goes_on_with_what_was_left_unread(site: UpdateSite) -> None:
