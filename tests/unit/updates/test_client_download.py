@@ -555,7 +555,7 @@ def test_a_server_that_never_begins_is_given_up(site: UpdateSite) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         source = Source(url, tls=PinnedCa(site.pki.ca_pem), limits=Limits(silence=0.05))
-        with pytest.raises(UpdateUnreachableError):
+        with pytest.raises(UpdateSlowError):
             source.get("a", most=1)
 
 
