@@ -57,7 +57,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def packages(session: nox.Session) -> None:
     """Wheels and source archives: built, looked into, installed where nothing else is."""
-    script(session, "test", "tests/packages")
+    script(session, "test", "-m", "", "tests/packages")
 
 
 @nox.session
@@ -69,7 +69,7 @@ def vm(session: nox.Session) -> None:
 @nox.session
 def containers(session: nox.Session) -> None:
     """The images: built, and run together."""
-    script(session, "test", "tests/containers")
+    script(session, "test", "-m", "containers", "tests/containers")
 
 
 @nox.session

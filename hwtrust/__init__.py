@@ -5,7 +5,8 @@
 
 The base install verifies, and speaks to an agent (`hwtrust.AgentClient`);
 `hwtrust[device]` adds the TPM stack, and with it `hwtrust.Device`. Importing
-this package imports none of them.
+this package imports none of them. What a device's own program takes is a
+distribution of its own, `hwtrust-device`, which works without the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bills of materials of both distributions, as CycloneDX 1.5, from uv.lock.
+"""Bills of materials of the distributions, as CycloneDX 1.5, from uv.lock.
 
 uv says which packages, at which versions, with which digests. Added is what makes a
 bill of use to others: licences, as the packages themselves state them, and the
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = ("hwtrust", "hwtrust-backend")
+DISTRIBUTIONS = ("hwtrust", "hwtrust-backend", "hwtrust-device")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:hwtrust:bill-of-materials")
 
 
@@ -76,7 +76,7 @@ def bill_of(name: str) -> bytes:
 
 
 def main(directory: Path) -> None:
-    """Write both bills into a directory."""
+    """Write the bills into a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in DISTRIBUTIONS:
         (directory / f"{name}.cdx.json").write_bytes(bill_of(name))

@@ -26,9 +26,11 @@ for ((try = 0; try < 100; try++)); do
     ready=true
     break
   fi
+  podman container exists "$tpm" || break # it has ended, and is gone with its log
   sleep 0.3
 done
 if ! $ready; then
+  printf 'podman.sh: no TPM from %s\n' "${HWTRUST_SWTPM_IMAGE:-hwtrust/swtpm}" >&2
   podman logs "$tpm" >&2 || :
   exit 1
 fi

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hwtrust.wire.messages import UpdateOrder
 
 _EXTRA = frozenset({"inotify_simple", "pyudev", "securesystemslib", "tpm2_pytss", "tuf"})
-"""What the extra `device` brings."""
+"""What the extra `device`, or `tpm` of hwtrust-device, brings."""
 
 
 class Device:

@@ -247,7 +247,7 @@ class ConfigError(HwTrustError):
 
 
 class DeviceSoftwareError(ConfigError):
-    """What a device takes is not installed: hwtrust without its extra `device`."""
+    """What a device takes is not installed: the extra `device`, or `tpm` of hwtrust-device."""
 
     code = "config:device:missing"
-    hint = "pip install 'hwtrust[device]'"
+    hint = "pip install 'hwtrust[device]'; without the command, 'hwtrust-device[tpm]'"

@@ -22,13 +22,20 @@ class HardwareConsentError(HwTrustError):
     """Nobody has said that the tests may use this TPM; nothing was sent to it."""
 
     code = "testing:hardware:consent"
-    hint = "run the tests in a terminal and answer yes, or set HWTRUST_TEST_HARDWARE_OK=1"
+    hint = "run the tests in a terminal, or set HWTRUST_TEST_HARDWARE_OK to the same as the TCTI"
 
 
 class HardwareUnfitError(HwTrustError):
     """The tests cannot run on this TPM as it is set up; nothing in it was changed."""
 
     code = "testing:hardware:unfit"
+
+
+class HardwareBusyError(HwTrustError):
+    """Another run of the tests has this TPM; nothing was sent to it."""
+
+    code = "testing:hardware:busy"
+    hint = "wait for its end; with pytest-xdist, run without -n"
 
 
 class HardwareOccupiedError(HwTrustError):

@@ -10,7 +10,8 @@ project without TPM tests would have to wait for or to install. Rules:
    `hardware` on that TPM: their `tpm` is a `HardwareTpm`, which has a `tcti` and
    none of a software TPM's powers. Other tests, and without the variable all
    tests, run on software TPMs. That TPM is somebody's: `hwtrust.testing.hardware`
-   asks first, and sees that it stays as it was.
+   asks first, and sees that it stays as it was, also after SIGTERM and SIGHUP. A
+   marked test that asks for a software TPM fails then: it would not run where it says.
 
 `backend` and `enrolled_device` are in `hwtrust.testing.fixtures`. docs/testing.md shows
 each fixture at work.
@@ -19,7 +20,9 @@ each fixture at work.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from hwtrust.errors import HwTrustError
     from hwtrust.testing.faults import At
@@ -97,13 +100,19 @@ def tpm_vendor() -> Vendor:
 
 @pytest.fixture
 def tpm_factory(
-    tmp_path_factory: pytest.TempPathFactory, tpm_vendor: Vendor
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tpm_vendor: Vendor
 ) -> Iterator[TpmFactory]:
     """Make software TPMs: other banks, EKs, passwords, faults, or several at once."""
     from contextlib import ExitStack  # noqa: PLC0415
 
     from hwtrust.testing.swtpm import Swtpm, installed  # noqa: PLC0415
 
+    if os.environ.get(TCTI_VARIABLE) and request.node.get_closest_marker("hardware"):
+        pytest.fail(
+            f"this test is marked hardware and wants a software TPM, and {TCTI_VARIABLE} names "
+            "another: use the fixture tpm alone, or take the marker away",
+            pytrace=False,
+        )
     if not installed():
         if os.environ.get(SKIP_VARIABLE) == "1":
             pytest.skip(f"swtpm is not installed and {SKIP_VARIABLE}=1")
@@ -146,12 +155,17 @@ def tpm_factory(
 @pytest.fixture(scope="session")
 def hardware_tpm(request: pytest.FixtureRequest) -> Iterator[HardwareTpm]:
     """The TPM that HWTRUST_TEST_TCTI names: with leave, and as it was once the tests are over."""
-    from hwtrust.errors import HwTrustError  # noqa: PLC0415  # see the module's docstring
-    from hwtrust.testing import hardware  # noqa: PLC0415
-
     tcti = os.environ[TCTI_VARIABLE]
     if hasattr(request.config, "workerinput"):
         pytest.fail(f"{tcti} takes one test at a time: run pytest without -n", pytrace=False)
+    with _signals_as_ctrl_c():
+        yield from _guarded_tpm(request, tcti)
+
+
+def _guarded_tpm(request: pytest.FixtureRequest, tcti: str) -> Iterator[HardwareTpm]:
+    from hwtrust.errors import HwTrustError  # noqa: PLC0415  # see the module's docstring
+    from hwtrust.testing import hardware  # noqa: PLC0415
+
     try:
         hardware.require_leave(tcti, os.environ, ask=lambda text: _asked(request.config, text))
         owner_auth = hardware.owner_password(os.environ)
@@ -168,6 +182,30 @@ def hardware_tpm(request: pytest.FixtureRequest) -> Iterator[HardwareTpm]:
             # After Ctrl-C there is no test left that could fail.
             pytest.exit(_refusal(error), returncode=pytest.ExitCode.INTERRUPTED)
         pytest.fail(_refusal(error), pytrace=False)
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Have the first SIGTERM or SIGHUP interrupt the run: the TPM is cleared at its end.
+
+    A terminal that is closed sends several. Signals that are ignored or somebody's are left.
+    """
+
+    def end(*_: object) -> None:
+        for each in kept:
+            signal.signal(each, lambda *_: None)
+        raise KeyboardInterrupt
+
+    kept: dict[signal.Signals, Callable[..., object] | int | None] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                kept[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, former in kept.items():
+            signal.signal(number, former)
 
 
 def _refusal(error: HwTrustError) -> str:

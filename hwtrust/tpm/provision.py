@@ -80,10 +80,10 @@ def find_endorsement_key(tpm: Tpm) -> EndorsementKey:
     """The EK that the vendor certified, or the default one without a certificate."""
     indices = nv_indices(tpm)
     present = [index for index in EK_CHAIN_INDICES if index in indices]
-    chain = tuple(filter(None, (_nv_contents(tpm, index) for index in present)))
+    chain = tuple(filter(None, (vendor_data(tpm, index) for index in present)))
     for template in EK_TEMPLATES:
         if template.certificate_index in indices:
-            certificate = _nv_contents(tpm, template.certificate_index)
+            certificate = vendor_data(tpm, template.certificate_index)
             if certificate:
                 return EndorsementKey(template, certificate, chain)
     template = EK_P256 if has_p256(tpm) else EK_RSA2048
@@ -262,6 +262,25 @@ def persistent_handles(tpm: Tpm) -> frozenset[int]:
     return _handles(tpm, _PERSISTENT_RANGE)
 
 
+def vendor_data(tpm: Tpm, handle: int) -> bytes:
+    """What an NV index of the vendor's holds; empty where that cannot be read without harm.
+
+    A wrong password counts towards the lockout where an index lacks TPMA_NV_NO_DA (Part 2
+    §13.4), so that none is tried there: the owner reads it, or nobody.
+    """
+    index = tpm.call("TPM2_NV_ReadPublic", tpm.esapi.tr_from_tpmpublic, handle)
+    try:
+        public = commands.nv_read_public(tpm, index)
+        if NvAttributes.WRITTEN not in public.attributes:
+            return b""
+        by_owner = NvAttributes.AUTHREAD | NvAttributes.NO_DA not in public.attributes
+        if by_owner and NvAttributes.OWNERREAD not in public.attributes:
+            return b""
+        return commands.nv_read(tpm, index, public.size, owner=by_owner)
+    finally:
+        tpm.esapi.tr_close(index)
+
+
 def _handles(tpm: Tpm, start: int) -> frozenset[int]:
     found: set[int] = set()
     more, following = True, start
@@ -281,18 +300,6 @@ def _handles(tpm: Tpm, start: int) -> frozenset[int]:
         found.update(batch)
         following = max(batch) + 1
     return frozenset(found)
-
-
-def _nv_contents(tpm: Tpm, handle: int) -> bytes:
-    index = tpm.call("TPM2_NV_ReadPublic", tpm.esapi.tr_from_tpmpublic, handle)
-    try:
-        public = commands.nv_read_public(tpm, index)
-        if NvAttributes.WRITTEN not in public.attributes:
-            return b""
-        by_owner = NvAttributes.AUTHREAD not in public.attributes
-        return commands.nv_read(tpm, index, public.size, owner=by_owner)
-    finally:
-        tpm.esapi.tr_close(index)
 
 
 def _persist(tpm: Tpm, hierarchy: int, template: Public, handle: int) -> tuple[Pinned, Public]:

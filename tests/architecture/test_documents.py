@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "backend" / "README.md"])
+READMES = [ROOT / "backend" / "README.md", ROOT / "packaging" / "device" / "README.md"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *READMES])
 TABLES: dict[str, type[msgspec.Struct]] = {
     "tpm.": TpmConfig,
     "tpm.handles.": HandleConfig,

@@ -45,6 +45,12 @@ def plant(directory: Path, files: dict[str, str]) -> None:
                 module = directory / package / name
                 module.mkdir(parents=True, exist_ok=True)
                 (module / "__init__.py").touch()
+    for name in CONTRACTS["device-alone"]["protected_modules"]:
+        package, *inside = name.split(".")
+        for depth in range(1, len(inside) + 1):
+            module = directory.joinpath(package, *inside[:depth])
+            module.mkdir(exist_ok=True)
+            (module / "__init__.py").touch()
     for name, source in {**NEEDED, **files}.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +105,14 @@ VIOLATIONS = {
         "backend-uses",
         {"hwtrust_backend/app/routes.py": "import hwtrust"},
     ),
+    "a device's own program takes what its distribution does not hold": (
+        "device-alone",
+        {"hwtrust/device/boot.py": "from hwtrust import verify"},
+    ),
+    "the agent's client uses the agent": (
+        "device-alone",
+        {"hwtrust/agent/client.py": "from hwtrust.agent.service import serve"},
+    ),
     "another module uses the TPM stack": (
         "tpm-stack",
         {"hwtrust/measure/pcr.py": "from tpm2_pytss import ESAPI"},
@@ -117,7 +131,7 @@ VIOLATIONS = {
     ),
     "the product uses its test fixtures": (
         "testing",
-        {"hwtrust/device/boot.py": "from hwtrust.testing import plugin"},
+        {"hwtrust/cli/boot.py": "from hwtrust.testing import plugin"},
     ),
     "the backend uses its test fixtures": (
         "testing",

@@ -11,14 +11,18 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grimp
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "hwtrust"
 BACKEND = ROOT / "backend"
+DEVICE = ROOT / "packaging" / "device"
 MAX_LINES = 600
 MAX_TEST_LINES = 800
 
@@ -94,19 +98,49 @@ def test_the_base_install_suffices_to_verify(module: str) -> None:
     assert roots.isdisjoint({"tpm2_pytss", "pyudev", "click", "rich", "pytest", "hwtrust_backend"})
 
 
-def test_both_distributions_have_one_version_and_need_each_other_at_it() -> None:
-    """Library and backend speak one protocol and are released together."""
-    version = project(ROOT)["version"]
-    assert project(BACKEND)["version"] == version
+def test_the_distributions_have_one_version_and_need_each_other_at_it() -> None:
+    """Library and backend speak one protocol, hwtrust-device is a part of the library."""
+    library, version = project(ROOT), project(ROOT)["version"]
+    assert {project(BACKEND)["version"], project(DEVICE)["version"]} == {version}
     assert f"hwtrust[enclaves]=={version}" in project(BACKEND)["dependencies"]
+    assert f"hwtrust-device=={version}" in library["dependencies"]
+    extra = f"hwtrust-device[tpm]=={version}"
+    assert extra in library["optional-dependencies"]["device"]
+
+
+def test_the_distributions_of_the_library_ask_for_one_range_of_what_both_need() -> None:
+    """Neither pulls its own lower bound against the other's."""
+    bounds: list[dict[str, str]] = [
+        {re.split(r"[^\w-]", text)[0]: text for text in project(source)["dependencies"]}
+        for source in (ROOT, DEVICE)
+    ]
+    assert bounds[1]
+    assert bounds[1].items() <= bounds[0].items()
 
 
 IMPORTED_AS = {"pyjwt": "jwt", "opentelemetry_sdk": "opentelemetry"}
 """What distributions are imported as that have another name."""
 
 
-def undeclared(package: str, declared: list[str]) -> set[str]:
-    """What a package imports, beyond itself and the standard library, and does not declare."""
+def declared_by(directory: Path, *, extras: bool) -> list[str]:
+    """What a distribution requires, with or without its extras."""
+    table = project(directory)
+    extra = [name for extra in table["optional-dependencies"].values() for name in extra]
+    return [*table["dependencies"], *(extra if extras else [])]
+
+
+def above_the_device() -> tuple[str, ...]:
+    """The modules of the library that are not in hwtrust-device, as the import rules have them."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    contracts = tool["importlinter"]["contracts"]
+    (names,) = (one["protected_modules"] for one in contracts if one["id"] == "device-alone")
+    return tuple(names)
+
+
+def undeclared(
+    package: str, declared: list[str], importers: Callable[[str], bool] = lambda _: True
+) -> set[str]:
+    """What modules import, beyond the package and the standard library, and do not declare."""
     distributions = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in declared}
     names = {IMPORTED_AS.get(name, name) for name in distributions}
     graph = grimp.build_graph(package, include_external_packages=True, cache_dir=None)
@@ -116,7 +150,7 @@ def undeclared(package: str, declared: list[str]) -> set[str]:
         if graph.is_module_squashed(module)
         and module not in names | sys.stdlib_module_names | {"_typeshed"}  # type checkers' own
         and any(
-            not importer.startswith(f"{package}.testing")
+            importers(importer) and not importer.startswith(f"{package}.testing")
             for importer in graph.find_modules_that_directly_import(module)
         )
     }
@@ -124,38 +158,48 @@ def undeclared(package: str, declared: list[str]) -> set[str]:
 
 def test_a_distribution_declares_what_it_imports() -> None:
     """Nothing works only because another package happens to need the same."""
-    library, backend = project(ROOT), project(BACKEND)
-    extra = [name for extra in library["optional-dependencies"].values() for name in extra]
-    assert undeclared("hwtrust", library["dependencies"]) == {
-        "cbor2",
-        "dcap_qvl",
-        "inotify_simple",
-        "pyudev",
-        "tpm2_pytss",
-        "tuf",
-    }
-    assert undeclared("hwtrust", [*library["dependencies"], *extra]) == set()
-    extras = [name for extra in backend["optional-dependencies"].values() for name in extra]
-    needed = backend["dependencies"]
-    assert undeclared("hwtrust_backend", needed) == {"opentelemetry", "psycopg"}
-    assert undeclared("hwtrust_backend", [*needed, *extras]) == set()
+    above = re.compile(rf"({'|'.join(map(re.escape, above_the_device()))})(\.|$)")
+
+    def in_library(module: str) -> bool:
+        return above.match(module) is not None
+
+    def in_device(module: str) -> bool:
+        return not in_library(module)
+
+    def lacking(directory: Path, *, extras: bool) -> set[str]:
+        declared = declared_by(directory, extras=extras)
+        if directory == BACKEND:
+            return undeclared("hwtrust_backend", declared)
+        return undeclared("hwtrust", declared, in_device if directory == DEVICE else in_library)
+
+    assert lacking(ROOT, extras=False) == {"cbor2", "dcap_qvl", "inotify_simple"}
+    assert lacking(DEVICE, extras=False) == {"pyudev", "tpm2_pytss", "tuf"}
+    assert lacking(BACKEND, extras=False) == {"opentelemetry", "psycopg"}
+    for directory in (ROOT, DEVICE, BACKEND):
+        assert lacking(directory, extras=True) == set()
 
 
 @pytest.mark.parametrize(
-    ("directory", "package"), [(ROOT, "hwtrust"), (BACKEND, "hwtrust_backend")], ids=str
+    ("directory", "package", "typed"),
+    [
+        (ROOT, "hwtrust", False),  # by hwtrust-device, which it needs
+        (DEVICE, "hwtrust", True),
+        (BACKEND, "hwtrust_backend", True),
+    ],
+    ids=["hwtrust", "hwtrust-device", "hwtrust-backend"],
 )
 def test_a_wheel_holds_its_package_with_types_and_nothing_else(
-    directory: Path, package: str, tmp_path: Path
+    directory: Path, package: str, typed: bool, tmp_path: Path
 ) -> None:
     """Users get type information, and neither tests nor the other distribution."""
     python("-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=directory)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert f"{package}/py.typed" in names
-    version = project(directory)["version"]
+    assert (f"{package}/py.typed" in names) == typed
+    said = project(directory)
     assert {name.partition("/")[0] for name in names} == {
         package,
-        f"{package}-{version}.dist-info",
+        f"{said['name'].replace('-', '_')}-{said['version']}.dist-info",
     }
 
 

@@ -1,7 +1,7 @@
-"""How large the wheel is that a device gets.
+"""How large the wheel is that a device's own program takes: that of `hwtrust-device`.
 
-It holds the device's side, the verifier of every kind of evidence, the command and
-the pytest plugin; the backend has a wheel of its own.
+Command, agent, verifiers and the pytest plugin are in the wheel of `hwtrust`; the backend
+has one of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(
             [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", scratch],
-            cwd=ROOT,
+            cwd=ROOT / "packaging" / "device",
             check=True,
             capture_output=True,
         )

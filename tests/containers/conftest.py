@@ -1,4 +1,8 @@
-"""Images and containers for these tests: built by scripts/images, run by podman, removed again."""
+"""Images and containers for these tests: built by scripts/images, run by podman, removed again.
+
+`pytest -m containers` runs what fits into a pipeline; HWTRUST_TEST_CONTAINERS=all also what builds
+everything anew, twice, and what fetches a whole environment.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = ("swtpm", "backend", "device", "postgresql")
 BUILD_SECONDS = 900
-SECONDS = 60
+SECONDS = 180
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless HWTRUST_TEST_CONTAINERS is `all`."""
+    if os.environ.get("HWTRUST_TEST_CONTAINERS") == "all":
+        return
+    left_out = {
+        item
+        for item in items
+        if item.get_closest_marker("containers") and item.get_closest_marker("long")
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
-def podman() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run podman with what it needs on this machine; every image is there."""
+def podman_settings() -> dict[str, str]:
+    """What podman needs in its environment on this machine; every image is there."""
     for program in ("podman", "mmdebstrap"):
         if shutil.which(program) is None:
             missing = f"{program} is not installed: scripts/setup --test"
@@ -34,15 +50,22 @@ def podman() -> Callable[..., subprocess.CompletedProcess[str]]:
     printed = subprocess.run(
         [script, "--settings"], check=True, capture_output=True, text=True, timeout=SECONDS
     ).stdout
-    settings = dict(line.split("=", 1) for line in printed.splitlines())
+    return dict(line.split("=", 1) for line in printed.splitlines())
 
-    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture(scope="session")
+def podman(podman_settings: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run podman with what it needs on this machine."""
+
+    def run(
+        *arguments: str, check: bool = True, seconds: float = SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["podman", *arguments],
-            env=os.environ | settings,
+            env=os.environ | podman_settings,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=seconds,
             check=check,
         )
 

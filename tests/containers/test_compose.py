@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,44 @@ Podman = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_root_is_rotated_and_nothing_stays_behind(podman: Podman) -> None:
-    """The backend shows the second root with who asked and why; then all is removed."""
-    done = subprocess.run(
-        [str(ROOT / "scripts" / "compose-demo")],
+SCRIPT = str(ROOT / "scripts" / "compose-demo")
+
+
+def there(podman: Podman) -> tuple[str, set[str], str]:
+    """Containers and networks of the demonstration, and all volumes: some have no name."""
+    containers = podman("ps", "--all", "--filter", "name=hwtrust-demo", "--quiet").stdout
+    networks = podman("network", "ls", "--filter", "name=hwtrust-demo", "--quiet").stdout
+    return containers, set(podman("volume", "ls", "--quiet").stdout.split()), networks
+
+
+def demo(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/compose-demo."""
+    return subprocess.run(
+        [SCRIPT],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
         check=False,
     )
+
+
+def test_the_root_is_rotated_and_nothing_stays_behind(podman: Podman) -> None:
+    """Backend and device both show the second root, the backend with who asked and why."""
+    _, before, _ = there(podman)
+    done = demo()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The root went from epoch 1 to 2." in done.stdout
     assert "shown in the demonstration" in done.stdout
-    left = podman("ps", "--all", "--filter", "name=hwtrust-demo", "--quiet").stdout
-    volumes = podman("volume", "ls", "--filter", "name=hwtrust-demo", "--quiet").stdout
-    assert (left, volumes) == ("", "")
+    assert "the root was replaced: epoch 2" in done.stdout
+    assert (ROOT / "build" / "compose-demo.log").read_text() == done.stdout
+    assert there(podman) == ("", before, "")
+
+
+def test_nothing_stays_behind_what_failed(podman: Podman) -> None:
+    """A demonstration that has no time says so, shows what its services said, and removes all."""
+    _, before, _ = there(podman)
+    done = demo(HWTRUST_DEMO_SECONDS="0")
+    assert done.returncode == 1
+    assert "compose-demo: the device is trusted: not after 0 s" in done.stdout
+    assert there(podman) == ("", before, "")

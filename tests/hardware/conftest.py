@@ -51,7 +51,7 @@ def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture
 def owner_auth(tpm: Swtpm | HardwareTpm) -> bytes:
-    """The owner hierarchy's password; none on software TPMs."""
+    """The owner hierarchy's password, which no traceback shows; none on software TPMs."""
     given: bytes = getattr(tpm, "owner_auth", b"")
     return given
 
@@ -88,4 +88,4 @@ def rooted(own: OwnRange) -> OwnRange:
 
 def loaded_by(tpm: Tpm) -> tuple[int, ...]:
     """What is loaded over this connection; on a bare TPM, what is loaded at all."""
-    return tuple(sorted(hardware.snapshot(tpm).loaded))
+    return tuple(sorted(hardware.transient(tpm)))

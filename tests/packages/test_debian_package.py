@@ -6,7 +6,9 @@ both keep what they download in ~/.cache/hwtrust. The rest needs neither.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import hashlib
 import importlib.util
 import os
 import re
@@ -17,21 +19,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from click import Context, Option
+
+from hwtrust.layers import reference
+from hwtrust.wire.messages import Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
+    from hwtrust.testing.swtpm import Swtpm
+    from hwtrust_backend.testing import BackendServer
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hwtrust"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A release of Debian: its number, its Python, and what connects its TSS to swtpm."""
+
+    number: int
+    python: str
+    tcti: str
+
+
 SUITES = {
-    "bookworm": ("12", "3.11", "libtss2-tcti-swtpm0"),
-    "trixie": ("13", "3.13", "libtss2-tcti-swtpm0t64"),
+    "bookworm": Suite(12, "3.11", "libtss2-tcti-swtpm0"),
+    "trixie": Suite(13, "3.13", "libtss2-tcti-swtpm0t64"),
 }
-"""Of each suite: the release's number, its Python, and what connects a TSS to swtpm."""
 KEY_STORE_LEFT = "/var/lib/hwtrust/keystore"
 
 
@@ -137,50 +156,91 @@ def need(program: str, package: str) -> None:
     pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 
+SHARED = "/mnt"
+"""Where a clean system has the directory that it shares with its test."""
+ENTER = """
+home=$1 base=$2 cache=$3 script=$4 sees=$5 inside=$1/inside
+mkdir -p "$home"/{layer,work,inside,shared} "$cache"/{lists,archives}/partial
+mount -t overlay overlay -o "lowerdir=$base,upperdir=$home/layer,workdir=$home/work" "$inside"
+mount --bind /dev "$inside/dev"
+mount -t proc proc "$inside/proc"
+mount -t sysfs -o ro sysfs "$inside/sys"
+mount --bind "$home/shared" "$inside/mnt"
+mount --bind "$cache/lists" "$inside/var/lib/apt/lists"
+mount --bind "$cache/archives" "$inside/var/cache/apt/archives"
+cp -L /etc/resolv.conf /etc/hosts "$inside/etc/"
+if [[ $sees ]]; then
+  mkdir -p "$inside$sees"
+  mount --bind "$sees" "$inside$sees"
+fi
+exec chroot "$inside" bash -c "$script"
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class System:
-    """A directory with a Debian in it, whose programs run in name spaces of their own."""
+    """A Debian whose programs run in name spaces of their own, on a layer over `base`.
 
-    root: Path
+    `home` has the layer, and `shared`, which the system has as /mnt.
+    """
 
-    def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script of bash as root of the system; what it starts ends with it."""
-        enter = 'mount --bind /dev "$1/dev"; mount -t proc p "$1/proc";'
-        enter += ' exec chroot "$1" bash -c "$2"'
-        spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    base: Path
+    home: Path
+
+    def run(self, script: str, *, sees: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a script of bash as root of the system; what it starts ends with it.
+
+        It has the host's loopback, and the directory `sees` at the same place.
+        """
+        spaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]
         clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root"]
-        bash = ["DEBIAN_FRONTEND=noninteractive", "bash", "-ec", enter, "in", str(self.root)]
+        bash = ["DEBIAN_FRONTEND=noninteractive", "bash", "-ec", ENTER, "in"]
+        places = [self.home, self.base, CACHE / f"{self.base.name}-apt", script, sees or ""]
         return subprocess.run(
-            [*spaces, *clean, *bash, script],
+            [*spaces, "--kill-child", *clean, *bash, *map(str, places)],
             capture_output=True,
             text=True,
             check=False,
-            timeout=200,
+            timeout=300,
         )
 
-    def must(self, script: str) -> str:
+    def must(self, script: str, *, sees: Path | None = None) -> str:
         """What a script prints, which has to succeed."""
-        done = self.run(f"set -euo pipefail\n{script}")
+        done = self.run(f"set -euo pipefail\n{script}", sees=sees)
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def bring(self, package: Path) -> str:
-        """Copy a package into the system; gives its place there."""
-        shutil.copy(package, self.root / "tmp")
-        return f"/tmp/{package.name}"  # noqa: S108 - of a system that is this test's alone
+    def bring(self, file: Path) -> str:
+        """Copy a file into the system; gives its place there."""
+        shared = self.home / "shared"
+        shared.mkdir(exist_ok=True)
+        shutil.copy(file, shared)
+        return f"{SHARED}/{file.name}"
 
 
 def base_system(suite: str) -> Path:
     """A minimal Debian with what the tests themselves use, made once."""
-    wanted = f"systemd,man-db,swtpm,{SUITES[suite][2]},tpm2-tools,udev"
-    archive = CACHE / f"test-{suite}.tar"
-    if not archive.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        made = archive.with_suffix(".making")
-        options = ["--quiet", "--format=tar", "--variant=apt", f"--include={wanted}"]
-        subprocess.run(["mmdebstrap", *options, suite, made], check=True)
-        made.rename(archive)
-    return archive
+    wanted = ["systemd", "man-db", SUITES[suite].tcti, "tpm2-tools", "udev", "sudo"]
+    print_ = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:12]
+    directory = CACHE / f"test-{suite}-{print_}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"test-{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = directory.with_name(f"{directory.name}.made")
+        if not made.exists():
+            for left in CACHE.glob(f"test-{suite}-*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            options = ["--quiet", "--mode=root", "--format=directory", "--variant=apt"]
+            options += ["--dpkgopt=force-unsafe-io", f"--include={','.join(wanted)}"]
+            # Its mounts are its own, so that nothing that removes a half-made system meets them.
+            spaces = ["unshare", "--mount", "--propagation", "private"]
+            subprocess.run(
+                [*spaces, "mmdebstrap", *options, suite, directory],
+                check=True,
+                env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            )
+            made.touch()
+    return directory
 
 
 @pytest.fixture(scope="module", params=list(SUITES))
@@ -191,17 +251,22 @@ def suite(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def build(suite: str, into: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/deb in a clean system of a release; the path of the package is its output."""
+    return subprocess.run(
+        [ROOT / "scripts" / "deb", "--suite", suite, "--output", into, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+
 @pytest.fixture(scope="module")
 def package(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, built for that release in a clean system."""
-    into = tmp_path_factory.mktemp(f"package-{suite}")
-    built = subprocess.run(
-        [ROOT / "scripts" / "deb", "--suite", suite, "--output", into],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=600,
-    )
+    """The package, built for that release in a clean system, or before from the same."""
+    built = build(suite, tmp_path_factory.mktemp(f"package-{suite}"))
+    assert built.returncode == 0, built.stderr
     return Path(built.stdout.strip())
 
 
@@ -218,16 +283,14 @@ def installed(
     suite: str, package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     """A clean system into which apt has installed the package, with what it depends on."""
-    root = tmp_path_factory.mktemp(f"system-{suite}")
-    subprocess.run(["tar", "-C", root, "--exclude=./dev/*", "-xf", base_system(suite)], check=True)
-    shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
-    system = System(root)
+    home = tmp_path_factory.mktemp(f"system-{suite}")
+    system = System(base_system(suite), home)
     system.must(
-        "apt-get -qq update; apt-get -qq -y --no-install-recommends install "
-        f"{system.bring(package)} 2>&1"
+        "apt-get -qq update; apt-get -qq -y --no-install-recommends -o Dpkg::Options::="
+        f"--force-unsafe-io install {system.bring(package)} 2>&1"
     )
     yield system
-    shutil.rmtree(root)
+    shutil.rmtree(home)
 
 
 # --- in the package ----------------------------------------------------------------------
@@ -250,7 +313,7 @@ def test_the_package_holds_what_a_device_needs(content: Path, suite: str) -> Non
         "usr/share/zsh/vendor-completions/_hwtrust",
         r"usr/share/fish/vendor_completions\.d/hwtrust\.fish",
         "usr/share/doc/hwtrust/copyright",
-        rf"usr/lib/hwtrust/lib/python{SUITES[suite][1]}/site-packages/hwtrust/py\.typed",
+        rf"usr/lib/hwtrust/lib/python{SUITES[suite].python}/site-packages/hwtrust/py\.typed",
     ]
     missing = [pattern for pattern in wanted if not any(re.fullmatch(pattern, n) for n in names)]
     assert missing == []
@@ -299,9 +362,29 @@ def test_the_environment_holds_what_the_lock_names(content: Path) -> None:
     for metadata in content.glob("usr/lib/hwtrust/lib/*/site-packages/*.dist-info"):
         name, _, version = metadata.name.removesuffix(".dist-info").rpartition("-")
         found[name] = version
-        assert name == "hwtrust" or f"/{name}*\n" in copyright_file
+        assert name.startswith("hwtrust") or f"/{name}*\n" in copyright_file
     assert {"hwtrust", "tpm2_pytss", "cryptography", "dcap_qvl", "tuf"} <= set(found)
     assert found == {name: lock[name.replace("_", "-")] for name in found}
+
+
+@pytest.mark.packages
+@pytest.mark.parametrize(
+    ("shell", "file"),
+    [
+        ("bash", "bash-completion/completions/hwtrust"),
+        ("zsh", "zsh/vendor-completions/_hwtrust"),
+        ("fish", "fish/vendor_completions.d/hwtrust.fish"),
+    ],
+)
+def test_each_shell_can_read_its_completion(content: Path, shell: str, file: str) -> None:
+    """None of them is a script of another shell, or cut off."""
+    need(shell, shell)
+    script = content / "usr" / "share" / file
+    assert "_HWTRUST_COMPLETE" in script.read_text()
+    subprocess.run([shell, "-n", script], check=True)
+    cut = content / f"cut.{shell}"
+    cut.write_text(script.read_text().rstrip().rpartition("\n")[0].rpartition("}")[0] + "if ((")
+    assert subprocess.run([shell, "-n", cut], check=False, capture_output=True).returncode != 0
 
 
 @pytest.mark.packages
@@ -343,17 +426,6 @@ def test_the_installed_command_imports_nothing_from_where_it_is_called(installed
 
 
 @pytest.mark.packages
-def test_the_installed_command_talks_to_a_tpm(installed: System) -> None:
-    """To a software TPM by its TCTI, through the distribution's own TSS."""
-    said = installed.must(
-        "d=$(mktemp -d); swtpm socket --tpm2 --tpmstate dir=$d --server type=unixio,path=$d/s "
-        "--ctrl type=unixio,path=$d/s.ctrl --flags not-need-init,startup-clear --daemon;"
-        "hwtrust tpm info --help >/dev/null; hwtrust tpm info --tcti swtpm:path=$d/s --json"
-    )
-    assert '"sha256"' in said
-
-
-@pytest.mark.packages
 def test_users_directories_and_unit_are_set_up(installed: System) -> None:
     """The agent's user is a member of tss, its state its own, its unit well-formed and off."""
     assert "tss" in installed.must("id -Gn hwtrust").split()
@@ -363,6 +435,119 @@ def test_users_directories_and_unit_are_set_up(installed: System) -> None:
     assert [line for line in unit.stdout.splitlines() if "hwtrust" in line] == []
     enabled = installed.run("systemctl is-enabled hwtrust-agent.service")
     assert enabled.stdout == "disabled\n"
+
+
+@pytest.mark.packages
+def test_udev_reads_the_rule(installed: System) -> None:
+    """By its own check, where udev has one, and by a run over a device's event."""
+    rule = installed.must("dpkg -L hwtrust | grep '/70-hwtrust.rules$'").strip()
+    broken = "/etc/udev/rules.d/99-broken.rules"
+    spoil = f"echo 'ACTION==\"add\", RUN' >{broken}"
+    if installed.run("udevadm verify --help").returncode == 0:
+        installed.must(f"udevadm verify {rule}")
+        assert installed.run(f"{spoil}; udevadm verify {broken}").returncode != 0
+    events = "udevadm test --action=add /sys/class/mem/null 2>&1"
+    complaint = re.compile(r"(hwtrust|broken)\.rules:\d+.*")
+    assert complaint.search(installed.must(f"rm -f {broken}; {events}")) is None
+    assert complaint.search(installed.must(f"{spoil}; {events}; rm {broken}")) is not None
+
+
+@pytest.mark.packages
+def test_the_kernels_logs_become_readable_for_the_agent(installed: System) -> None:
+    """By tmpfiles.d, tried on a tree with the files that a kernel has; others' stay root's."""
+    logs = ["tpm0/binary_bios_measurements", "ima/binary_runtime_measurements", "ima/policy"]
+    places = " ".join(f"/tmp/t/sys/kernel/security/{log}" for log in logs)  # noqa: S108 - its own
+    said = installed.must(
+        "mkdir -p /tmp/t/etc; cp /etc/passwd /etc/group /tmp/t/etc;"
+        f"for log in {places}; do install -D -m 400 /dev/null $log; done;"
+        "systemd-tmpfiles --create --root=/tmp/t /usr/lib/tmpfiles.d/hwtrust.conf;"
+        f"stat -c '%U:%G %a' {places} /tmp/t/var/lib/hwtrust"
+    )
+    read, not_read = "root:hwtrust 440", "root:root 400"
+    assert said.splitlines() == [read, read, not_read, "hwtrust:hwtrust 700"]
+
+
+@pytest.mark.packages
+def test_every_program_that_the_system_runs_for_it_comes_with_it(installed: System) -> None:
+    """What unit and rule call is of a package that this one, or every system, needs."""
+    files = installed.must("dpkg -L hwtrust | grep -E '(service|rules)$' | xargs cat")
+    programs = set(re.findall(r"(?:Exec\w+=|RUN\+=\")(/\S+)", files))
+    assert {"/bin/kill", "/bin/chgrp", "/usr/bin/hwtrust"} <= programs
+    fields = "-f='${Depends} ${Pre-Depends}'"
+    depends = re.split(r"[ ,|]+", installed.must(f"dpkg-query -W {fields} hwtrust"))
+    for program in programs:
+        owner = installed.must(
+            f"dpkg -S $(readlink -f {program}) {program} 2>/dev/null | head -n 1 || true"
+        ).partition(":")[0]
+        essential = installed.must(f"dpkg-query -W -f='${{Essential}}' {owner}")
+        assert owner == "hwtrust" or essential == "yes" or owner in depends, program
+
+
+# --- the life of a device, as docs/debian.md has it -----------------------------------------
+
+
+def documented(heading: str) -> list[str]:
+    """The commands of a section of docs/debian.md, in its order."""
+    text = (ROOT / "docs" / "debian.md").read_text().partition(f"\n## {heading}\n")[2]
+    block = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    blocks = block.findall(text.partition("\n## ")[0])
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ") for line in lines]
+
+
+@pytest.mark.packages
+def test_the_documented_commands_make_a_trusted_device(
+    installed: System, tpm: Swtpm, backend: BackendServer, tmp_path: Path
+) -> None:
+    """From an empty configuration to an entry in the key store, on the distribution's own TSS."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(b"a kernel\n")
+    release = Release(name="1.0", layers=(reference("kernel", "1.0", kernel),))
+    backend.accept(release)
+    for name, data in {
+        "release.json": msgspec.json.encode(release),
+        "trust.json": backend.trust_file.read_bytes(),
+        "token": backend.token().encode(),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        installed.bring(tmp_path / name)
+    installed.must(
+        f"install -D -m 644 {installed.bring(kernel)} /opt/app/kernel;"
+        f"cd {SHARED}; cp release.json trust.json token /root/"
+    )
+    sockets = Path(tpm.tcti.removeprefix("swtpm:path=")).parent
+    # To the user of the agent, as /dev/tpmrm0 is on a machine that has one.
+    subprocess.run(["chmod", "-R", "a+rwX", sockets], check=True)
+
+    install, listing, *enrolment, enable = documented("Install, enrol, start")
+    assert (install.split()[:3], listing) == (["sudo", "apt", "install"], "hwtrust tpm list")
+    assert enable == "sudo systemctl enable --now hwtrust-agent"
+    script = "\n".join(["cd /root", *enrolment])
+    assert "hwtrust init " in script
+    script = script.replace("hwtrust init ", f"hwtrust init --tcti {tpm.tcti} ")
+    said = installed.must(script, sees=sockets)
+    assert "enrolled as" in said
+    assert installed.must("stat -c '%U %a' /var/lib/hwtrust /etc/hwtrust/hwtrust.toml") == (
+        "hwtrust 700\nroot 644\n"
+    )
+
+    as_agent = "cd /; sudo -u hwtrust hwtrust"
+    said = installed.must(f"{as_agent} boot; {as_agent} attest", sees=sockets)
+    assert said.count("standing: trusted") == 2
+    installed.must(f"printf secret | {as_agent} keystore put a/b", sees=sockets)
+    assert installed.must(f"{as_agent} keystore get a/b", sees=sockets) == "secret"
+    # There is no systemd that could start it; that it will be started is what is left to see.
+    installed.must(enable)
+    assert installed.run("systemctl is-enabled hwtrust-agent").stdout == "enabled\n"
+
+    tools = f"export TPM2TOOLS_TCTI={tpm.tcti};"
+    handles = ["0x81018048", "0x81008048", "0x1804857"]
+    shown = f"{tools} tpm2_getcap handles-persistent; tpm2_getcap handles-nv-index"
+    before = installed.must(shown, sees=sockets)
+    assert [handle for handle in handles if handle in before.lower()] == handles
+    installed.must("; ".join([tools, *documented("Remove and purge")]), sees=sockets)
+    after = installed.must(shown, sees=sockets)
+    assert [handle for handle in handles if handle in after.lower()] == []
 
 
 @pytest.mark.packages
@@ -408,9 +593,17 @@ def test_a_device_survives_an_upgrade_and_a_removal_and_is_gone_after_a_purge(
     assert installed.must("ls -A /usr/lib/hwtrust 2>/dev/null || true") == ""
     assert installed.run("hwtrust --version").returncode == 127
 
-    assert "no longer enrolled" in installed.must("dpkg -P hwtrust 2>&1")
+    assert told_of_the_tpm(installed.must("dpkg -P hwtrust 2>&1")) == documented("Remove and purge")
     # man-db keeps what it has shown for a while, of every package.
     others = " ".join(f"-not -path '{place}/*'" for place in ("/proc", "/tmp", "/var/cache/man"))  # noqa: S108
     left = installed.must(f"find / -xdev -name '*hwtrust*' {others}")
     assert left == ""
+    named = installed.must("cd /etc; grep -rlI hwtrust . | sort").split()
+    assert {name.rstrip("-") for name in named} == {"./group", "./gshadow", "./passwd", "./shadow"}
     assert "hwtrust" in installed.must("getent passwd hwtrust")
+
+
+def told_of_the_tpm(said: str) -> list[str]:
+    """The commands that a purge names for what is left in the TPM."""
+    assert "no longer enrolled" in said
+    return [line.strip() for line in said.splitlines() if line.strip().startswith("tpm2_")]

@@ -71,8 +71,11 @@ def test_an_environment_has_what_is_declared_and_no_extra_unasked(
 ) -> None:
     """uv.lock, from which it is made, and the wheels' own metadata agree."""
     assert lacks(base, "hwtrust") == []
-    assert "tpm2-pytss" in lacks(base, "hwtrust", "device")
+    assert lacks(base, "hwtrust-device") == []
+    assert "inotify-simple" in lacks(base, "hwtrust", "device")
+    assert "tpm2-pytss" in lacks(base, "hwtrust-device", "tpm")
     assert lacks(device, "hwtrust", "device") == []
+    assert lacks(device, "hwtrust-device", "tpm") == []
     assert lacks(backend, "hwtrust-backend") == []
     assert lacks(backend, "hwtrust", "enclaves") == []
     assert "psycopg" in lacks(backend, "hwtrust-backend", "postgresql")

@@ -1,4 +1,4 @@
-"""Both distributions as they are built, and environments that they are installed into.
+"""The distributions as they are built, and environments that they are installed into.
 
 Environments are made from what uv.lock names and uv has kept: nothing is fetched
 where `scripts/setup` has run. The distributions themselves are installed from their
@@ -16,7 +16,23 @@ from pathlib import Path
 from typing import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
-DISTRIBUTIONS = {"hwtrust": ROOT, "hwtrust-backend": ROOT / "backend"}
+DISTRIBUTIONS = {
+    "hwtrust": ROOT,
+    "hwtrust-backend": ROOT / "backend",
+    "hwtrust-device": ROOT / "packaging" / "device",
+}
+PACKAGES = {
+    "hwtrust": "hwtrust",
+    "hwtrust-backend": "hwtrust_backend",
+    "hwtrust-device": "hwtrust",
+}
+"""What each distribution is imported as."""
+_OURS = {
+    "hwtrust": ("hwtrust-device", "hwtrust"),
+    "hwtrust-backend": ("hwtrust-device", "hwtrust", "hwtrust-backend"),
+    "hwtrust-device": ("hwtrust-device",),
+}
+"""What of this checkout each distribution needs, itself last."""
 
 
 def build(into: Path, source: Path) -> None:
@@ -87,7 +103,6 @@ class Install(Protocol):
 
 def installed(built: Path, home: Path, name: str, extras: tuple[str, ...]) -> Environment:
     """Make an environment in `home` with a distribution's wheel and all that it needs."""
-    needed = ("hwtrust", "hwtrust-backend") if name == "hwtrust-backend" else (name,)
 
     def call(*command: str) -> None:
         subprocess.run(
@@ -103,7 +118,7 @@ def installed(built: Path, home: Path, name: str, extras: tuple[str, ...]) -> En
     call("venv", "--python", sys.executable, str(bin_.parent))
     into = ("--python", str(bin_ / "python"))
     call("pip", "install", *into, "--requirements", locked)
-    wheels = [str(wheel_of(built, one)) for one in needed]
+    wheels = [str(wheel_of(built, one)) for one in _OURS[name]]
     call("pip", "install", *into, "--no-deps", *wheels)
     call("pip", "check", *into)
     return Environment(bin_, home)

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from simulators.distributions import DISTRIBUTIONS
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 EXAMPLE: Final = ROOT / "tests" / "examples" / "payments_terminal"
 
@@ -73,8 +75,8 @@ def run(*command: str | Path, cwd: Path, seconds: float, path: Path | None = Non
 
 
 def build_wheels(directory: Path) -> Path:
-    """Build both distributions, without the network; gives `directory`."""
-    for source in (ROOT, ROOT / "backend"):
+    """Build every distribution, without the network; gives `directory`."""
+    for source in DISTRIBUTIONS.values():
         build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir")
         run(*build, directory, source, cwd=ROOT, seconds=2 * _MINUTES)
     return directory

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import IO, Final, get_args
 
 from hwtrust.testing.manufacture import Vendor
 from vm.conftest import INTERFACE_VARIABLE, VARIABLE
@@ -18,7 +20,8 @@ from vm.image import ImageError
 from vm.inside import hardware_tests
 from vm.machine import ROOT, Machine, MachineError, Plan, TpmInterface
 
-BROKEN = 3
+LOG: Final = ROOT / "build" / "vm-test.log"
+BROKEN: Final = 3
 """The status of pytest for an internal error: the VM did not come so far as to run it."""
 
 
@@ -40,19 +43,44 @@ def main(arguments: list[str]) -> int:
 
 
 def from_outside() -> int:
-    """Run tests/vm on this machine; gives pytest's status. All their files are gone then."""
-    with tempfile.TemporaryDirectory(prefix="hwtrust-vm-") as directory:
+    """Run tests/vm on this machine; gives pytest's status. All their files are gone then.
+
+    What it prints is also in LOG.
+    """
+    began = time.monotonic()
+    LOG.parent.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="hwtrust-vm-") as directory,
+        LOG.open("w") as log,
+    ):
         child = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pytest", "-m", "vm", "-p", "no:cacheprovider", "-v"),
                 str(ROOT / "tests" / "vm"),
             ],
-            env=os.environ | {"TMPDIR": directory},
+            env=os.environ | {"TMPDIR": directory, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         # A terminal tells the child of Ctrl-C itself.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGINT))
-        return child.wait()
+        assert child.stdout is not None
+        while text := os.read(child.stdout.fileno(), 1 << 16).decode(errors="replace"):
+            show(text, log)
+        status = child.wait()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = used.ru_utime + used.ru_stime
+        took = time.monotonic() - began
+        show(f"vm-test: {took:.0f} s, of a processor's time {seconds:.0f} s\n", log)
+        return status
+
+
+def show(text: str, log: IO[str]) -> None:
+    """Print something, and keep it."""
+    for where in (sys.stdout, log):
+        where.write(text)
+        where.flush()
 
 
 def in_a_machine(interface: TpmInterface, arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, get_args
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hwtrust.testing.manufacture import Vendor
+    from hwtrust_backend.testing import BackendServer
+    from vm.vendor_device import VendorDevice
 
 VARIABLE = "HWTRUST_TEST_VM"
 INTERFACE_VARIABLE = "HWTRUST_TEST_VM_TPM"
@@ -84,3 +87,18 @@ def machine(
         made.start()
         made.run("useradd", "--system", "--groups", "tss", "device").good()
         yield made
+
+
+@pytest.fixture
+def device(
+    new_machine: Callable[[Plan], Machine], backend: BackendServer, tmp_path: Path
+) -> VendorDevice:
+    """A device in a running VM that reaches its backend; not set up yet."""
+    # The parts of a backend load slowly, and the short form has none.
+    from vm.vendor_device import VendorDevice  # noqa: PLC0415
+
+    port = urlsplit(backend.url).port
+    assert port is not None
+    machine = new_machine(Plan(reach=(port,)))
+    machine.start()
+    return VendorDevice(machine, backend, tmp_path)

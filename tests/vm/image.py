@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     Keep = Callable[[tarfile.TarFile, Path], None]
 
 GUEST: Final = Path(__file__).with_name("guest.py")
+SUSPEND: Final = "hwtrust.suspend"
+"""On the kernel's command line: sleep in the start."""
+SUSPENDED: Final = "/run/vm/suspended"
+"""In the VM: PCRs and clock as the TPM said, `…-before` and `…-after`."""
 
 _OVMF: Final = Path("/usr/share/ovmf")
 _WANTED: Final = ("virtio_pci", "virtio_console", "virtio_net", "virtio_blk")
@@ -45,6 +49,7 @@ _INIT: Final = """\
 export PATH=/bin
 stop() { echo "vm: $*" >/dev/console; poweroff -f; }
 mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
+case "$(cat /proc/cmdline)" in *hwtrust.suspend*) . /suspend ;; esac
 for module in $(cat /modules/order); do insmod /modules/$module.ko || stop "module $module"; done
 share=trans=virtio,version=9p2000.L,msize=262144
 mount -t 9p -o ro,$share,cache=loose host /lower || stop "the host's root"
@@ -62,7 +67,35 @@ mount -t tmpfs t /root/dev/shm; mount -t devpts p /root/dev/pts
 chmod 1777 /root/dev/shm
 cat /ima-policy >/root/sys/kernel/security/ima/policy || stop "IMA's policy"
 cp /bin/busybox /guest.py /start /root/run/vm/
+if [ -d /suspended ]; then cp -r /suspended /root/run/vm/; fi
 exec switch_root /root /bin/sh /run/vm/start
+"""
+
+# Runs while there is nothing but the initramfs: the root's 9p would not resume. PCR 14 is
+# extended (TPM2_PCR_Event), so that a TPM which was reset is told from one that was resumed.
+_SUSPEND: Final = r"""\
+mkdir /suspended
+look() {
+  for bank in sha1 sha256; do
+    for pcr in /sys/class/tpm/tpm0/pcr-$bank/*; do echo "$bank:${pcr##*/} $(cat $pcr)"; done
+  done >/suspended/pcrs-$1
+  exec 3<>/dev/tpm0
+  printf '\200\001\000\000\000\012\000\000\001\201' >&3
+  dd bs=4096 count=1 <&3 2>/dev/null >/suspended/clock-$1
+  exec 3>&-
+}
+exec 3<>/dev/tpm0
+printf '\200\002\000\000\000\041\000\000\001\074\000\000\000\016\000\000\000\011' >/event
+printf '\100\000\000\011\000\000\000\000\000\000\004test' >>/event
+dd if=/event bs=4096 count=1 2>/dev/null >&3
+dd bs=4096 count=1 <&3 2>/dev/null >/dev/null
+exec 3>&-
+look before
+echo 0 >/sys/class/rtc/rtc0/wakealarm
+echo +5 >/sys/class/rtc/rtc0/wakealarm
+echo deep >/sys/power/mem_sleep
+echo mem >/sys/power/state || stop "no suspend"
+look after
 """
 
 # Everything that root reads, as `ima_policy=tcb` has it, is hashed anew at each reading, because
@@ -76,7 +109,7 @@ _START: Final = """\
 udevd=$(command -v systemd-udevd || echo /lib/systemd/systemd-udevd)
 "$udevd" --daemon
 udevadm trigger -c add -s tpm -s tpmrm
-udevadm settle -t 60
+udevadm settle -t 180
 {python} -I /run/vm/guest.py {ports} >/dev/console 2>&1
 sync
 mount -o remount,ro /var/lib/hwtrust
@@ -128,6 +161,7 @@ def initramfs(target: Path, *, modules: Path, python: Path, ports: tuple[int, ..
     files = {
         "init": _INIT.encode(),
         "start": start.encode(),
+        "suspend": _SUSPEND.encode(),
         "ima-policy": _IMA_POLICY.encode(),
         "guest.py": GUEST.read_bytes(),
         "bin/busybox": Path(_program("busybox")).read_bytes(),

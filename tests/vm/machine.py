@@ -20,8 +20,8 @@ virtual environment and this checkout are there under their usual names. Rules:
 6. IMA measures programs that root starts, and what anybody reads below
    /var/lib/hwtrust: all that root reads would make the VM several times slower.
 
-It cannot be suspended: the kernel's 9p has no way to resume, and would take the root
-with it.
+Its root cannot be suspended: the kernel's 9p has no way to resume. With `suspend` in
+its plan the machine sleeps and wakes while it starts, before there is a root.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ _VARIABLES: Final = {False: "OVMF_VARS_4M.fd", True: "OVMF_VARS_4M.snakeoil.fd"}
 _COMMAND_LINE: Final = "console=ttyS0 quiet panic=-1"
 _STATE_BYTES: Final = 256 << 20
 _MEMORY_MIB: Final = 1536
-_START_SECONDS: Final = 240.0
-_STOP_SECONDS: Final = 60.0
+_START_SECONDS: Final = 900.0
+_STOP_SECONDS: Final = 180.0
 _PROBE_SECONDS: Final = 10.0
 _QUOTED: Final = 2000
+_RUNNING: Final = -1
 
 
 class MachineError(AssertionError):
@@ -97,6 +98,9 @@ class Plan:
     """What a machine is made of; a later start may have another.
 
     `command_line` is added to the kernel's, and so to what the firmware measures.
+    `kernel_tail` is added to the kernel's file, which makes it another one for the
+    firmware (PCR 4) that does the same. With `suspend` the machine sleeps (S3) in its
+    start, and leaves in `image.SUSPENDED` what the TPM said before and after.
     `secure_boot` has the firmware start a signed unified kernel image, and nothing
     that is unsigned.
     """
@@ -104,6 +108,8 @@ class Plan:
     interface: TpmInterface = "tpm-tis"
     secure_boot: bool = False
     command_line: str = ""
+    kernel_tail: bytes = b""
+    suspend: bool = False
     reach: tuple[int, ...] = ()
 
 
@@ -215,15 +221,16 @@ class Machine:
         cwd: Path | str = ROOT,
         environment: dict[str, str] | None = None,
         given: bytes = b"",
-        seconds: float = 300,
+        seconds: float = 1200,
         show: IO[str] | None = None,
         background: bool = False,
+        until: str = "",
     ) -> Done:
         """Run a program in the VM and wait for its end.
 
         The scripts of the virtual environment are on PATH. `given` is its standard
         input; what it prints goes to `show` too, as it comes. With `background` it
-        is started only, and prints on the console.
+        is started only, and prints on the console. `until` is for `cut_power_when`.
 
         Raises:
             MachineError: the VM has ended, or the command takes too long; the VM is
@@ -246,8 +253,28 @@ class Machine:
             if show is not None:
                 show.write(data.decode(errors="replace"))
                 show.flush()
+            if until and until.encode() in streams["stdout"]:
+                message = {"status": _RUNNING}
+                break
         output, complaint = (stream.decode(errors="replace") for stream in streams.values())
         return Done(message["status"], output, complaint)
+
+    def cut_power_when(self, said: str, *command: str, **options: Any) -> str:  # noqa: ANN401
+        """Run a program, and cut the power as soon as it prints `said`; gives what it printed.
+
+        `options` are as for `run`.
+
+        Raises:
+            MachineError: it ended before.
+        """
+        done = self.run(*command, until=said, **options)
+        self.cut_power()
+        if done.status != _RUNNING:
+            message = (
+                f"ended with {done.status} before: {(done.output + done.complaint)[-_QUOTED:]}"
+            )
+            raise MachineError(message)
+        return done.output
 
     def write(self, path: str, content: bytes, *, user: str = "root") -> None:
         """Write a file in the VM."""
@@ -324,6 +351,8 @@ class Machine:
             "-virtfs",
             "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
         ]
+        if plan.suspend:
+            arguments += ["-global", "ICH9-LPC.disable_s3=0"]
         if plan.secure_boot:
             arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         return arguments
@@ -334,7 +363,11 @@ class Machine:
         initrd = self.directory / "initrd"
         python = Path(sys.executable).resolve()
         image.initramfs(initrd, modules=kernel.modules, python=python, ports=plan.reach)
-        command_line = f"{_COMMAND_LINE} {plan.command_line}".strip()
+        words = (_COMMAND_LINE, plan.command_line, image.SUSPEND if plan.suspend else "")
+        command_line = " ".join(filter(None, words))
+        kernel_file = self.directory / "kernel"
+        kernel_file.write_bytes(kernel.image.read_bytes() + plan.kernel_tail)
+        kernel = replace(kernel, image=kernel_file)
         if not plan.secure_boot:
             return [
                 *("-kernel", str(kernel.image), "-initrd", str(initrd)),

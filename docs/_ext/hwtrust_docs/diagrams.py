@@ -25,6 +25,8 @@ _BLACK = re.compile(r'(stroke|fill)="(?:black|#000000)"')
 _TEXT = re.compile(r"<text (?![^>]*fill=)")
 _PAPER = re.compile(r'<polygon fill="(?:white|none)" stroke="(?:none|transparent)"[^>]*/>\n?')
 _TITLE = re.compile(r"<title>.*?</title>\n?", re.DOTALL)
+_SMALLEST = 0.7
+"""How small a drawing becomes: then it scrolls, for its words are to be read on a phone too."""
 _SIZE = re.compile(r'<svg width="(\d+)pt" height="\d+pt"\n?')
 
 
@@ -38,7 +40,8 @@ def drawn(svg: str, *, alt: str) -> str:
     label = html.escape(alt, quote=True)
     return _SIZE.sub(
         lambda found: (
-            f'<svg role="img" aria-label="{label}" style="max-width: {found[1]}pt" width="100%" '
+            f'<svg role="img" aria-label="{label}" width="100%" '
+            f'style="max-width: {found[1]}pt; min-width: {int(found[1]) * _SMALLEST:.0f}pt" '
         ),
         body,
         count=1,

@@ -15,7 +15,7 @@ from hwtrust_backend.audit import Event, sign_head
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.pages.sessions import COOKIE
 from hwtrust_backend.policies import DEFAULT_DOCUMENT, versions_in_force
-from simulators.browser import Visitor, chromium
+from simulators.browser import FAINT_TEXT, Visitor, chromium
 from simulators.fleet import EVIL, Fleet, every_page, fleet_at
 
 if TYPE_CHECKING:
@@ -62,33 +62,6 @@ def visit(browser: Browser, fleet: Fleet) -> Iterator[Callable[..., Visitor]]:
 # --- how pages look --------------------------------------------------------------------
 
 SIZES = {"desktop": (1440, 1000), "tablet": (1024, 800), "phone": (390, 844)}
-
-FAINT_TEXT = """
-() => {
-  const part = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const read = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = read(getComputedStyle(at).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0.99) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const svg = element instanceof SVGElement;
-    const pair = [light(read(svg ? style.fill : style.color)), light(ground(element))];
-    const ratio = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-    if (ratio < 4.5) found.push(`${element.tagName}.${element.className}: ${ratio.toFixed(2)}`);
-  }
-  return found;
-}
-"""
-"""Where a text's contrast with what is behind it is less than 4.5 to 1 (WCAG 2.2, 1.4.3)."""
 
 
 def check_names(page: Page, path: str) -> None:

@@ -480,7 +480,7 @@ def test_a_machine_without_the_tpm_stack_is_told_what_to_install() -> None:
     assert done.returncode == 9, done.stderr
     assert done.stderr.splitlines() == [
         "hwtrust: this command needs the TPM stack [config:device:missing]",
-        "hint: pip install 'hwtrust[device]'",
+        "hint: pip install 'hwtrust[device]'; without the command, 'hwtrust-device[tpm]'",
     ]
 
 

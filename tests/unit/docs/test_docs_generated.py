@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from docutils import nodes  # type: ignore[import-untyped]
+from sphinx import addnodes
 from sphinx.errors import ExtensionError
 
 if TYPE_CHECKING:
@@ -149,3 +151,22 @@ def test_each_register_is_said_to_be_what_a_configuration_may_use_it_as() -> Non
     assert uses(12) == ["`tpm.pcr`", "`tpm.quoted_pcrs`"]
     assert uses(17) == []
     assert uses(23) == ["`tpm.pcr` where `unsafe_resettable_pcr` is set"]
+
+
+def test_the_navigation_needs_titles_alone() -> None:
+    """Pages below a page stay in it; headings are left away, and the page's own contents whole."""
+    entry = nodes.list_item("", nodes.paragraph("", "A page"))
+    below = addnodes.toctree(entries=[("", "b")])
+    entry += nodes.bullet_list("", nodes.list_item("", nodes.paragraph("", "A heading")), below)
+    plain = nodes.list_item("", nodes.paragraph("", "B"), nodes.bullet_list("", nodes.list_item()))
+    toc = nodes.bullet_list("", entry, plain)
+    short = part("navigation").titles(toc)
+    assert [len(one) for one in short] == [2, 1]
+    assert [type(one) for one in short[0][1]] == [addnodes.toctree]
+    assert "A heading" not in short.astext()
+    assert "A heading" in toc.astext()
+
+
+def test_every_error_has_a_place_that_its_name_leads_to() -> None:
+    """Its class in a docstring is a link to its cure."""
+    assert part("references").errors()["LayerMismatchError"] == "error-layer-mismatch"

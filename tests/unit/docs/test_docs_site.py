@@ -1,15 +1,11 @@
-"""The documentation site: it is built without a warning, nothing is left out, no link is dead.
-
-It is built once, with the flags of scripts/docs. HWTRUST_DOCS_SITE names one that is built.
-"""
+"""The documentation site: it is built without a warning, nothing is left out, no link is dead."""
 
 from __future__ import annotations
 
-import os
+import importlib
+import pkgutil
 import re
-import shutil
-import subprocess
-import sys
+import types
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.docs
 ROOT = Path(__file__).resolve().parents[3]
-FLAGS = "--fail-on-warning --keep-going --quiet --jobs 2"
 
 
 class Page(HTMLParser):
@@ -62,27 +57,6 @@ class Page(HTMLParser):
             self.loaded.extend(filter(None, [found.get("src")]))
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built anew unless one is named."""
-    if named := os.environ.get("HWTRUST_DOCS_SITE"):
-        return Path(named)
-    if shutil.which("dot") is None and not os.environ.get("CI"):
-        pytest.skip("Graphviz is not installed: apt-get install graphviz")
-    directory = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "sphinx", *FLAGS.split(), "--builder", "html"]
-    done = subprocess.run(
-        [*command, "--doctree-dir", directory / "doctrees", "docs", directory / "html"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    assert (done.returncode, done.stdout) == (0, "")
-    return directory / "html"
-
-
 def text_of(site: Path, name: str) -> str:
     """A page of the site."""
     return (site / name).read_text()
@@ -94,9 +68,9 @@ def page_at(path: Path) -> Page:
     return Page(path.read_text())
 
 
-def test_the_script_builds_as_this_test_does() -> None:
+def test_the_script_builds_as_these_tests_do(docs_flags: str) -> None:
     """A warning stops whoever runs it."""
-    assert FLAGS in (ROOT / "scripts" / "docs").read_text()
+    assert docs_flags in (ROOT / "scripts" / "docs").read_text()
 
 
 # --- nothing is left out -----------------------------------------------------------
@@ -194,6 +168,49 @@ def test_the_reference_leaves_nothing_out(case: str, site: Path) -> None:
     assert missing(text, kind, mark, names) == set()
     gone = max(names)
     assert missing(text.replace(mark(kind, gone), ""), kind, mark, names) == {gone}
+
+
+EXPORTS = (
+    "hwtrust",
+    "hwtrust.device",
+    "hwtrust.enclave",
+    "hwtrust.testing",
+    "hwtrust_backend.testing",
+)
+
+
+def exported() -> set[str]:
+    """What the packages that programs import export, and what is in the modules for tests."""
+    found: set[str] = set()
+    for package in EXPORTS:
+        module = importlib.import_module(package)
+        found.update(getattr(module, "__all__", ()))
+        if package == "hwtrust.testing":
+            for name in (one.name for one in pkgutil.iter_modules(module.__path__)):
+                inner = importlib.import_module(f"{package}.{name}")
+                found.update(
+                    one
+                    for one, thing in vars(inner).items()
+                    if not one.startswith("_")
+                    and getattr(thing, "__module__", "") == inner.__name__
+                    and isinstance(thing, type | types.FunctionType)
+                )
+    return found
+
+
+def test_all_that_is_exported_is_documented(site: Path) -> None:
+    """Whoever imports a name finds what it is, in the API."""
+    ids = {one for path in (site / "api").glob("*.html") for one in page_at(path).ids}
+    documented = {one.rpartition(".")[2] for one in ids if "." in one}
+    names = exported()
+    assert len(names) > 40
+    assert names - documented == set()
+
+
+def test_what_a_function_raises_leads_to_its_cure(site: Path) -> None:
+    """From a docstring to the error's entry, with its code."""
+    page = page_at(site / "api" / "device.html")
+    assert "../reference/errors.html#error-state-not-enrolled" in page.links
 
 
 # --- links -------------------------------------------------------------------------

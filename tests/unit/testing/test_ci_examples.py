@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with the documentation's generator
+import yaml
 
 from simulators.example_project import (
     EXAMPLE,
@@ -66,7 +66,7 @@ def steps(job: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both distributions, as a vendor gets them."""
+    """The distributions, as a vendor gets them."""
     return build_wheels(tmp_path_factory.mktemp("wheels"))
 
 
@@ -203,3 +203,17 @@ def test_podman_runs_a_command_beside_a_tpm(tmp_path: Path) -> None:
             assert calls[1] == "exec tpm-1 tpm-health"
             assert "--network container:tpm-1" in calls[2]
             assert calls[-1] == "kill tpm-1"
+
+
+def test_the_command_that_the_document_installs_by_works(wheels: Path, tmp_path: Path) -> None:
+    """The shell block of docs/testing.md, in an empty environment: the fixtures are there."""
+    text = (ROOT / "docs" / "testing.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    programs = make_environment(tmp_path / "env", wheels) / "bin"
+    run("bash", "-euo", "pipefail", "-c", block, cwd=tmp_path, seconds=600, path=programs)
+    printed = run(
+        *(programs / "python", "-m", "pytest", "--fixtures", "-q"), cwd=tmp_path, seconds=60
+    )
+    assert {"tpm", "backend", "enrolled_device"} <= set(
+        re.findall(r"^(\w+)", printed, re.MULTILINE)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pprint
 import pty
 import socket
 import subprocess
@@ -14,12 +15,14 @@ import pytest
 from tpm2_pytss import ESAPI, ESYS_TR
 
 from hwtrust.errors import (
+    HardwareBusyError,
     HardwareConsentError,
     HardwareLeftoverError,
     HardwareOccupiedError,
     HardwareUnfitError,
 )
 from hwtrust.testing import hardware, plugin
+from hwtrust.testing.faults import RC_LOCKOUT, At, Cut, Respond
 from hwtrust.testing.hardware import HANDLES, INDICES, OBJECTS, PCR
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Tpm
@@ -31,6 +34,7 @@ from hwtrust.wire.structures import NvAttributes, NvPublic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hwtrust.testing.faults import FaultPlan
     from hwtrust.testing.plugin import TpmFactory
     from hwtrust.testing.swtpm import Swtpm
 
@@ -112,16 +116,17 @@ def test_who_is_asked_reads_every_number() -> None:
     assert [each for each in named if each not in shown[0]] == []
 
 
-def test_the_environment_gives_leave_with_a_one_alone() -> None:
-    """HWTRUST_TEST_HARDWARE_OK=1 spares the question; any other value does not."""
-    for value, asked in (("1", 0), ("0", 1), ("", 1)):
+def test_the_environment_gives_leave_for_the_tpm_that_it_names() -> None:
+    """HWTRUST_TEST_HARDWARE_OK spares the question where it is the TCTI, and nowhere else."""
+    ours, other = "device:/dev/tpmrm0", "device:/dev/tpmrm1"
+    for value, asked in ((ours, 0), (other, 1), ("1", 1), ("yes", 1), ("", 1)):
         questions: list[str] = []
 
         def ask(text: str, heard: list[str] = questions) -> str:
             heard.append(text)
             return "yes"
 
-        hardware.require_leave("swtpm", {hardware.CONSENT_VARIABLE: value}, ask=ask)
+        hardware.require_leave(ours, {hardware.CONSENT_VARIABLE: value}, ask=ask)
         assert len(questions) == asked
 
 
@@ -229,6 +234,52 @@ def test_the_owner_password_comes_from_a_file(tmp_path: Path) -> None:
         assert caught.value.code == "testing:hardware:unfit"
 
 
+def test_no_error_shows_the_owner_password(tmp_path: Path) -> None:
+    """Whatever is made a text of it, as pytest does with arguments, has it not."""
+    file = tmp_path / "owner"
+    file.write_bytes(b"hunter2")
+    given = hardware.owner_password({hardware.OWNER_AUTH_VARIABLE: str(file)})
+    shown = (repr(given), str(given), f"{given}", f"{given!r}", pprint.pformat([given]))
+    assert [each for each in shown if "hunter2" in each] == []
+
+
+def test_a_tpm_is_one_run_s_at_a_time(tpm: Swtpm) -> None:
+    """The second run is refused before anything is sent; the first one's end lets it in."""
+    with hardware.guarded(tpm.tcti):
+        with (
+            pytest.raises(HardwareBusyError) as caught,
+            hardware.guarded(tpm.tcti),
+        ):
+            pytest.fail("both went ahead")
+        assert caught.value.code == "testing:hardware:busy"
+    assert not hardware.lock_file(tpm.tcti).exists()
+    with hardware.guarded(tpm.tcti) as found:
+        assert found
+
+
+def test_both_device_files_of_a_tpm_have_one_lock() -> None:
+    """The raw one is the same TPM; another number is another one."""
+    managed, raw, other = (
+        hardware.lock_file(f"device:/dev/{name}") for name in ("tpmrm0", "tpm0", "tpmrm1")
+    )
+    assert managed == raw != other
+
+
+def test_a_lock_that_somebody_has_put_a_link_for_is_refused(tmp_path: Path) -> None:
+    """In a directory that all may write to, nothing is followed."""
+    target = tmp_path / "target"
+    tcti = f"swtpm:path={tmp_path}/none"
+    link = hardware.lock_file(tcti)
+    link.symlink_to(target)
+    try:
+        with pytest.raises(HardwareUnfitError) as caught, hardware.guarded(tcti):
+            pytest.fail("the tests went ahead")
+    finally:
+        link.unlink()
+    assert caught.value.code == "testing:hardware:unfit"
+    assert not target.exists()
+
+
 # --- after ------------------------------------------------------------------------------
 
 LEFT: dict[str, tuple[Callable[[Swtpm], None], str]] = {
@@ -271,6 +322,68 @@ def test_what_is_changed_elsewhere_is_named_and_not_repaired(tpm: Swtpm) -> None
     assert ELSEWHERE + 1 in seen(tpm).indices
 
 
+def test_another_object_under_a_known_handle_is_named(tpm: Swtpm) -> None:
+    """Who evicts somebody's key and puts another there has changed the TPM; an index likewise."""
+    handle = OBJECTS[-1] + 1
+    persist(tpm, handle)
+    define(tpm, ELSEWHERE)
+
+    def change() -> None:
+        undefine(tpm, ELSEWHERE)
+        with Tpm(tpm.tcti) as opened:
+            commands.evict_control(opened, opened.at(opened.pin(handle)), handle)
+            opened.unpin(handle)
+            provision.make_attestation_key(opened, handle, unique=bytes(32))
+            commands.nv_define(opened, NvPublic(ELSEWHERE, Alg.SHA256, ORDINARY, b"", 9))
+
+    with pytest.raises(HardwareLeftoverError) as caught, hardware.guarded(tpm.tcti):
+        change()
+    left = str(caught.value.data["left"])
+    assert f"{handle:#010x} is not the one" in left
+    assert f"{ELSEWHERE:#010x} is not the one" in left
+
+
+REFUSED: dict[str, tuple[At, str]] = {
+    "a key": (
+        At(Respond(RC_LOCKOUT), command="TPM2_EvictControl"),
+        f"persistent object {HANDLES.ak:#010x} was left; it is still there",
+    ),
+    "an index": (
+        At(Respond(RC_LOCKOUT), command="TPM2_NV_UndefineSpace"),
+        f"NV index {HANDLES.counter:#010x} was left; it is still there",
+    ),
+    "what is loaded": (
+        At(Cut("before"), command="TPM2_FlushContext"),
+        "the TPM refused to clear 0x0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_one_refusal_does_not_stop_the_clearing(tpm: Swtpm, case: str) -> None:
+    """What the TPM does not let go is named; all else is removed."""
+    fault, named = REFUSED[case]
+    before = seen(tpm)
+
+    def leave() -> None:
+        enrol(tpm)
+        load(tpm)
+        extend(tpm)
+        plans.append(tpm.inject(fault))
+
+    plans: list[FaultPlan] = []
+    with pytest.raises(HardwareLeftoverError) as caught, hardware.guarded(tpm.tcti):
+        leave()
+    assert plans[0].done
+    left = str(caught.value.data["left"])
+    assert named in left
+    assert "the TPM refused to clear" in left
+    after = seen(tpm)
+    stays = {*after.indices, *after.objects} - {*before.indices, *before.objects}
+    assert len(stays) == (case != "what is loaded")
+    assert not after.pcr_in_use
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_run_is_cleared_up_too(tpm: Swtpm, error: type[BaseException]) -> None:
     """Ctrl-C or a failure in the middle leaves the range empty."""
@@ -310,6 +423,8 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 LEAVING = f"""
+import os
+import signal
 import pytest
 from hwtrust.tpm import commands
 from hwtrust.tpm.connection import Tpm
@@ -348,9 +463,9 @@ def test_without_leave_nothing_is_sent(
 def test_with_leave_the_body_runs_and_the_log_says_on_what(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tpm: Swtpm
 ) -> None:
-    """HWTRUST_TEST_HARDWARE_OK=1: what is touched and what the TPM is stand in the output."""
+    """Leave by the environment: what is touched and what the TPM is stand in the output."""
     monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
-    monkeypatch.setenv(hardware.CONSENT_VARIABLE, "1")
+    monkeypatch.setenv(hardware.CONSENT_VARIABLE, tpm.tcti)
     outcome = project.runpytest_subprocess()
     outcome.assert_outcomes(passed=1)
     assert f"{OBJECTS[0]:#010x} to {OBJECTS[-1]:#010x}" in outcome.stdout.str()
@@ -363,7 +478,7 @@ def test_a_range_in_use_stops_the_run(
     """No body runs on a TPM on which a device is enrolled there."""
     enrol(tpm)
     monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
-    monkeypatch.setenv(hardware.CONSENT_VARIABLE, "1")
+    monkeypatch.setenv(hardware.CONSENT_VARIABLE, tpm.tcti)
     outcome = project.runpytest_subprocess()
     assert outcome.ret == pytest.ExitCode.USAGE_ERROR
     assert "testing:hardware:occupied" in outcome.stdout.str()
@@ -376,6 +491,8 @@ def test_a_range_in_use_stops_the_run(
         ("pytest.skip('done')", pytest.ExitCode.TESTS_FAILED),
         ("raise AssertionError", pytest.ExitCode.TESTS_FAILED),
         ("raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED),
+        ("os.kill(os.getpid(), signal.SIGTERM)", pytest.ExitCode.INTERRUPTED),
+        ("os.kill(os.getpid(), signal.SIGHUP)", pytest.ExitCode.INTERRUPTED),
     ],
 )
 def test_a_body_that_leaves_something_is_found_however_it_ends(
@@ -385,11 +502,19 @@ def test_a_body_that_leaves_something_is_found_however_it_ends(
     ending: str,
     status: pytest.ExitCode,
 ) -> None:
-    """Well, failing or by Ctrl-C: the run fails, names the index, and the TPM has it no more."""
+    """Well, failing, by Ctrl-C or a signal: the run fails, names the index, the TPM has it not."""
     before = seen(tpm)
+    project.makeconftest(
+        """
+        import signal
+
+        # Whoever runs the tests may ignore it.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        """
+    )
     project.makepyfile(LEAVING.replace("ERROR", ending))
     monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
-    monkeypatch.setenv(hardware.CONSENT_VARIABLE, "1")
+    monkeypatch.setenv(hardware.CONSENT_VARIABLE, tpm.tcti)
     outcome = project.runpytest_subprocess()
     said = outcome.stdout.str() + outcome.stderr.str()
     assert outcome.ret == status
@@ -432,7 +557,41 @@ def test_several_processes_do_not_share_a_hardware_tpm(
 ) -> None:
     """With -n 2 there be two bodies in one range."""
     monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
-    monkeypatch.setenv(hardware.CONSENT_VARIABLE, "1")
+    monkeypatch.setenv(hardware.CONSENT_VARIABLE, tpm.tcti)
     outcome = project.runpytest_subprocess("-p", "xdist.plugin", "-n", "1")
     outcome.assert_outcomes(errors=1)
     assert not (project.path / "ran").exists()
+
+
+FAILING = """
+import pytest
+
+@pytest.fixture
+def owner_auth(tpm):
+    return tpm.owner_auth
+
+@pytest.mark.hardware
+def test_body(tpm, owner_auth):
+    mine = owner_auth
+    assert not owner_auth
+"""
+
+
+def test_a_failure_does_not_print_the_owner_password(
+    project: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    tpm_factory: TpmFactory,
+    tmp_path: Path,
+) -> None:
+    """Not with its arguments, its comparison nor its variables."""
+    tpm = tpm_factory(owner_auth=b"hunter2")
+    file = tmp_path / "owner"
+    file.write_bytes(b"hunter2\n")
+    project.makepyfile(FAILING)
+    monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
+    monkeypatch.setenv(hardware.CONSENT_VARIABLE, tpm.tcti)
+    monkeypatch.setenv(hardware.OWNER_AUTH_VARIABLE, str(file))
+    outcome = project.runpytest_subprocess("--showlocals", "-vv")
+    outcome.assert_outcomes(failed=1)
+    assert "<password>" in outcome.stdout.str()
+    assert "hunter2" not in outcome.stdout.str() + outcome.stderr.str()

@@ -118,12 +118,38 @@ def test_hardware_tests_get_the_tpm_that_is_named(
         """
     )
     monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
-    monkeypatch.setenv("HWTRUST_TEST_HARDWARE_OK", "1")
+    monkeypatch.setenv("HWTRUST_TEST_HARDWARE_OK", tpm.tcti)
     project.runpytest_subprocess("--strict-markers").assert_outcomes(passed=2)
     monkeypatch.delenv(plugin.TCTI_VARIABLE)
     outcome = project.runpytest_subprocess("--strict-markers")
     outcome.assert_outcomes(passed=1, failed=1)
     assert "test_unmarked" not in outcome.stdout.str()
+
+
+@pytest.mark.parametrize("fixture", ["tpm_factory", "enrolled_device"])
+def test_a_marked_test_does_not_run_on_a_software_tpm_instead(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tpm: Swtpm, fixture: str
+) -> None:
+    """Where a TPM is named, who is marked `hardware` runs on it, or fails and says why."""
+    project.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.hardware
+        def test_marked({fixture}):
+            pass
+
+        def test_unmarked(tpm_factory):
+            assert tpm_factory().tcti
+        """
+    )
+    monkeypatch.setenv(plugin.TCTI_VARIABLE, tpm.tcti)
+    monkeypatch.setenv("HWTRUST_TEST_HARDWARE_OK", tpm.tcti)
+    outcome = project.runpytest_subprocess()
+    outcome.assert_outcomes(errors=1, passed=1)
+    assert "marked hardware and wants a software TPM" in outcome.stdout.str()
+    monkeypatch.delenv(plugin.TCTI_VARIABLE)
+    project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_loading_the_plugin_loads_nothing_else() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
+from tpm2_pytss import ESYS_TR, TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 from tpm2_pytss.constants import TPM2_RH
 
 from hwtrust.errors import (
@@ -27,6 +28,7 @@ from hwtrust.testing.manufacture import write_certificate
 from hwtrust.testing.swtpm import Swtpm
 from hwtrust.tpm import commands, provision
 from hwtrust.tpm.connection import Tpm
+from hwtrust.tpm.discover import identify
 from hwtrust.tpm.handles import Handles
 from hwtrust.tpm.templates import EK_P256, EK_P384_HIGH, EK_RSA2048, STORAGE_KEY
 from hwtrust.verify.roles import (
@@ -174,6 +176,34 @@ def test_an_index_that_was_never_written_is_no_certificate(
         found = provision.find_endorsement_key(tpm)
         assert found.template is EK_RSA2048
         assert found.intermediates == ()
+
+
+GUARDED = NvAttributes.OWNERWRITE | NvAttributes.AUTHREAD
+READABLE: dict[str, tuple[NvAttributes, bool]] = {
+    "by its password, which counts towards the lockout": (GUARDED, False),
+    "by a policy": (NvAttributes.OWNERWRITE | NvAttributes.POLICYREAD, False),
+    "by its password and by the owner": (GUARDED | NvAttributes.OWNERREAD, True),
+}
+
+
+@pytest.mark.parametrize("case", READABLE)
+def test_no_password_is_tried_on_a_vendor_s_index_that_counts_it(
+    case: str, tpm_factory: Callable[..., Swtpm]
+) -> None:
+    """Whoever looks for a certificate brings the TPM no nearer to its lockout."""
+    attributes, read = READABLE[case]
+    swtpm = tpm_factory(algorithm="rsa2048")
+    with Tpm(swtpm.tcti) as tpm:
+        area = NvPublic(EK_P256.certificate_index, Alg.SHA256, attributes, b"", 8).encode()
+        public, _ = TPMS_NV_PUBLIC.unmarshal(area)
+        index = tpm.esapi.nv_define_space(b"vendor's", TPM2B_NV_PUBLIC(nvPublic=public))
+        tpm.esapi.nv_write(index, b"contents", auth_handle=ESYS_TR.OWNER)
+        before = identify(tpm)
+        found = provision.find_endorsement_key(tpm)
+        after = identify(tpm)
+        assert after.lockout_counter == before.lockout_counter
+        assert found.template is (EK_P256 if read else EK_RSA2048)
+        assert (found.certificate == b"contents") is read
 
 
 CREDENTIALS: dict[str, Callable[[bytes], bytes]] = {
