@@ -21,7 +21,7 @@ trap 'podman kill "$tpm" >/dev/null 2>&1 || :' EXIT
 
 # A new TPM makes its keys first.
 ready=false
-for ((try = 0; try < 100; try++)); do
+while ((SECONDS < 60)); do
   if podman exec "$tpm" tpm-health 2>/dev/null; then
     ready=true
     break

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 AT_STEP = "at the step"
 ENTRY = "payments/transport"
 SOCKET = "/run/agent.sock"
+PATIENCE_S = 600
 
 
 def main(config: str, work: str, step: str = "") -> None:
@@ -105,6 +106,7 @@ def replug(config: str) -> None:
     notices = Path("/run/notices")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(notices))
+        manager.settimeout(PATIENCE_S)
         environment = os.environ | {"NOTIFY_SOCKET": str(notices)}
         agent = subprocess.Popen(["hwtrust", "agent", "--config", config], env=environment)
         try:
@@ -122,7 +124,7 @@ def follow(agent: AgentClient) -> None:
     driver = (device / "driver").resolve()
     taken = False
     for condition in agent.watch():
-        say(condition.state)
+        say(f"{condition.state} {condition.code}".strip())
         if condition.state == "normal":
             if taken:
                 break

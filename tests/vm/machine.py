@@ -247,15 +247,20 @@ class Machine:
         )
         streams = {"stdout": bytearray(), "stderr": bytearray()}
         end = time.monotonic() + seconds
-        while "status" not in (message := self._receive(end)):
-            data = base64.b64decode(message["data"])
-            streams[message["stream"]] += data
-            if show is not None:
-                show.write(data.decode(errors="replace"))
-                show.flush()
-            if until and until.encode() in streams["stdout"]:
-                message = {"status": _RUNNING}
-                break
+        try:
+            while "status" not in (message := self._receive(end)):
+                data = base64.b64decode(message["data"])
+                streams[message["stream"]] += data
+                if show is not None:
+                    show.write(data.decode(errors="replace"))
+                    show.flush()
+                if until and until.encode() in streams["stdout"]:
+                    message = {"status": _RUNNING}
+                    break
+        except MachineError as error:
+            printed = (streams["stdout"] + streams["stderr"])[-_QUOTED:].decode(errors="replace")
+            text = f"{error}; the command has printed {printed!r}"
+            raise MachineError(text) from error
         output, complaint = (stream.decode(errors="replace") for stream in streams.values())
         return Done(message["status"], output, complaint)
 
