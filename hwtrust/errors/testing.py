@@ -18,34 +18,40 @@ class FaultPlanError(HwTrustError):
     code = "testing:fault-plan"
 
 
-class HardwareConsentError(HwTrustError):
+class HardwareTestError(HwTrustError):
+    """Tests cannot use the TPM that they were given, or have not left it as it was."""
+
+    code = "testing:hardware"
+
+
+class HardwareConsentError(HardwareTestError):
     """Nobody has said that the tests may use this TPM; nothing was sent to it."""
 
     code = "testing:hardware:consent"
     hint = "run the tests in a terminal, or set HWTRUST_TEST_HARDWARE_OK to the same as the TCTI"
 
 
-class HardwareUnfitError(HwTrustError):
+class HardwareUnfitError(HardwareTestError):
     """The tests cannot run on this TPM as it is set up; nothing in it was changed."""
 
     code = "testing:hardware:unfit"
 
 
-class HardwareBusyError(HwTrustError):
+class HardwareBusyError(HardwareTestError):
     """Another run of the tests has this TPM; nothing was sent to it."""
 
     code = "testing:hardware:busy"
     hint = "wait for its end; with pytest-xdist, run without -n"
 
 
-class HardwareOccupiedError(HwTrustError):
+class HardwareOccupiedError(HardwareTestError):
     """Something lies where the tests put their things; nothing in the TPM was changed."""
 
     code = "testing:hardware:occupied"
     hint = "if nobody needs it, remove it with tpm2-tools: docs/testing-on-hardware.md"
 
 
-class HardwareLeftoverError(HwTrustError):
+class HardwareLeftoverError(HardwareTestError):
     """The TPM is not as it was before the tests."""
 
     code = "testing:hardware:leftover"

@@ -19,10 +19,14 @@ SCRIPT = str(ROOT / "scripts" / "compose-demo")
 
 
 def there(podman: Podman) -> tuple[str, set[str], str]:
-    """Containers and networks of the demonstration, and all volumes: some have no name."""
+    """Containers and networks of the demonstration, and all volumes that nothing uses.
+
+    Some of its volumes have no name to be known by.
+    """
     containers = podman("ps", "--all", "--filter", "name=hwtrust-demo", "--quiet").stdout
+    volumes = podman("volume", "ls", "--filter", "dangling=true", "--quiet").stdout
     networks = podman("network", "ls", "--filter", "name=hwtrust-demo", "--quiet").stdout
-    return containers, set(podman("volume", "ls", "--quiet").stdout.split()), networks
+    return containers, set(volumes.split()), networks
 
 
 def demo(**variables: str) -> subprocess.CompletedProcess[str]:

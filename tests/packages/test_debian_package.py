@@ -531,7 +531,7 @@ def test_the_documented_commands_make_a_trusted_device(
         "hwtrust 700\nroot 644\n"
     )
 
-    as_agent = "cd /; sudo -u hwtrust hwtrust"
+    as_agent = "sudo -u hwtrust hwtrust"
     said = installed.must(f"{as_agent} boot; {as_agent} attest", sees=sockets)
     assert said.count("standing: trusted") == 2
     installed.must(f"printf secret | {as_agent} keystore put a/b", sees=sockets)

@@ -157,6 +157,7 @@ ELSEWHERE = {
     errors.EnclaveError,  # of an enclave's own program
     errors.SoftwareTpmError,  # of tests
     errors.FaultPlanError,
+    errors.HardwareTestError,
 }
 """Families that do not end this command. If one did, its exit code would be 1."""
 

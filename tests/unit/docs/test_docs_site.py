@@ -170,13 +170,7 @@ def test_the_reference_leaves_nothing_out(case: str, site: Path) -> None:
     assert missing(text.replace(mark(kind, gone), ""), kind, mark, names) == {gone}
 
 
-EXPORTS = (
-    "hwtrust",
-    "hwtrust.device",
-    "hwtrust.enclave",
-    "hwtrust.testing",
-    "hwtrust_backend.testing",
-)
+EXPORTS = ("hwtrust", "hwtrust.device", "hwtrust.enclave", "hwtrust.testing")
 
 
 def exported() -> set[str]:
