@@ -4,7 +4,8 @@
 # usage: podman.sh IMAGE COMMAND [ARGUMENT...]
 #
 # The command finds the TPM where TPM2TOOLS_TCTI and TCTI say, at 127.0.0.1; the current directory
-# is its working directory. HWTRUST_SWTPM_IMAGE names the TPM's image where it is not hwtrust/swtpm.
+# is its working directory. HWTRUST_SWTPM_IMAGE names the TPM's image where that is not
+# localhost/hwtrust/swtpm.
 # Exit status: the command's; 1 the TPM does not come up; 2 usage; 125 podman cannot start one.
 set -euo pipefail
 
@@ -16,7 +17,7 @@ fi
 readonly image=$1 tcti=swtpm:host=127.0.0.1,port=2321
 shift
 
-tpm=$(podman run --detach --rm --network none "${HWTRUST_SWTPM_IMAGE:-hwtrust/swtpm}")
+tpm=$(podman run --detach --rm --network none "${HWTRUST_SWTPM_IMAGE:-localhost/hwtrust/swtpm}")
 trap 'podman kill "$tpm" >/dev/null 2>&1 || :' EXIT
 
 # A new TPM makes its keys first.
@@ -30,11 +31,11 @@ while ((SECONDS < 60)); do
   sleep 0.3
 done
 if ! $ready; then
-  printf 'podman.sh: no TPM from %s\n' "${HWTRUST_SWTPM_IMAGE:-hwtrust/swtpm}" >&2
+  printf 'podman.sh: no TPM from %s\n' "${HWTRUST_SWTPM_IMAGE:-localhost/hwtrust/swtpm}" >&2
   podman logs "$tpm" >&2 || :
   exit 1
 fi
 
 # The two share a network that holds nobody else, so the command reaches the TPM and nothing more.
 podman run --rm --network "container:$tpm" --env TPM2TOOLS_TCTI="$tcti" --env TCTI="$tcti" \
-  --volume "$PWD:/work" --workdir /work "$image" "$@"
+  --volume "$PWD:/src" --workdir /src "$image" "$@"

@@ -60,7 +60,7 @@ mount -t ext4 /dev/vda /root/var/lib/hwtrust || stop "the disk"
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up || stop "the network"
 for directory in dev proc sys; do mount --move /$directory /root/$directory; done
-mount -t tmpfs t /root/run
+mount -t tmpfs -o mode=755 t /root/run
 mount -t securityfs s /root/sys/kernel/security
 mkdir -p /root/dev/shm /root/dev/pts /root/run/lock /root/run/vm
 mount -t tmpfs t /root/dev/shm; mount -t devpts p /root/dev/pts

@@ -199,7 +199,7 @@ def test_podman_runs_a_command_beside_a_tpm(tmp_path: Path) -> None:
         assert done.returncode == status
         if status != 2:
             calls = (tmp_path / "calls").read_text().splitlines()
-            assert calls[0] == "run --detach --rm --network none hwtrust/swtpm"
+            assert calls[0] == "run --detach --rm --network none localhost/hwtrust/swtpm"
             assert calls[1] == "exec tpm-1 tpm-health"
             assert "--network container:tpm-1" in calls[2]
             assert calls[-1] == "kill tpm-1"
