@@ -54,6 +54,7 @@ from hwtrust.wire.messages import (
     ChallengeRequest,
     Evidence,
     Release,
+    Severity,
     TlsKeyKind,
 )
 from hwtrust.wire.policy import pcr_digest
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 _UNAUTHORIZED = 401
 _TOO_LARGE = 413
 _OF_EVIDENCE = ("evidence:", "wire:")
+_WEIGHTS = tuple(Severity)
 _CHALLENGE_OVER = frozenset({"challenge:expired", "challenge:forged", "challenge:used"})
 
 
@@ -131,16 +133,20 @@ def renew_approval(device: DeviceContext, root: StoredRoot) -> StoredRoot:
     """Fetch an approval for the state that the device is in; gives the root with it.
 
     Raises:
-        RootStateError: the backend grants none; names the first finding.
+        RootStateError: the backend grants none; `data["finding"]` is the code of the finding
+            that weighs most.
         ChannelError: the backend is away, or refuses.
     """
     with device.step("attest", "for a new approval"):
         answered, _ = attest_once(device)
     renewed = device.state.roots().get(root.epoch, root)
     if answered.reply.approval is None:
-        reasons = [finding.message for finding in answered.reply.findings]
-        message = "the backend grants no approval: " + (reasons[0] if reasons else "no reason")
-        raise RootStateError(message, epoch=root.epoch)
+        worst = min(
+            answered.reply.findings, key=lambda one: _WEIGHTS.index(one.severity), default=None
+        )
+        reason, code = (worst.message, worst.code) if worst else ("no reason", "")
+        message = f"the backend grants no approval: {reason}"
+        raise RootStateError(message, epoch=root.epoch, finding=code)
     return renewed
 
 

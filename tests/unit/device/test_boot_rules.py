@@ -16,6 +16,7 @@ import pytest
 
 from hwtrust import errors
 from hwtrust.device import boot
+from hwtrust.device.attest import renew_approval
 from hwtrust.device.config import OnFailure
 from hwtrust.device.context import DeviceContext
 from hwtrust.device.results import State
@@ -27,7 +28,7 @@ from hwtrust.measure import application_selection
 from hwtrust.tpm.connection import Pinned
 from hwtrust.wire.cel import CAP, RELOAD, RESET_VALUE, Event, EventKind
 from hwtrust.wire.envelope import Envelope
-from hwtrust.wire.messages import Mode, Release, TlsKeyKind
+from hwtrust.wire.messages import Finding, Mode, Release, Severity, TlsKeyKind
 from hwtrust.wire.root import Approval, Branch
 from hwtrust.wire.states import cold_value, layer_event, live_value, state_digest
 
@@ -479,6 +480,30 @@ def test_a_device_that_its_backend_has_locked_extends_nothing(
     assert bench.log.events == []
     assert bench.context.condition.state is State.LOCKED
     assert bench.context.failure is None
+
+
+def test_a_refused_approval_names_the_finding_that_weighs_most(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed kernel is told, and not that nothing was measured yet."""
+    findings = tuple(
+        Finding(code=code, severity=severity, message=code)
+        for code, severity in (
+            ("clock:unsafe", Severity.ALERT),
+            ("log:empty", Severity.INCOMPLETE),
+            ("pcr:platform", Severity.FAIL),
+        )
+    )
+    for found, named in ((findings, "pcr:platform"), (findings[:2], "log:empty"), ((), "")):
+        reply = SimpleNamespace(approval=None, findings=found)
+        monkeypatch.setattr(
+            "hwtrust.device.attest.attest_once",
+            lambda _, reply=reply: (SimpleNamespace(reply=reply), None),
+        )
+        root = bench.hold(1, good_value(bench))
+        with pytest.raises(errors.RootStateError) as caught:
+            renew_approval(bench.context, root)
+        assert caught.value.data["finding"] == named
 
 
 def test_a_device_that_is_not_locked_any_more_boots(
