@@ -243,7 +243,10 @@ def base_system(suite: str) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=list(SUITES))
+@pytest.fixture(
+    scope="module",
+    params=["bookworm", pytest.param("trixie", marks=pytest.mark.long)],
+)
 def suite(request: pytest.FixtureRequest) -> str:
     """Each release of Debian in turn."""
     need("mmdebstrap", "mmdebstrap")
@@ -537,7 +540,7 @@ def test_the_documented_commands_make_a_trusted_device(
     installed.must(f"printf secret | {as_agent} keystore put a/b", sees=sockets)
     assert installed.must(f"{as_agent} keystore get a/b", sees=sockets) == "secret"
     # There is no systemd that could start it; that it will be started is what is left to see.
-    installed.must(enable)
+    installed.must(enable.replace("--now ", ""))
     assert installed.run("systemctl is-enabled hwtrust-agent").stdout == "enabled\n"
 
     tools = f"export TPM2TOOLS_TCTI={tpm.tcti};"
