@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 from hwtrust.errors import SoftwareTpmError
@@ -54,6 +55,8 @@ NV_PLATFORMCREATE: Final = 0x4000_0000
 _HEADER: Final = 10
 _TIMEOUT: Final = 60.0
 """Seconds; an RSA key takes swtpm a few at worst."""
+_KERNEL_TIMEOUT: Final = struct.pack("@ll", int(_TIMEOUT), 0)
+"""The same as a struct timeval."""
 
 
 class Bus:
@@ -71,8 +74,11 @@ class Bus:
         response = b""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(_TIMEOUT)
+                # A socket with Python's own time limit does not wait where another client has
+                # swtpm, and fails at once; one with the kernel's waits, that long.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _KERNEL_TIMEOUT)
                 connection.connect(str(self._path))
+                connection.settimeout(_TIMEOUT)
                 connection.sendall(request)
                 while len(response) < max(_HEADER, int.from_bytes(response[2:6], "big")):
                     piece = connection.recv(4096)
