@@ -16,7 +16,7 @@ ANSWER = b"\x80\x01\x00\x00\x00\x0a\x00\x00\x00\x00"
 
 
 def test_a_command_waits_for_its_turn(tmp_path: Path) -> None:
-    """swtpm serves one client at a time; whoever comes while the queue is full is not lost."""
+    """One client is served at a time; whoever comes while the queue is full is not lost."""
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(tmp_path / "tpm.sock"))
@@ -30,8 +30,8 @@ def test_a_command_waits_for_its_turn(tmp_path: Path) -> None:
         command.start()
         command.join(0.1)
         assert command.is_alive()
-        for _ in range(2):
-            connection = open_sockets.enter_context(listener.accept()[0])
+        open_sockets.enter_context(listener.accept()[0])
+        connection = open_sockets.enter_context(listener.accept()[0])
         connection.recv(12)
         connection.sendall(ANSWER)
         command.join(10)
