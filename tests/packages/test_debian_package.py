@@ -548,7 +548,7 @@ def test_the_documented_commands_make_a_trusted_device(
     shown = f"{tools} tpm2_getcap handles-persistent; tpm2_getcap handles-nv-index"
     before = installed.must(shown, sees=sockets)
     assert [handle for handle in handles if handle in before.lower()] == handles
-    installed.must("; ".join([tools, *documented("Remove and purge")]), sees=sockets)
+    installed.must("\n".join([tools, *documented("Remove and purge")]), sees=sockets)
     after = installed.must(shown, sees=sockets)
     assert [handle for handle in handles if handle in after.lower()] == []
 
