@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     Answer = Callable[[socket.socket, bytes], None]
 
 DAY = timedelta(days=1)
+# Python 3.13 asks for what RFC 5280 does: the usage of a CA's key, and identifiers of keys.
+_CA_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _name(name: str) -> x509.Name:
@@ -51,6 +63,10 @@ class Pki:
             .not_valid_before(now - DAY)
             .not_valid_after(now + DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_CA_USAGE, critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
 
@@ -82,6 +98,10 @@ class Pki:
             .not_valid_before(begins)
             .not_valid_after(begins + life)
             .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
             .sign(self._key, hashes.SHA256())
         )
         return made.public_bytes(serialization.Encoding.PEM).decode()
