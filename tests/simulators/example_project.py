@@ -11,15 +11,13 @@ package index. Versions are those of uv.lock.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from simulators.distributions import DISTRIBUTIONS
+from simulators.distributions import DISTRIBUTIONS, ROOT, uv
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 EXAMPLE: Final = ROOT / "tests" / "examples" / "payments_terminal"
 
 PIP: Final = "pip"
@@ -33,16 +31,6 @@ shift
 set -- --quiet --python {python} --find-links {wheels} --constraint {constraints} "$@"
 {uv} pip install --offline "$@" 2>/dev/null || exec {uv} pip install "$@"
 """
-
-
-def uv() -> str:
-    """The program uv: the checkout's own, or the one on PATH."""
-    own = ROOT / ".tools" / "bin" / "uv"
-    found = str(own) if own.exists() else shutil.which("uv")
-    if found is None:
-        message = "uv is not installed: scripts/setup"
-        raise FileNotFoundError(message)
-    return found
 
 
 def vendors_environ() -> dict[str, str]:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from simulators.distributions import ROOT
 from simulators.example_project import (
     EXAMPLE,
-    ROOT,
     build_wheels,
     fresh_environment,
     make_environment,
