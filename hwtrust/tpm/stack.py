@@ -1,8 +1,11 @@
 """The door to tpm2-pytss: what hwtrust uses of it, the form of TLS key files aside.
 
-tpm2-pytss reads certificates in two conversions that hwtrust does not use, and for
-them loads all of X.509, a tenth of a device's boot. While tpm2-pytss is loaded,
-forwarders stand for these two functions: whoever calls one calls the real one.
+tpm2-pytss loads what hwtrust does not use, and what takes a fifth of a device's boot:
+
+1. All of X.509, for two conversions of certificates. While tpm2-pytss is loaded,
+   forwarders stand for these two functions: whoever calls one calls the real one.
+2. Its feature API and its policies. It does without them where their libraries are not
+   installed, and so it is told. Whoever asks it for one of their names gets it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
+from threading import get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 _X509: Final = "cryptography.x509"
 _USED: Final = ("load_der_x509_certificate", "load_pem_x509_certificate")
+_PACKAGE: Final = "tpm2_pytss"
+_FEATURES: Final = ("tpm2_pytss.FAPI", "tpm2_pytss.policy")
 
 
 class _Later(ModuleType):
@@ -63,7 +69,44 @@ def _without_x509() -> Iterator[None]:
         later.step_aside()
 
 
-with _without_x509():
+class _Absent:
+    """Finds that features are not installed, for the thread that makes it and no other."""
+
+    def __init__(self) -> None:
+        self._thread = get_ident()
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Say of a feature what it says itself where its library is missing."""
+        if name in _FEATURES and get_ident() == self._thread:
+            raise NotImplementedError(name)
+
+
+def _with_features(name: str) -> Any:
+    """A name that the package lacks (PEP 562): it gets those of all features, once."""
+    package = sys.modules[_PACKAGE]
+    del package.__getattr__
+    for feature in _FEATURES:
+        with contextlib.suppress(NotImplementedError):
+            found = vars(importlib.import_module(feature))
+            vars(package).update({one: found[one] for one in found if not one.startswith("_")})
+    return getattr(package, name)
+
+
+@contextlib.contextmanager
+def _without_features() -> Iterator[None]:
+    if _PACKAGE in sys.modules:
+        yield
+        return
+    absent = _Absent()
+    sys.meta_path.insert(0, absent)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(absent)
+    vars(sys.modules[_PACKAGE])["__getattr__"] = _with_features
+
+
+with _without_x509(), _without_features():
     from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception
     from tpm2_pytss.constants import (
         TPM2_ALG,

@@ -21,6 +21,20 @@ loaded = sorted(sys.modules)
 from cryptography import x509
 print(json.dumps({"loaded": loaded, "real": hasattr(x509, "Name"), "file": x509.__file__}))
 """
+FEATURES = """
+from hwtrust.tpm import stack
+import sys, tpm2_pytss
+before = "tpm2_pytss.FAPI" in sys.modules
+from tpm2_pytss import FAPI, FAPIConfig
+print(before, FAPI.__name__, FAPIConfig.__name__, tpm2_pytss.ESAPI is stack.ESAPI)
+print(hasattr(tpm2_pytss, "policy"), hasattr(tpm2_pytss, "nothing"))
+"""
+WHOLE = """
+import tpm2_pytss
+print(hasattr(tpm2_pytss, "policy"))
+from hwtrust.tpm import stack
+print(hasattr(tpm2_pytss, "__getattr__"), tpm2_pytss.FAPI.__name__)
+"""
 AMIDST = """
 import sys
 from hwtrust.tpm import stack
@@ -40,12 +54,13 @@ def python(program: str) -> str:
     return done.stdout
 
 
-def test_a_boot_loads_neither_x509_nor_the_errors_of_a_backend() -> None:
-    """A tenth of its time; the real module is there for whoever imports it afterwards."""
+def test_a_boot_loads_neither_x509_nor_features_nor_the_errors_of_a_backend() -> None:
+    """A fifth of its time; the real module is there for whoever imports it afterwards."""
     found = json.loads(python(BOOT))
     loaded = set(found["loaded"])
     assert "tpm2_pytss.ESAPI" in loaded
     assert loaded.isdisjoint({"cryptography.x509", "hwtrust.errors.admin", "hwtrust.errors.audit"})
+    assert loaded.isdisjoint({"tpm2_pytss.FAPI", "tpm2_pytss.policy", "tempfile", "shutil"})
     assert found["real"]
     assert found["file"].endswith("x509/__init__.py")
 
@@ -57,6 +72,14 @@ def test_tpm2_pytss_reads_certificates_all_the_same() -> None:
     public = TPM2B_PUBLIC.from_pem(ssl.DER_cert_to_PEM_cert(der).encode())
     point = read_certificate(der).key.public_numbers()
     assert bytes(public.publicArea.unique.ecc.x) == point.x.to_bytes(32, "big")  # type: ignore[union-attr]
+
+
+def test_tpm2_pytss_has_its_features_for_whoever_asks() -> None:
+    """By the names that the package gives them; policies where their library is installed."""
+    whole, loaded = (python(program).split() for program in (WHOLE, FEATURES))
+    policies, nothing = whole[0], "False"
+    assert whole[1:] == ["False", "FAPI"]
+    assert loaded == ["False", "FAPI", "FAPIConfig", "True", policies, nothing]
 
 
 def test_another_thread_that_comes_amidst_finds_all_that_it_seeks() -> None:
