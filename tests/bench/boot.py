@@ -7,15 +7,15 @@
     boot_load           measure, extend, unseal, cap, open the key store
 
 A program of six lines runs as a whole process, over swtpm, after a reboot of the
-TPM each time, as on a device. The layers are small: reading them is measured
-elsewhere. The result is a median; where the time goes has no goal of its own.
+TPM each time, where `hwtrust-device` is installed from its wheel and nothing else is,
+as on a device. The layers are small: reading them is measured elsewhere. The result
+is a median; where the time goes has no goal of its own.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hwtrust.testing.manufacture import Vendor
 from hwtrust.testing.swtpm import Swtpm
 from hwtrust_backend.testing import BackendServer
+from simulators.distributions import DISTRIBUTIONS, build, clean_environ, installed
 from simulators.site import Site
 
 RUNS: Final = 15
@@ -48,14 +49,15 @@ with Device.open(DeviceConfig.load(sys.argv[1])) as device:
 PARTS: Final = ("interpreter", "import", "open", "load")
 
 
-def milliseconds(config: Path) -> list[float]:
+def milliseconds(python: Path, config: Path) -> list[float]:
     """How long a new process takes to boot, and each of its parts."""
     # What a machine has compiled once it keeps, unless it was told not to.
-    environ = {name: value for name, value in os.environ.items() if name != _NOT_KEPT}
+    environ = {name: value for name, value in clean_environ().items() if name != _NOT_KEPT}
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(config)],
+        [python, "-c", PROGRAM, str(config)],
         check=True,
+        cwd=config.parent,
         capture_output=True,
         env=environ,
         text=True,
@@ -74,7 +76,10 @@ def measured() -> list[list[float]]:
     ):
         vendor = Vendor.create(now=datetime.now(UTC) - timedelta(days=1))
         vendor.manufacture(tpm, algorithm="ecc256")
-        site = Site(Path(directory), tpm, backend, vendor)
+        home = Path(directory)
+        build(home / "dist", DISTRIBUTIONS["hwtrust-device"])
+        python = installed(home / "dist", home, "hwtrust-device", ("tpm",)).bin / "python"
+        site = Site(home, tpm, backend, vendor)
         site.enrol()
         tpm.reboot()
         with site.open() as device:
@@ -83,7 +88,7 @@ def measured() -> list[list[float]]:
         runs = []
         for _ in range(RUNS + 1):
             tpm.reboot()
-            runs.append(milliseconds(site.config_path))
+            runs.append(milliseconds(python, site.config_path))
         return runs[1:]  # the first compiles the modules and fills the file cache
 
 

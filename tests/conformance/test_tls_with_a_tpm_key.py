@@ -28,49 +28,18 @@ from hwtrust.device.enrol import choose_tls_key
 from hwtrust.errors import ChannelTlsError, ChannelUnreachableError, TlsKeyError
 from hwtrust.testing.swtpm import Swtpm
 from hwtrust_backend.testing import BackendServer
-from simulators.resource_manager import ResourceManager, require_provider
+from simulators.resource_manager import (
+    ResourceManager,
+    documented_configuration,
+    require_provider,
+)
 from simulators.site import Site
+from simulators.tls_client import HANDSHAKES, PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hwtrust.testing.manufacture import Vendor
-
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "platforms.md"
-
-CLIENT = '''
-"""usage: CLIENT URL CA KEY CERTIFICATE DEVICE THREADS: each thread shakes hands three times."""
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from hwtrust.channel import Channel
-from hwtrust.errors import HwTrustError
-from hwtrust.wire.challenge import Purpose
-from hwtrust.wire.messages import ChallengeReply, ChallengeRequest
-
-url, ca, key, certificate, device, threads = sys.argv[1:]
-
-class Key:
-    def key_pem(self):
-        return Path(key).read_bytes()
-
-def ask(_):
-    nonces = []
-    for _ in range(3):
-        channel = Channel(url, tls_ca=Path(ca).read_text())
-        channel.authenticate(Key(), Path(certificate).read_text())
-        asked = ChallengeRequest(device=bytes.fromhex(device), purpose=Purpose.ATTEST)
-        nonces.append(channel.post("/v1/challenges", asked, ChallengeReply).nonce.hex())
-        channel.close()
-    return nonces
-
-try:
-    with ThreadPoolExecutor(int(threads)) as pool:
-        print(*(nonce for nonces in pool.map(ask, range(int(threads))) for nonce in nonces))
-except HwTrustError as error:
-    sys.exit(error.code)
-'''
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +80,17 @@ class Shared:
         return self.site.home / "state" / name
 
     def shake_hands(
-        self, device: str, *, key: Path, certificate: Path, threads: int = 1
+        self, device: str, *, key: Path, certificate: Path, threads: int = 1, keys: str = "own"
     ) -> subprocess.CompletedProcess[str]:
         """Open connections of mutual TLS, and ask for a challenge over each."""
         authority = self.site.home / "ca.pem"
         authority.write_text(self.site.backend.trust.tls_ca)
         paths = (str(path) for path in (authority, key, certificate))
         return subprocess.run(
-            [sys.executable, "-c", CLIENT, self.site.backend.url, *paths, device, str(threads)],
+            [
+                *(sys.executable, "-P", PROGRAM, self.site.backend.url),
+                *(*paths, device, str(threads), keys),
+            ],
             env=self.manager.environment | {"TSS2_LOG": "all+none"},
             capture_output=True,
             text=True,
@@ -138,10 +110,8 @@ def choose(site: Site, tls_key: str, tcti: str) -> None:
 @pytest.fixture(scope="module")
 def openssl_conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OpenSSL's configuration, as the documentation shows it."""
-    blocks = re.findall(r"```ini\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    (shown,) = [block for block in blocks if "openssl_init" in block]
     path: Path = tmp_path_factory.mktemp("openssl") / "openssl.cnf"
-    path.write_text(shown)
+    path.write_text(documented_configuration())
     return path
 
 
@@ -185,7 +155,8 @@ def test_a_device_lives_with_its_tls_key_in_the_tpm(shared: Shared, choice: str)
         assert done.returncode == 0, (command, done.stderr)
 
 
-def test_many_connections_are_opened_at_once(shared: Shared) -> None:
+@pytest.mark.parametrize("keys", ["shared", "own"])
+def test_many_connections_are_opened_at_once(shared: Shared, keys: str) -> None:
     """Threads share the TPM: each handshake is signed, and none waits for ever."""
     device = shared.enrolled()
     done = shared.shake_hands(
@@ -193,9 +164,10 @@ def test_many_connections_are_opened_at_once(shared: Shared) -> None:
         key=shared.file("tls-key.pem"),
         certificate=shared.file("tls-certificate.pem"),
         threads=4,
+        keys=keys,
     )
     assert done.returncode == 0, done.stderr
-    assert len(set(done.stdout.split())) == 12
+    assert len(set(done.stdout.split())) == 4 * HANDSHAKES
 
 
 def test_a_certificate_of_another_key_is_refused_before_anything_is_sent(shared: Shared) -> None:

@@ -31,6 +31,7 @@ TCTI: Final = "tabrmd:bus_type=session"
 OLDEST: Final = (1, 2)
 """The first tpm2-openssl whose keys Python's ssl can use."""
 
+_DOCUMENT: Final = Path(__file__).resolve().parents[2] / "docs" / "platforms.md"
 _START_SECONDS: Final = 20
 _FIRST_DEBIAN: Final = 13
 """The first Debian that has such a provider."""
@@ -121,17 +122,28 @@ def provider_version(tcti: str) -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else ()
 
 
-def require_provider(tcti: str) -> None:
-    """Skip a test where no provider can use a key of the TPM.
+def documented_configuration() -> str:
+    """OpenSSL's configuration, as the documentation shows it."""
+    blocks = re.findall(r"```ini\n(.*?)```", _DOCUMENT.read_text(), re.DOTALL)
+    (shown,) = (str(block) for block in blocks if "openssl_init" in block)
+    return shown
 
-    On CI it fails instead where the distribution has one.
+
+def require_provider(
+    tcti: str, *, manager: bool = True, command: str = "scripts/platform-test --quick trixie"
+) -> None:
+    """Skip a test where no provider can use a key of the TPM; `command` runs it where one can.
+
+    On CI it fails instead where the distribution has one. With `manager` the test
+    needs the programs of ResourceManager too.
     """
-    if provider_version(tcti) >= OLDEST and shutil.which("tpm2-abrmd"):
+    programs = ("tpm2-abrmd", "dbus-daemon") if manager else ()
+    if provider_version(tcti) >= OLDEST and all(map(shutil.which, programs)):
         return
-    wanted = "needs tpm2-openssl 1.2 or newer, tpm2-abrmd and dbus-daemon"
+    wanted = ", ".join(("needs tpm2-openssl 1.2 or newer", *programs))
     if os.environ.get("CI") and _debian() >= _FIRST_DEBIAN:
-        pytest.fail(f"{wanted}: apt-get install tpm2-openssl tpm2-abrmd dbus-daemon")
-    pytest.skip(f"{wanted}; Debian has them since 13: scripts/platform-test --quick trixie")
+        pytest.fail(f"{wanted}: apt-get install {' '.join(('tpm2-openssl', *programs))}")
+    pytest.skip(f"{wanted}; Debian has them since 13: {command}")
 
 
 def _debian() -> int:

@@ -9,6 +9,7 @@ Rules:
 2. The order in which modules are loaded is read from the modules; kernels differ in it.
 3. The image is signed by the snakeoil key that comes with OVMF, which its variables
    trust. It signs nothing that anybody should believe.
+4. Run as a program, `python -m vm.image`, it fills the cache and makes nothing.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def signed_image(directory: Path, *, kernel: Kernel, initrd: Path, command_line:
     Raises:
         ImageError: the stub, objcopy or sbsign cannot be had.
     """
-    stub = _unpacked("systemd-boot-efi", _keep_stub) / "linuxx64.efi.stub"
+    stub = _stub()
     target = directory / "EFI" / "BOOT" / "BOOTX64.EFI"
     target.parent.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="hwtrust-vm-") as name:
@@ -205,6 +206,20 @@ def signed_image(directory: Path, *, kernel: Kernel, initrd: Path, command_line:
             *("sbsign", "--key", str(key), "--cert", certificate),
             *("--output", str(target), str(unsigned)),
         )
+
+
+def fetch() -> None:
+    """Have all that comes from Debian in the cache, for tests without a network.
+
+    Raises:
+        ImageError: apt does not know it, or cannot download it.
+    """
+    kernel()
+    _stub()
+
+
+def _stub() -> Path:
+    return _unpacked("systemd-boot-efi", _keep_stub) / "linuxx64.efi.stub"
 
 
 # --- packages ----------------------------------------------------------------------
@@ -346,3 +361,7 @@ def _output(*arguments: str, cwd: Path | None = None) -> str:
         message = f"{arguments[0]} failed: {done.stderr.strip()[-800:]}"
         raise ImageError(message)
     return done.stdout
+
+
+if __name__ == "__main__":
+    fetch()

@@ -34,7 +34,10 @@ _WORK: Final = ("python", str(ROOT / "tests" / "vm" / "device_work.py"), CONFIG)
 
 
 class VendorDevice:
-    """A device in a VM; its layer `kernel` takes a restart to be replaced."""
+    """A device in a VM; its layer `kernel` takes a restart to be replaced.
+
+    Its programs run in `environment`.
+    """
 
     def __init__(self, machine: Machine, backend: BackendServer, directory: Path) -> None:
         self.machine = machine
@@ -43,6 +46,7 @@ class VendorDevice:
         self.publisher = Publisher(backend.backend, directory / "published")
         self.layers = {name: ("1.0", f"layer {name}\n".encode() * 64) for name in LAYERS}
         self.name = b""
+        self.environment: dict[str, str] = {}
 
     def set_up(self, *options: str, tpm: str = "", tables: str = "") -> None:
         """Bring layers and trust onto the disk, and write the configuration.
@@ -79,7 +83,8 @@ class VendorDevice:
 
     def hwtrust(self, *words: str, given: bytes = b"") -> Done:
         """Run a command of the device."""
-        return self.machine.run("hwtrust", *words, "--config", CONFIG, given=given)
+        command = ("hwtrust", *words, "--config", CONFIG)
+        return self.machine.run(*command, environment=self.environment, given=given)
 
     def document(self, *words: str) -> dict[str, Any]:
         """What a command prints as JSON, of one that succeeds."""
@@ -92,11 +97,12 @@ class VendorDevice:
 
     def work(self, *words: str) -> str:
         """Run `device_work` to its end; gives what it prints."""
-        return self.machine.run(*_WORK, *words).good()
+        return self.machine.run(*_WORK, *words, environment=self.environment).good()
 
     def cut_power_after(self, work: str, step: str) -> None:
         """Take the power away after a step of some work."""
-        self.machine.cut_power_when(AT_STEP, *_WORK, work, step)
+        command = (*_WORK, work, step)
+        self.machine.cut_power_when(AT_STEP, *command, environment=self.environment)
 
     def check(self) -> dict[str, Any]:
         """Boot and attest; what the device is then."""
