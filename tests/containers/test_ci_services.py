@@ -7,6 +7,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.containers
 
 Podman = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
-BASE = os.environ.get("HWTRUST_BASE", "docker.io/library/debian:bookworm-slim")
+BASE = os.environ.get("HWTRUST_BASE", "localhost/hwtrust/debian:bookworm")
 RANDOM = (
     "import os; from tpm2_pytss import ESAPI\n"
     "with ESAPI(os.environ['TCTI']) as tpm: print(len(bytes(tpm.get_random(8))))"
@@ -77,10 +78,11 @@ def test_a_job_with_the_service_has_a_tpm(podman: Podman, beside: Callable[[], s
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("job", ["tests", "tests-on-service"])
 def test_the_example_project_passes_in_a_container_that_has_nothing(
-    podman: Podman, beside: Callable[[], str], tmp_path: Path
+    podman: Podman, beside: Callable[[], str], tmp_path: Path, job: str
 ) -> None:
-    """Three lines, as they stand, in the distribution's bare image, with the service beside it.
+    """Three lines, as they stand, in the distribution's bare image, with and without a service.
 
     hwtrust's wheels are those of this checkout; all else comes from where anybody has it.
     """
@@ -93,11 +95,17 @@ def test_the_example_project_passes_in_a_container_that_has_nothing(
             f"--volume={authorities}:/authorities.pem:ro",
             "--env=PIP_CERT=/authorities.pem",
         ]
-    options += [f"--volume={project}:/builds", "--workdir=/builds", "--network", beside()]
-    lines, _ = lines_of("tests")
+    lines, variables = lines_of(job)
     assert len(lines) == 3
+    options += [f"--env={name}={value}" for name, value in variables.items()]
+    if variables:
+        options += ["--network", beside()]
+    options += [f"--volume={project}:/builds", "--workdir=/builds"]
     written = (project / "tests" / "test_terminal.py").read_text().count("\ndef test_")
-    assert f"{written} passed" in run_job(podman, lines, *options)
+    printed = run_job(podman, lines, *options)
+    assert f"{written} passed" in printed
+    served = "These tests run on the TPM swtpm:host=tpm,port=2321."
+    assert (served in printed) is bool(variables)
 
 
 def podman_sh(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -204,3 +212,25 @@ def test_the_backend_of_the_document_answers_on_this_machine(
     from_the_document("A backend", "backend")
     pem = ssl.get_server_certificate(("localhost", 8443), timeout=SECONDS)
     assert x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc > datetime.now(UTC)
+
+
+def test_what_is_marked_runs_on_the_service(
+    from_the_document: Callable[[str, str], None],
+) -> None:
+    """The example project's test for any TPM, with the variables of the job: on the service."""
+    from_the_document("A TPM for CI", "tpm")
+    _, variables = lines_of("tests-on-service")
+    given = {name: tcti.replace("host=tpm", "host=127.0.0.1") for name, tcti in variables.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "hardware"],
+        cwd=EXAMPLE,
+        env=os.environ | given | {"PYTHONPATH": str(EXAMPLE / "src")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "These tests run on the TPM swtpm:host=127.0.0.1,port=2321." in done.stdout
+    assert "1 passed" in done.stdout

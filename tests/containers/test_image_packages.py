@@ -15,7 +15,7 @@ pytestmark = pytest.mark.containers
 
 Podman = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
-BASE = os.environ.get("HWTRUST_BASE", "docker.io/library/debian:bookworm-slim")
+BASE = os.environ.get("HWTRUST_BASE", "localhost/hwtrust/debian:bookworm")
 IMAGES = ("swtpm", "backend", "device", "postgresql")
 OF_PYTHON = ("backend", "device")
 BUILD_SECONDS = 900

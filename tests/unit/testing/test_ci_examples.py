@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CI = ROOT / "docs" / "ci"
+VARIABLES = {
+    "service": ("TPM2TOOLS_TCTI",),
+    "tests-on-service": ("HWTRUST_TEST_TCTI", "HWTRUST_TEST_HARDWARE_OK"),
+}
 APT_GET = """\
 #!/bin/sh
 # Whether apt knows these packages; nothing is installed.
@@ -46,7 +50,7 @@ case "$*" in *--detach*) echo tpm-1 ;; *fail*) exit 7 ;; esac
 VENV = """\
 #!/bin/sh
 # `python3 -m venv .venv`, with a pip that knows this checkout's wheels.
-[ "$*" = "-m venv .venv" ] && exec cp -r --no-dereference {environment} .venv
+[ "$*" = "-m venv .venv" ] && exec ln -s {environment} .venv
 exec {python} "$@"
 """
 
@@ -68,6 +72,12 @@ def steps(job: str) -> dict[str, list[str]]:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The distributions, as a vendor gets them."""
     return build_wheels(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of nothing but the built wheels, and what the example project needs."""
+    return fresh_environment(tmp_path_factory.mktemp("vendor") / "env", wheels, EXAMPLE)
 
 
 def stand_in(directory: Path, name: str, text: str) -> None:
@@ -103,12 +113,11 @@ def tcp_tpm(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_example_project_passes_where_only_wheels_are_installed(
-    wheels: Path, tmp_path: Path
+    installed: Path, tmp_path: Path
 ) -> None:
     """An environment of nothing but the built wheels; the project's tests, unchanged."""
     project = Path(shutil.copytree(EXAMPLE, tmp_path / "project"))
-    environment = fresh_environment(tmp_path / "env", wheels, project)
-    printed = run_tests(environment, project)
+    printed = run_tests(installed, project)
     written = (project / "tests" / "test_terminal.py").read_text().count("\ndef test_")
     assert written >= 7
     assert f"{written} passed" in printed
@@ -116,10 +125,11 @@ def test_the_example_project_passes_where_only_wheels_are_installed(
 
 def test_both_services_run_the_same_lines() -> None:
     """What is tested of one holds for the other, and it is three lines as promised."""
-    for job in ("tests", "service"):
+    for job in ("tests", "service", "tests-on-service"):
         lines = steps(job)
         assert lines["github"] == lines["gitlab"]
         assert len(lines["github"]) == 3
+    assert steps("tests-on-service") == steps("tests")
 
 
 def test_the_files_have_what_their_service_asks_for() -> None:
@@ -129,12 +139,13 @@ def test_the_files_have_what_their_service_asks_for() -> None:
     for name, job in hub["jobs"].items():
         assert job["runs-on"]
         assert job["container"] == lab[name]["image"]
-    service = hub["jobs"]["service"]
-    (alias,) = service["services"]
-    (beside,) = lab["service"]["services"]
-    assert beside == {"name": service["services"][alias]["image"], "alias": alias}
-    assert lab["service"]["variables"] == service["env"]
-    assert service["env"] == {"TPM2TOOLS_TCTI": f"swtpm:host={alias},port=2321"}
+    for name, variables in VARIABLES.items():
+        service = hub["jobs"][name]
+        (alias,) = service["services"]
+        (beside,) = lab[name]["services"]
+        assert beside == {"name": service["services"][alias]["image"], "alias": alias}
+        tcti = f"swtpm:host={alias},port=2321"
+        assert lab[name]["variables"] == service["env"] == dict.fromkeys(variables, tcti)
 
 
 def test_the_lines_of_the_job_with_fixtures_work(wheels: Path, tmp_path: Path) -> None:
@@ -146,20 +157,10 @@ def test_the_lines_of_the_job_with_fixtures_work(wheels: Path, tmp_path: Path) -
     python = environment / "bin" / "python"
     stand_in(programs, "python3", VENV.format(environment=environment, python=python))
     *before, last = steps("tests")["github"]
-    for line in before:
-        run("bash", "-euo", "pipefail", "-c", line, cwd=project, seconds=600, path=programs)
-    # uv's programs name the environment that was copied; the last line names the copy.
-    assert last == ".venv/bin/pytest"
-    printed = run(
-        environment / "bin" / "python",
-        "-m",
-        "pytest",
-        "-k",
-        "opens_after",
-        cwd=project,
-        seconds=300,
-        path=programs,
-    )
+    printed = ""
+    for line in [*before, f"{last} -k opens_after"]:
+        bash = ("bash", "-euo", "pipefail", "-c", line)
+        printed = run(*bash, cwd=project, seconds=600, path=programs)
     assert "1 passed" in printed
 
 
@@ -175,11 +176,23 @@ def test_the_lines_of_the_job_with_a_service_work(tcp_tpm: str, tmp_path: Path) 
         subprocess.run(bash, env=environ, check=True, timeout=60, cwd=tmp_path)
 
 
+def test_what_is_marked_runs_on_the_service(installed: Path, tcp_tpm: str, tmp_path: Path) -> None:
+    """The example project with the job's variables: one test on the service, the others not."""
+    project = Path(shutil.copytree(EXAMPLE, tmp_path / "project"))
+    variables = [f"{name}={tcp_tpm}" for name in VARIABLES["tests-on-service"]]
+    for chosen, served in (("needs", True), ("opens_after", False)):
+        pytest_of = str(installed / "bin" / "pytest")
+        command = ("env", *variables, pytest_of, "-k", chosen)
+        printed = run(*command, cwd=project, seconds=300)
+        assert "1 passed" in printed
+        assert (f"These tests run on the TPM {tcp_tpm}." in printed) is served
+
+
 def test_the_document_shows_the_files_lines() -> None:
     """The YAML in docs/testing.md stands in the files as it is."""
     text = (ROOT / "docs" / "testing.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     lab = (CI / "gitlab-ci.yml").read_text()
     assert [block for block in blocks if block not in lab] == []
 

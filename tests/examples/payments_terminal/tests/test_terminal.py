@@ -10,11 +10,15 @@ from payments_terminal import OutOfServiceError, Terminal
 from hwtrust.device import State
 from hwtrust.errors import RootRevokedError, TpmGoneError, TpmLockoutError
 from hwtrust.testing.faults import RC_FAILURE, At, Respond
+from hwtrust.tpm.connection import Tpm
+from hwtrust.tpm.provision import active_banks, has_p256
+from hwtrust.wire.algorithms import Alg
 
 if TYPE_CHECKING:
     from hwtrust.testing.device import EnrolledDevice
     from hwtrust.testing.fixtures import EnrolledDeviceFactory
-    from hwtrust.testing.plugin import TpmFactory
+    from hwtrust.testing.plugin import HardwareTpm, TpmFactory
+    from hwtrust.testing.swtpm import Swtpm
 
 
 @pytest.fixture
@@ -23,6 +27,14 @@ def terminal(enrolled_device: EnrolledDevice) -> Terminal:
     terminal = Terminal(enrolled_device.device)
     terminal.keep(b"the bank's key")
     return terminal
+
+
+@pytest.mark.hardware
+def test_the_tpm_has_what_a_terminal_needs(tpm: Swtpm | HardwareTpm) -> None:
+    """SHA-256 and P-256: on the TPM that HWTRUST_TEST_TCTI names, where it names one."""
+    with Tpm(tpm.tcti) as opened:
+        assert Alg.SHA256 in active_banks(opened)
+        assert has_p256(opened)
 
 
 def test_the_key_opens_after_a_restart(enrolled_device: EnrolledDevice, terminal: Terminal) -> None:
