@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,15 +213,12 @@ def test_a_layer_that_is_kept_is_there_for_the_next_program(tmp_path: Path) -> N
 
 
 @needs_root
-@pytest.mark.skipif(
-    shutil.which("ip") is None
-    and (not os.environ.get("CI") or bool(os.environ.get("HWTRUST_PLATFORM"))),
-    reason="ip is not installed: apt install iproute2; on another platform no other is started",
-)
-def test_a_program_apart_has_a_network_of_its_own() -> None:
-    """With a loopback that is up, and nothing else."""
-    done = enter("--apart", "/", "ip", "-o", "link")
-    assert re.findall(r"^\d+: (\w+): <.*\bUP\b", done.stdout, re.MULTILINE) == ["lo"], done.stderr
+@pytest.mark.parametrize("space", ["ipc", "mnt", "pid", "uts"])
+def test_what_a_program_leaves_there_ends_with_it(space: str) -> None:
+    """Mounts, processes, a name, System V objects: the host keeps none of them."""
+    within = enter("/", "readlink", f"/proc/self/ns/{space}")
+    assert within.returncode == 0, within.stderr
+    assert within.stdout.strip() != str(Path(f"/proc/self/ns/{space}").readlink())
 
 
 # --- what is secret -----------------------------------------------------------------------

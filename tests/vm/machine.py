@@ -67,6 +67,9 @@ _STOP_SECONDS: Final = 180.0
 _PROBE_SECONDS: Final = 10.0
 _QUOTED: Final = 2000
 _RUNNING: Final = -1
+_UNIX_SOCKETS: Final = Path("/proc/net/unix")
+_ACCEPTS: Final = 0x10000
+"""__SO_ACCEPTCON of the kernel."""
 
 
 class MachineError(AssertionError):
@@ -319,10 +322,10 @@ class Machine:
                 log,
             )
             failed.callback(_end, swtpm)
-            self._await_file(sockets / "tpm", swtpm)
+            self._await_listener(sockets / "tpm", swtpm)
             qemu = _spawn([_QEMU, *self._hardware(sockets), *boot], log)
             failed.callback(_end, qemu)
-            self._await_file(sockets / "commands", qemu)
+            self._await_listener(sockets / "commands", qemu)
             commands = failed.enter_context(socket.socket(socket.AF_UNIX))
             commands.connect(str(sockets / "commands"))
             failed.pop_all()
@@ -423,10 +426,10 @@ class Machine:
         message_in: dict[str, Any] = json.loads(line)
         return message_in
 
-    def _await_file(self, path: Path, process: subprocess.Popen[bytes]) -> None:
-        """Return once a program has made its socket."""
+    def _await_listener(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        """Return once a program takes connections at its socket, whose file is there before."""
         end = time.monotonic() + _STOP_SECONDS
-        while not path.exists():
+        while not _listening(path):
             if process.poll() is not None or time.monotonic() > end:
                 message = f"no {path.name}: {self._last_words()}"
                 raise MachineError(message)
@@ -466,6 +469,15 @@ def accelerator() -> Literal["kvm", "tcg"]:
         _end(process)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _listening(path: Path) -> bool:
+    """Whether a UNIX socket takes connections, without making one; see proc_net(5)."""
+    for line in _UNIX_SOCKETS.read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, _, *name = line.split(maxsplit=7)
+        if name == [str(path)] and int(flags, 16) & _ACCEPTS:
+            return True
+    return False
 
 
 def _pflash(unit: int, path: Path, *, readonly: bool) -> list[str]:
