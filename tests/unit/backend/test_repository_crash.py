@@ -24,6 +24,8 @@ from simulators.tuf_repository import MemorySource
 from simulators.vendor import BOTH, KERNEL, Vendor, signed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hwtrust.updates.source import Source
 
 BEFORE: Final = frozenset({"layers/kernel/6.1", "layers/www/2", "releases/1.0.json"})
@@ -57,7 +59,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path) -> Iterator[Site]:
     """A backend on SQLite, served to a device and exported, with 12 hours gone since."""
     (tmp_path / "source").mkdir(mode=0o700)
     data, clock = tmp_path / "source" / "data", ManualClock()
@@ -73,7 +75,8 @@ def site(tmp_path: Path) -> Site:
     known = made.seen(Change("", data, made.now, b""), dict(published(data, made.now).metadata))
     assert known == BEFORE | RELEASE
     made.now += 13 * HOUR
-    return made
+    yield made
+    backend.database.close()
 
 
 def published(data: Path, now: int) -> Published:
