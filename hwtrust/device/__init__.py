@@ -17,9 +17,12 @@ Everything is synchronous, and an open device belongs to one thread and one
 process. Every error is a `hwtrust.errors.HwTrustError` with a code.
 """
 
-from hwtrust.device.api import Device
-from hwtrust.device.config import DeviceConfig
-from hwtrust.device.results import AttestResult, Condition, DeviceStatus, State, Step
+from hwtrust.loading import uncollected
+
+with uncollected():
+    from hwtrust.device.api import Device
+    from hwtrust.device.config import DeviceConfig
+    from hwtrust.device.results import AttestResult, Condition, DeviceStatus, State, Step
 
 __all__ = [
     "AttestResult",

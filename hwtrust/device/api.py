@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from hwtrust.device.results import State, silent, unwatched
 from hwtrust.errors import DeviceSoftwareError
+from hwtrust.loading import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -78,7 +79,8 @@ class Device:
             TpmError: no TPM, or one that does not work; the class says why.
         """
         try:
-            from hwtrust.device.opening import opened
+            with uncollected():
+                from hwtrust.device.opening import opened
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _EXTRA:
                 raise

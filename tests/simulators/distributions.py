@@ -101,7 +101,9 @@ class Install(Protocol):
         """A new environment with the distribution, and with what its extras bring."""
 
 
-def installed(built: Path, home: Path, name: str, extras: tuple[str, ...]) -> Environment:
+def installed(
+    built: Path, home: Path, name: str, extras: tuple[str, ...], *, python: str = sys.executable
+) -> Environment:
     """Make an environment in `home` with a distribution's wheel and all that it needs."""
 
     def call(*command: str) -> None:
@@ -115,7 +117,7 @@ def installed(built: Path, home: Path, name: str, extras: tuple[str, ...]) -> En
         *(word for extra in extras for word in ("--extra", extra)),
         *("--format", "pylock.toml", "--output-file", locked),
     )
-    call("venv", "--python", sys.executable, str(bin_.parent))
+    call("venv", "--python", python, str(bin_.parent))
     into = ("--python", str(bin_ / "python"))
     call("pip", "install", *into, "--requirements", locked)
     wheels = [str(wheel_of(built, one)) for one in _OURS[name]]
