@@ -96,6 +96,32 @@ def test_a_file_that_changes_while_it_is_added_is_refused(
     assert added.names() == []
 
 
+def test_a_pipe_is_no_file_of_a_release(tmp_path: Path) -> None:
+    """It would pass for an empty file, and be another one at the next reading."""
+    os.mkfifo(tmp_path / "layer")
+    with pytest.raises(RepositoryBundleError), blobs.plain_file(tmp_path, "layer"):
+        pytest.fail("a pipe was opened")
+
+
+def test_a_file_that_is_cut_short_is_not_there(tmp_path: Path) -> None:
+    """A full disk or a copy that was broken off leaves a name, and less than its content."""
+    added = Blobs(tmp_path / "targets")
+    (tmp_path / "layer").write_bytes(b"a layer")
+    blob = added.add(tmp_path, "layer")
+    assert added.has(blob)
+    added.path(blob.sha256).write_bytes(b"a lay")
+    assert not added.has(blob)
+
+
+def test_only_the_backend_changes_its_files(tmp_path: Path) -> None:
+    """Who else could, could take the place of a release until devices refuse it."""
+    added = Blobs(tmp_path / "targets")
+    (tmp_path / "layer").write_bytes(b"a layer")
+    blob = added.add(tmp_path, "layer")
+    modes = {path.stat().st_mode & 0o777 for path in (added.directory, added.path(blob.sha256))}
+    assert modes == {0o700, 0o600}
+
+
 def test_files_that_no_release_needs_are_removed(shrunk: Vendor) -> None:
     """The layer of the revoked release and its manifest go; what another one has stays."""
     age(shrunk, 2)
@@ -110,6 +136,12 @@ def test_files_that_no_release_needs_are_removed(shrunk: Vendor) -> None:
     assert reason.startswith("2 files, ")
     assert prune(shrunk).files == ()
     assert len(shrunk.records(Event.TARGETS_PRUNED)) == 1
+
+
+def test_a_layer_goes_with_the_last_release_that_has_it(shrunk: Vendor) -> None:
+    """A release that was revoked before keeps nothing in the list."""
+    shrunk.revoke("1.1")
+    assert shrunk.listed() == set()
 
 
 def test_files_that_were_needed_a_while_ago_stay(shrunk: Vendor) -> None:
