@@ -9,6 +9,7 @@ import os
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from tuf.api.metadata import Metadata, Timestamp
 
 from hwtrust.errors import (
     ConfigError,
@@ -253,6 +254,36 @@ def test_a_bundle_that_does_not_fit_leaves_nothing(
     monkeypatch.setattr(os, "fsync", real)
     ready.publish("1.2", BOTH)
     assert "releases/1.2.json" in ready.listed()
+
+
+# --- what is signed by the backend alone -------------------------------------------
+
+
+def test_a_timestamp_names_the_snapshot_by_its_hash(ready: Vendor) -> None:
+    """Of two snapshots of one version, a client takes no other than the signed one."""
+    ready.publish("1.1", KERNEL)
+    stamp, snapshot = ready.read(
+        lambda session: [
+            row.content
+            for role in (TufRole.TIMESTAMP, TufRole.SNAPSHOT)
+            if (row := newest(session, role)) is not None
+        ]
+    )
+    named = Metadata[Timestamp].from_bytes(stamp).signed.snapshot_meta
+    assert named.length == len(snapshot)
+    assert named.hashes == {"sha256": hashlib.sha256(snapshot).hexdigest()}
+
+
+def test_a_new_root_is_a_change_for_every_replica(ready: Vendor) -> None:
+    """What they keep of the repository is old when the root is another."""
+
+    def changes() -> int:
+        count: int = ready.read(lambda session: session.get_one(TufRepository, 1).changes)
+        return count
+
+    before = changes()
+    ready.turn(ready.propose(RootChange()))
+    assert changes() > before
 
 
 # --- exporting -----------------------------------------------------------------------

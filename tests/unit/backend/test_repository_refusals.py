@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import delete
+from tuf.api.metadata import Root
 
 from hwtrust.errors import DatabaseError, RepositoryMetadataError, RepositoryTargetUnknownError
-from hwtrust_backend.repository import TufRepository, TufRole, newest
+from hwtrust_backend.repository import TufRepository, TufRole, metadata, newest
 from hwtrust_backend.repository.reading import lock, metadata_named, target_named
 from hwtrust_backend.repository.roots import RootChange
 from simulators.release_bundle import Holder
@@ -61,6 +62,14 @@ def test_a_key_without_a_role_is_not_in_the_next_root(ready: Vendor) -> None:
     keys = json.loads(ready.propose(RootChange(targets_keys=(other,))))["signed"]["keys"]
     assert other.keyid in keys
     assert ready.targets.public.keyid not in keys
+
+
+def test_metadata_that_no_client_would_read_is_not_read_here(vendor: Vendor) -> None:
+    """However well it is formed: blanks behind it are not worth the memory."""
+    first = vendor.first()
+    assert metadata.decode(first, Root).signed.version == 1
+    with pytest.raises(RepositoryMetadataError):
+        metadata.decode(first.ljust(metadata.LIMITS[TufRole.ROOT] + 1), Root)
 
 
 def test_a_list_of_targets_that_is_damaged_is_said(ready: Vendor) -> None:

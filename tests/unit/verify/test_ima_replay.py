@@ -61,7 +61,8 @@ def test_a_log_longer_than_the_quote_saw_is_believed_as_far_as_it_saw(count: int
     claims = verify(measured.log(), measured.pcr(Alg.SHA256, entries=count))
     assert (claims.new, claims.beyond) == (count, len(measured.entries) - count)
     assert len(list(claims.entries())) == count
-    assert all(at < count for at in (*claims.violations, *claims.unknown))
+    assert claims.unknown == tuple(range(count))
+    assert claims.violations == tuple(at for at in (6,) if at < count)
 
 
 def test_the_quoted_value_is_found_behind_thousands_of_entries(
@@ -184,6 +185,47 @@ def test_a_state_holds_the_way() -> None:
         verify_ima(ImaLog.decode(new.log()), bank=Alg.SHA256, value=value, state=state)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_way_shows_once_there_is_more_than_violations(way: Way) -> None:
+    """Until then it is left open, as far as the state leaves it; after that it holds."""
+    measured = ImaKernel(way).file("/a", violation=True).file("/b").file("/c", violation=True)
+    whole = verify(measured.log(), measured.pcr(Alg.SHA256))
+    assert whole.state.extend == Extend(way)
+    for begin in range(4):
+        value = measured.pcr(Alg.SHA256, entries=begin)
+        state = verify(measured.log(), value).state
+        log = ImaLog.decode(measured.log(begin=begin))
+        claims = verify_ima(log, bank=Alg.SHA256, value=whole.state.value, state=state)
+        assert claims.state == whole.state
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_violation_in_the_state_holds_the_way_too(way: Way) -> None:
+    """What one kernel adds for a violation, no other adds for the next one."""
+    measured = ImaKernel(way).file("/a").file("/b", violation=True)
+    state = verify(measured.log(), measured.pcr(Alg.SHA256)).state
+    log = ImaLog.decode(ImaKernel().file("/c", violation=True).log())
+    ones, short = b"\xff" * 32, (b"\xff" * 20).ljust(32, b"\0")
+    good, bad = (short, ones) if way == "padded-ones" else (ones, short)
+    value = hashlib.sha256(state.value + good).digest()
+    assert verify_ima(log, bank=Alg.SHA256, value=value, state=state).state.violations == 2
+    value = hashlib.sha256(state.value + bad).digest()
+    with pytest.raises(ImaReplayError):
+        verify_ima(log, bank=Alg.SHA256, value=value, state=state)
+
+
+def test_a_way_that_is_told_is_the_only_one() -> None:
+    """Another one, though it explains the value, is not tried."""
+    measured = kernel()
+    log, value = ImaLog.decode(measured.log()), measured.pcr(Alg.SHA256)
+    for way in Extend:
+        if way is Extend.HASHED:
+            assert verify_ima(log, bank=Alg.SHA256, value=value, state=START, extend=way).new == 8
+            continue
+        with pytest.raises(ImaReplayError):
+            verify_ima(log, bank=Alg.SHA256, value=value, state=START, extend=way)
+
+
 def test_a_state_of_something_else_is_refused() -> None:
     """PCR, bank and size are those of the state."""
     measured = ImaKernel().file("boot_aggregate")
@@ -221,5 +263,16 @@ def test_claims_are_made_by_verification_alone() -> None:
     with pytest.raises(TypeError):
         msgspec.structs.replace(claims, new=1)
     assert claims.facts()["entries"] == 8
-    assert claims.boot_aggregate is not None
+    assert claims.boot_aggregate == str(next(claims.log.entries()).digest)
     assert digest_size(claims.bank) == len(claims.state.value)
+
+
+def test_only_the_first_entry_of_the_boot_is_its_aggregate() -> None:
+    """Not one of that name behind a state, nor one of another name."""
+    measured = ImaKernel().file("/a").file("boot_aggregate")
+    claims = verify(measured.log(), measured.pcr(Alg.SHA256))
+    assert claims.boot_aggregate is None
+    state = verify(measured.log(), measured.pcr(Alg.SHA256, entries=1)).state
+    log = ImaLog.decode(measured.log(begin=1))
+    later = verify_ima(log, bank=Alg.SHA256, value=claims.state.value, state=state)
+    assert (later.first, later.boot_aggregate) == (1, None)

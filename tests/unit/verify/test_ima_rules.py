@@ -8,25 +8,38 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from hwtrust.errors import HwTrustError
-from hwtrust.errors.logs import ImaRulesError
+from hwtrust.errors.logs import ImaReplayError, ImaRulesError
 from hwtrust.verify.logs.ima import START, ImaClaims, verify_ima
 from hwtrust.verify.logs.ima_reference import reference_from_ima, reference_from_tree
 from hwtrust.verify.logs.ima_rules import (
     FINDINGS,
+    LONGEST_GLOB,
     MOST_OF_A_CODE,
     ImaRules,
     PreparedImaRules,
     Unsafe,
     appraise_ima,
+    boot_aggregates,
     glob,
     state_to_keep,
 )
 from hwtrust.wire.algorithms import Alg, new_hash
 from hwtrust.wire.logs.ima import ImaLog
-from hwtrust.wire.messages import Finding
-from simulators.ima_log import ImaKernel, Measured, ec_key, other_key, public_pem, rsa_key, sign
+from hwtrust.wire.logs.ima_template import FileDigest
+from hwtrust.wire.messages import Finding, Severity
+from simulators.ima_log import (
+    ImaKernel,
+    Measured,
+    Way,
+    ec_key,
+    other_key,
+    public_pem,
+    rsa_key,
+    sign,
+)
 
 PCRS = {number: hashlib.sha256(b"%d" % number).digest() for number in range(10)}
 A, B = (hashlib.sha256(content).digest() for content in (b"a", b"b"))
@@ -74,6 +87,14 @@ def signed(*args: Any, path: str = "/a", **changes: Any) -> ImaKernel:  # noqa: 
 PINNED = {"digests": {"/a": [A.hex()]}}
 KEYS = {"keys": [public_pem(ec_key()), public_pem(rsa_key())]}
 SHA1 = new_hash(Alg.SHA1, b"a").hex()
+MD5 = hashlib.md5(b"a", usedforsecurity=False).hexdigest()
+PADDED: tuple[Way, ...] = ("padded", "padded-ones")
+
+
+def buffered(fields: list[bytes], template: str = "ima-buf") -> ImaKernel:
+    """A kernel that has measured data that is no file, in these fields."""
+    return ImaKernel(entries=[*booted().entries, Measured(template, fields)])
+
 
 ACCEPTED: dict[str, tuple[ImaKernel, dict[str, Any]]] = {
     "a file with its digest": (booted().file("/a", b"a"), PINNED),
@@ -111,6 +132,13 @@ ACCEPTED: dict[str, tuple[ImaKernel, dict[str, Any]]] = {
         {"digests": {"/a": [SHA1]}, "unsafe_allow_sha1": True},
     ),
     "an aggregate over PCRs 0 to 7": (ImaKernel().boot(PCRS, last=7), {}),
+    **{
+        f"entries that are bound by SHA-1, {way}, where that is allowed": (
+            ImaKernel(way).boot(PCRS).file("/a", violation=True),
+            {"unsafe_allow_sha1": True, "unsafe_allow_violations": True},
+        )
+        for way in PADDED
+    },
 }
 
 
@@ -124,6 +152,11 @@ def test_what_the_rules_accept_gives_no_finding(case: str) -> None:
 REFUSED: dict[str, tuple[ImaKernel, dict[str, Any], str]] = {
     "a file of no digest": (booted().file("/b", b"a"), PINNED, "ima:unknown"),
     "a changed file": (booted().file("/a", b"b"), PINNED, "ima:digest"),
+    "a file at a path that is pinned to no digest": (
+        booted().file("/a", b"a"),
+        {"digests": {"/a": []}, "digests_anywhere": [A.hex()]},
+        "ima:digest",
+    ),
     "a changed file that is signed": (
         signed(),
         KEYS | {"digests": {"/a": [B.hex()]}},
@@ -191,14 +224,39 @@ REFUSED: dict[str, tuple[ImaKernel, dict[str, Any], str]] = {
         "ima:buffer",
     ),
     "a file that the log calls a buffer": (
-        ImaKernel(entries=[*booted().entries, Measured("ima-buf", signed().entries[1].fields)]),
+        buffered(signed().entries[1].fields),
         {"unsafe_any_buffer": True},
         "ima:buffer",
     ),
     "a buffer under an algorithm that nobody knows": (
-        ImaKernel(entries=[*booted().entries, Measured("ima-buf", [b"none:\0" + A, b"k\0", b"a"])]),
+        buffered([b"none:\0" + A, b"k\0", b"a"]),
         {"unsafe_any_buffer": True},
         "ima:buffer",
+    ),
+    "a buffer under an algorithm whose digests have no size": (
+        buffered([b"shake_128:\0" + A, b"k\0", b"a"]),
+        {"unsafe_any_buffer": True},
+        "ima:buffer",
+    ),
+    "a buffer without a digest": (
+        buffered([b"k\0", b"a"], "n-ng|buf"),
+        {"unsafe_any_buffer": True},
+        "ima:buffer",
+    ),
+    "a buffer with the digest of another": (
+        booted().buffer(".ima", b"a"),
+        {"buffers": {"kexec-cmdline": [A.hex()], ".ima": [B.hex()]}},
+        "ima:buffer",
+    ),
+    "an empty buffer under an excluded name": (
+        booted().buffer("/a", b""),
+        {"excludes": ["*"]},
+        "ima:buffer",
+    ),
+    "a buffer that is known by SHA-1": (
+        buffered([b"sha1:\0" + bytes.fromhex(SHA1), b"k\0", b"a"]),
+        {"buffers": {"k": [SHA1]}},
+        "ima:weak",
     ),
     "a key on a keyring": (booted().buffer(".ima", b"a"), {}, "ima:buffer"),
     "a file's digest for a buffer": (booted().buffer("/a", b"a"), PINNED, "ima:buffer"),
@@ -223,7 +281,20 @@ REFUSED: dict[str, tuple[ImaKernel, dict[str, Any], str]] = {
         {"digests": {"/a": [SHA1]}},
         "ima:weak",
     ),
-    "entries that are bound by SHA-1": (ImaKernel("padded").boot(PCRS), {}, "ima:weak"),
+    "MD5": (booted().file("/a", b"a", algorithm="md5"), {"digests": {"/a": [MD5]}}, "ima:weak"),
+    "RIPEMD-160": (
+        booted().file("/a", digest=A[:20], algorithm="rmd160"),
+        {"digests_anywhere": [f"rmd160:{A[:20].hex()}"]},
+        "ima:weak",
+    ),
+    **{
+        f"entries that are bound by SHA-1, {way}": (
+            ImaKernel(way).boot(PCRS).file("/a", violation=True),
+            {"unsafe_allow_violations": True},
+            "ima:weak",
+        )
+        for way in PADDED
+    },
     "another boot's aggregate": (
         ImaKernel().file("boot_aggregate", b"?"),
         {"digests_anywhere": [hashlib.sha256(b"?").hexdigest()], "excludes": ["*"]},
@@ -253,9 +324,9 @@ def test_what_the_rules_do_not_accept_is_found(case: str) -> None:
         prepared = PreparedImaRules(ImaRules())
         claims = claims_of(measured)
         found = appraise_ima(claims, rules=prepared, pcrs={Alg.SHA256: PCRS})
-        assert [one.code for one in found] == [code]
-        return
-    assert codes(measured, **rules) == [code]
+    else:
+        found = findings(measured, **rules)
+    assert [(one.code, one.severity) for one in found] == [(code, Severity.FAIL)]
 
 
 def test_each_code_is_met_by_a_case() -> None:
@@ -278,6 +349,37 @@ def test_without_pcr_values_the_aggregate_cannot_be_checked() -> None:
         "ima:boot-aggregate"
     ]
     assert appraise_ima(claims, rules=rules, pcrs=Unsafe.ANY_BOOT_AGGREGATE) == ()
+
+
+@pytest.mark.parametrize("last", [number for number in range(10) if number not in {7, 9}])
+def test_an_aggregate_over_fewer_or_other_pcrs_is_another_boots(last: int) -> None:
+    """Nothing of what firmware and boot loader measured is left out."""
+    assert codes(ImaKernel().boot(PCRS, last=last)) == ["ima:boot-aggregate"]
+
+
+def test_the_aggregate_is_of_pcrs_that_are_quoted_by_the_kernels_hashes() -> None:
+    """One that is left out leaves no aggregate to compare with."""
+    names = ("sha1", "sha256", "sha384", "sha512")
+    joined = [b"".join(PCRS[number] for number in range(last + 1)) for last in (7, 9)]
+    expected = {
+        FileDigest(name, hashlib.new(name, one).digest()) for name in names for one in joined
+    }
+    assert boot_aggregates({Alg.SHA256: PCRS}) == expected
+    for left_out in range(8):
+        quoted = {number: value for number, value in PCRS.items() if number != left_out}
+        assert boot_aggregates({Alg.SHA256: quoted}) == frozenset()
+
+
+def test_a_violation_is_found_whatever_the_log_shows_in_its_place() -> None:
+    """Nothing binds what it shows: not even the digest of a file that is accepted helps."""
+    measured = booted().file("/a", b"a")
+    measured.entries[1].violation = True
+    rules = PreparedImaRules(msgspec.convert(PINNED, ImaRules))
+    found = appraise_ima(claims_of(measured), rules=rules, pcrs={Alg.SHA256: PCRS})
+    assert [one.code for one in found] == ["ima:violation"]
+    with pytest.raises(ImaReplayError) as refused:
+        claims_of(measured, rules)
+    assert refused.value.code == "evidence:ima-log:replay"
 
 
 def test_what_one_set_of_rules_knows_is_nothing_to_another() -> None:
@@ -377,6 +479,14 @@ def test_findings_are_bounded_and_names_cut() -> None:
     assert max(len(one.message) for one in found) < 300
 
 
+def test_as_many_findings_as_are_spelled_out_are_not_counted() -> None:
+    """The sentence about others stands only where there are some."""
+    measured = booted()
+    for number in range(MOST_OF_A_CODE):
+        measured.file(f"/{number}", b"?")
+    assert codes(measured) == ["ima:unknown"] * MOST_OF_A_CODE
+
+
 def test_the_state_stays_where_it_was_after_a_failure() -> None:
     """What failed comes again with the next evidence, and fails again."""
     rules = PreparedImaRules(ImaRules(digests={}))
@@ -384,6 +494,13 @@ def test_the_state_stays_where_it_was_after_a_failure() -> None:
     pcrs = {Alg.SHA256: PCRS}
     assert state_to_keep(good, appraise_ima(good, rules=rules, pcrs=pcrs)) == good.state
     assert state_to_keep(bad, appraise_ima(bad, rules=rules, pcrs=pcrs)) is None
+    measured = booted()
+    before = claims_of(measured).state
+    log = ImaLog.decode(measured.file("/a", b"a").log(begin=1))
+    later = verify_ima(log, bank=Alg.SHA256, value=measured.pcr(Alg.SHA256), state=before)
+    assert state_to_keep(later, appraise_ima(later, rules=rules, pcrs=pcrs)) == before
+    alert = Finding(code="ima:unknown", severity=Severity.ALERT, message="")
+    assert state_to_keep(later, (alert,)) == later.state
 
 
 def test_only_a_boot_begins_with_its_aggregate() -> None:
@@ -394,6 +511,9 @@ def test_only_a_boot_begins_with_its_aggregate() -> None:
     log = ImaLog.decode(measured.file("/a", b"a").log(begin=1))
     value = measured.pcr(Alg.SHA256)
     claims = verify_ima(log, bank=Alg.SHA256, value=value, state=state, known=rules.known)
+    assert appraise_ima(claims, rules=rules, pcrs={Alg.SHA256: PCRS}) == ()
+    nothing = ImaLog.decode(b"")
+    claims = verify_ima(nothing, bank=Alg.SHA256, value=value, state=claims.state)
     assert appraise_ima(claims, rules=rules, pcrs={Alg.SHA256: PCRS}) == ()
 
 
@@ -410,6 +530,9 @@ def test_only_a_boot_begins_with_its_aggregate() -> None:
         ("/a", "/ab", False),
         ("/a.b", "/axb", False),
         ("a*b*b", "a-b", False),
+        ("/a*b*b*c", "/a-b-c", False),
+        ("/a*b*b*c", "/a-b-b-c", True),
+        ("/a*x*c", "/a-c", False),
         ("*", "", True),
     ],
 )
@@ -431,6 +554,7 @@ def test_a_glob_takes_no_longer_than_the_path_is_long() -> None:
         {"digests": {"/a": ["zz"]}},
         {"digests_anywhere": ["ab" * 31]},
         {"excludes": [""]},
+        {"excludes": ["x" * (LONGEST_GLOB + 1)]},
         {"unknown": 1},
         {"digests": {"/a": A.hex()}},
     ],
@@ -447,6 +571,10 @@ def test_rules_of_another_form_are_refused(rules: dict[str, Any]) -> None:
         ImaRules(keys=("no key",)),
         ImaRules(keys=("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",)),
         ImaRules(digests={"/a": ("sha512:" + "ab" * 32,)}),
+        ImaRules(digests={"/a": ("zz",)}),
+        ImaRules(digests_anywhere=("ab" * 31,)),
+        ImaRules(buffers={"k": ("sha256:" + "ab" * 31,)}),
+        ImaRules(keys=(public_pem(rsa.generate_private_key(65537, 1024)),)),  # noqa: S505
     ],
 )
 def test_rules_with_no_key_or_digest_are_refused(rules: ImaRules) -> None:
@@ -454,6 +582,20 @@ def test_rules_with_no_key_or_digest_are_refused(rules: ImaRules) -> None:
     with pytest.raises(ImaRulesError) as refused:
         PreparedImaRules(rules)
     assert refused.value.code == "rules:ima"
+
+
+def test_rules_that_allow_short_rsa_keys_take_them() -> None:
+    """A file that one has signed is accepted."""
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is what is allowed
+    assert codes(signed(key), keys=[public_pem(key)], unsafe_allow_rsa1024=True) == []
+
+
+def test_nothing_unsafe_is_allowed_that_is_not_spelled_out() -> None:
+    """Each permission has to be given."""
+    rules = ImaRules()
+    names = [name for name in rules.__struct_fields__ if name.startswith("unsafe")]
+    assert len(names) == 4
+    assert not any(getattr(rules, name) for name in names)
 
 
 def test_rules_from_a_log_accept_that_log_and_leave_out_what_they_cannot() -> None:

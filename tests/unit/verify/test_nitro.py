@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import cbor2
 import msgspec
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwtrust.errors import EmptyNonceError, MalformedError, StaleQuoteError
 from hwtrust.errors.cose import CoseAlgorithmError, CoseSignatureError
@@ -45,6 +47,7 @@ from simulators.nitro_signer import (
     Issued,
     NitroSigner,
 )
+from simulators.snp_signer import rsa_key
 
 if TYPE_CHECKING:
     from hwtrust.errors import HwTrustError
@@ -246,7 +249,51 @@ def test_a_key_usage_need_not_be_given(name: str) -> None:
     assert verify(signer.document(), trust=signer.trust).module_id == MODULE_ID
 
 
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_an_issuer_may_have_any_curve_of_nist_s_that_is_strong(curve: ec.EllipticCurve) -> None:
+    """AWS's are of P-384; what is stronger, or for a while is enough, is no fault."""
+    signer = SIGNER.with_changed("instance", curve=curve)
+    assert verify(signer.document(), trust=signer.trust).module_id == MODULE_ID
+
+
+@pytest.mark.parametrize("hash_", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
+def test_a_certificate_may_be_signed_by_any_of_sha_2_s_strong_hashes(
+    hash_: hashes.HashAlgorithm,
+) -> None:
+    """Rule 4 names SHA-2, and its short form alone is refused."""
+    signer = SIGNER.with_changed("instance", hash=hash_)
+    assert verify(signer.document(), trust=signer.trust).module_id == MODULE_ID
+
+
 ROOT, REGION, ZONE, INSTANCE, ENCLAVE = SIGNER.certificates
+
+
+def test_a_signer_with_an_rsa_key_is_refused() -> None:
+    """By the chain, before its key is used."""
+    good = x509.load_der_x509_certificate(ENCLAVE)
+    builder = x509.CertificateBuilder(
+        good.issuer,
+        good.subject,
+        rsa_key("genoa-ask").public_key(),
+        good.serial_number,
+        good.not_valid_before_utc.replace(tzinfo=None),
+        good.not_valid_after_utc.replace(tzinfo=None),
+        list(good.extensions),
+    )
+    made = builder.sign(key_named("instance"), hashes.SHA384()).public_bytes(Encoding.DER)
+    with pytest.raises(NitroChainError) as refused:
+        verify(SIGNER.document(certificate=made))
+    assert refused.value.code == "evidence:nitro:chain"
+
+
+@pytest.mark.parametrize("limit", ["not_before", "not_after"])
+def test_a_certificate_is_valid_in_its_first_and_last_moment(limit: str) -> None:
+    """RFC 5280 §4.1.2.5: both of them belong to it."""
+    signer = SIGNER.with_changed("zone", **{limit: NOW})
+    document = signer.document(timestamp=NOW_MS)
+    assert verify(document, trust=signer.trust).module_id == MODULE_ID
+
+
 ORDERS: dict[str, tuple[list[bytes], bytes, type[HwTrustError]]] = {
     "in reverse": ([INSTANCE, ZONE, REGION, ROOT], ENCLAVE, NitroRootError),
     "with two exchanged": ([ROOT, ZONE, REGION, INSTANCE], ENCLAVE, NitroChainError),

@@ -13,6 +13,7 @@ from hwtrust.verify.evidence import Claims, verify_evidence
 from hwtrust.verify.logs.reference import reference_from_eventlog
 from hwtrust.verify.platform import (
     ALL_FINDINGS,
+    FINDINGS,
     MOST_OF_A_CODE,
     NOTHING_SEEN,
     FirmwareLogRules,
@@ -29,6 +30,7 @@ from hwtrust.wire.logs.ima import ImaLog
 from hwtrust.wire.logs.ima_part import part_of
 from hwtrust.wire.messages import FIRMWARE_LOG, IMA_LOG, Evidence, ImaPart, Severity
 from simulators.attester import Attester, make_release
+from hwtrust.wire.logs.firmware import EventType
 from simulators.firmware_log import Firmware, booted
 from simulators.ima_log import ImaKernel
 
@@ -134,6 +136,7 @@ def test_logs_that_were_shown_are_not_wanted_again() -> None:
     assert (codes(found), found.wants) == ([], ())
     again = machine.show()
     assert (codes(again), again.wants, again.firmware, again.ima) == ([], (), None, None)
+    assert again.ima_start == 0
 
 
 def test_other_values_want_the_firmwares_log_again() -> None:
@@ -183,6 +186,18 @@ def test_another_boot_wants_the_kernels_log_from_the_beginning() -> None:
     assert codes(machine.show(ima=machine.part())) == []
 
 
+def test_a_boot_of_a_lower_count_is_another_one_too() -> None:
+    """A TPM that was cleared counts anew: what its earlier boots measured says nothing."""
+    machine = Machine()
+    machine.show(firmware=machine.firmware.raw, ima=machine.part())
+    seen = machine.known.ima
+    assert seen is not None
+    later = msgspec.structs.replace(seen, boot=seen.boot + 1)
+    machine.known = msgspec.structs.replace(machine.known, ima=later)
+    found = machine.show()
+    assert (codes(found), found.wants, found.ima_start) == (["ima:log-missing"], (IMA_LOG,), 0)
+
+
 def test_a_log_without_rules_is_not_looked_at() -> None:
     """Be it what it may."""
     machine = Machine()
@@ -212,9 +227,88 @@ def test_only_the_verifier_makes_claims() -> None:
             ima=None,
             verified=None,
         )
+    machine = Machine()
+    found = machine.show(firmware=machine.firmware.raw, ima=machine.part())
+    with pytest.raises(TypeError):
+        msgspec.structs.replace(found, findings=())
+
+
+def test_what_is_said_of_a_hostile_log_is_bounded() -> None:
+    """People see the beginning, and the values of PCRs stand elsewhere."""
+    machine = Machine()
+    for number in range(100):
+        words = f"kernel_cmdline: {number}".encode() + b"x" * 1000
+        machine.firmware.measure(8, EventType.IPL, words, b"%d" % number)
+    rules = rules_of(machine.firmware)
+    facts = machine.show(firmware=machine.firmware.raw, ima=machine.part(), rules=rules).facts()
+    lists = [value for value in facts.values() if isinstance(value, list)]
+    assert max(map(len, lists)) == 16
+    assert max(len(text) for value in lists for text in value) == 200
+    assert facts["ima_entries"] == 2
+    assert not any(name.startswith("pcr_") for name in facts)
+    assert machine.show(rules=rules).facts() == {}
 
 
 # --- PCRs ---------------------------------------------------------------------------------------
+
+
+def test_the_rules_name_the_pcrs_that_need_no_values() -> None:
+    """Those that a log explains, and no other."""
+    both = rules_of(booted(), pcrs=[0, 4], ima={"digests": {}, "pcr": 11})
+    assert both.explained == {0, 4, 11}
+    assert rules_of(None, ima={"digests": {}}).explained == {10}
+    assert rules_of(booted(), pcrs=[7], ima={}).explained == {7}
+    assert rules_of(booted(), pcrs=msgspec.UNSET, ima={}).explained == frozenset()
+    assert PlatformRules(firmware=None, ima=None).explained == frozenset()
+
+
+@pytest.mark.parametrize("number", [-1, 24])
+def test_rules_for_a_pcr_that_no_quote_has_are_refused(number: int) -> None:
+    """A typing error in a policy does not pass as a rule."""
+    for numbers in ([0, number], []):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"pcrs": numbers}, FirmwareLogRules)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"pcr": number}, ImaLogRules)
+    assert msgspec.convert({"pcrs": [0, 23]}, FirmwareLogRules).pcrs == (0, 23)
+
+
+def test_rules_that_name_no_pcrs_for_the_firmwares_log_are_a_finding() -> None:
+    """What is left out does not make every log good."""
+    machine = Machine()
+    rules = rules_of(machine.firmware, pcrs=msgspec.UNSET)
+    found = machine.show(firmware=machine.firmware.raw, ima=machine.part(), rules=rules)
+    assert (codes(found), found.wants) == (["firmware:absent"], ())
+    assert found.findings[0].severity is Severity.FAIL
+    assert machine.known.firmware is None
+
+
+@pytest.mark.parametrize("selection", ["sha256:0,1,2,3,4,5,6,7,8,12"])
+def test_a_quote_that_leaves_out_pcrs_makes_nothing_forgotten(selection: str) -> None:
+    """What was found stands, and counts again with the next quote."""
+    machine = Machine()
+    machine.kernel.file("/usr/bin/evil", b"evil")
+    rules = rules_of(machine.firmware)
+    machine.show(firmware=machine.firmware.raw, ima=machine.part(), rules=rules)
+    other = Machine(selection=selection)
+    other.known = machine.known
+    found = other.show(rules=rules)
+    assert codes(found) == ["firmware:register-missing", "ima:pcr-missing"]
+    assert {finding.severity for finding in found.findings} == {Severity.FAIL}
+    assert found.state == machine.known
+
+
+def test_other_values_leave_what_was_found_in_the_earlier_ones() -> None:
+    """Back in these, the log need not come again."""
+    machine = Machine()
+    rules = rules_of(machine.firmware)
+    good = machine.firmware
+    machine.show(firmware=good.raw, ima=machine.part(), rules=rules)
+    machine.firmware = booted()
+    machine.firmware.command("grub_cmd: ", "echo")
+    assert machine.show(rules=rules).wants == (FIRMWARE_LOG,)
+    machine.firmware = good
+    assert machine.show(rules=rules).wants == ()
 
 
 def test_a_firmware_pcr_that_is_not_quoted_is_a_finding() -> None:
@@ -281,6 +375,8 @@ def test_beginning_again_does_not_make_a_finding_go_away() -> None:
     machine.kernel.file("/usr/bin/evil", b"evil")
     machine.show(firmware=machine.firmware.raw, ima=machine.part())
     assert codes(machine.show(ima=machine.part(0, 1))) == ["ima:unknown", "ima:log-missing"]
+    again = machine.show(ima=machine.part(1))
+    assert (codes(again), again.wants) == (["ima:unknown"], ())
 
 
 def test_entries_that_were_not_asked_for_are_not_looked_at() -> None:
@@ -289,6 +385,11 @@ def test_entries_that_were_not_asked_for_are_not_looked_at() -> None:
     machine.kernel.file("/usr/bin/good", GOOD)
     found = machine.show(firmware=machine.firmware.raw, ima=machine.part(1))
     assert (found.wants, found.ima_start) == ((IMA_LOG,), 0)
+    machine.show(ima=machine.part())
+    machine.kernel.file("/usr/bin/good", GOOD)
+    for start in (1, 2, 4):
+        found = machine.show(ima=machine.part(start))
+        assert (codes(found), found.ima_start) == (["ima:log-missing"], 3)
 
 
 @pytest.mark.parametrize("way", ["hashed", "padded", "padded-ones"])
@@ -318,6 +419,45 @@ def test_pieces_count_once_one_leads_to_the_quoted_value(way: str) -> None:
     assert machine.known.ima.begun == ()
 
 
+def test_pieces_go_on_from_what_was_proven() -> None:
+    """Each is wanted from where the last one ended; nothing is asked for twice."""
+    machine = Machine()
+    machine.show(firmware=machine.firmware.raw, ima=machine.part())
+    for _ in range(3):
+        machine.kernel.file("/usr/bin/good", GOOD)
+    for end in (3, 4):
+        found = machine.show(ima=machine.part(end - 1, end))
+        assert (codes(found), found.ima_start) == (["ima:log-missing"], end)
+    last = machine.show(ima=machine.part(4))
+    assert (codes(last), last.wants) == ([], ())
+
+
+@pytest.mark.parametrize(
+    ("way", "found"), [("hashed", []), ("padded", ["ima:weak"]), ("padded-ones", ["ima:weak"])]
+)
+def test_in_pieces_only_a_kernel_that_fills_up_sha1_is_weak(way: str, found: list[str]) -> None:
+    """That it may be one while the way is open is no finding."""
+    machine = Machine(way=way)
+    machine.kernel.file("/usr/bin/good", b"", violation=True).file("/usr/bin/good", GOOD)
+    digest = f"sha256:{new_hash(Alg.SHA256, GOOD).hex()}"
+    table = {"digests_anywhere": [digest], "unsafe_allow_violations": True}
+    rules = rules_of(machine.firmware, ima=table)
+    machine.show(firmware=machine.firmware.raw, ima=machine.part(0, 3), rules=rules)
+    assert codes(machine.show(ima=machine.part(3), rules=rules)) == found
+
+
+def test_a_log_in_pieces_is_no_longer_than_one_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device cannot send without end."""
+    monkeypatch.setattr("hwtrust.wire.logs.ima_binary.MAX_ENTRIES", 3)
+    machine = Machine()
+    for _ in range(3):
+        machine.kernel.file("/usr/bin/good", GOOD)
+    machine.show(firmware=machine.firmware.raw, ima=machine.part(0, 3))
+    with pytest.raises(HwTrustError) as error:
+        machine.show(ima=machine.part(3, 4))
+    assert error.value.code == "wire:malformed"
+
+
 def test_a_piece_that_the_quote_has_seen_already_is_the_last_one() -> None:
     """Whatever the device says of more."""
     machine = Machine()
@@ -331,6 +471,7 @@ def test_an_empty_piece_leads_nowhere() -> None:
     part = ImaPart(start=0, entries=b"", more=True)
     found = machine.show(firmware=machine.firmware.raw, ima=part)
     assert (found.wants, found.ima_start) == ((IMA_LOG,), 0)
+    assert codes(machine.show(ima=machine.part())) == []
 
 
 def test_a_forged_piece_leads_to_no_quoted_value() -> None:
@@ -442,4 +583,5 @@ def test_a_part_of_a_log_is_whole_records(start: int, size: int, ends: int) -> N
 def test_every_code_says_what_it_means() -> None:
     """Pages and dry runs show it."""
     assert {code.partition(":")[0] for code in ALL_FINDINGS} == {"firmware", "ima"}
+    assert {severity for severity, _ in FINDINGS.values()} == {Severity.INCOMPLETE, Severity.FAIL}
     assert all(sentence for _, sentence in ALL_FINDINGS.values())

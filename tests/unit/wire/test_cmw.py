@@ -73,7 +73,9 @@ def test_a_record_is_written_as_the_draft_says() -> None:
 
 def test_a_collection_is_written_as_the_draft_says() -> None:
     """Its type stands under a label of its own."""
-    assert list(json.loads(encode_json(COLLECTION))) == ["__cmwc_t", "tee", "gpu", "log"]
+    written = json.loads(encode_json(COLLECTION))
+    assert list(written) == ["__cmwc_t", "tee", "gpu", "log"]
+    assert written["__cmwc_t"] == "urn:x-hwtrust:composite-evidence:1"
     assert [path for path, _ in COLLECTION.records()] == [("tee",), ("gpu", "0"), ("log",)]
     assert COLLECTION.record("tee").require("Application/vnd.hwtrust.sev-snp") == b"report"
 
@@ -99,6 +101,8 @@ def test_media_types_with_parameters_are_read() -> None:
     record = Record('application/eat+cwt; eat_profile="tag:x,2026:y"', b"x")
     assert decode(encode_json(record)) == record
     assert record.require(MediaType.EAT_CWT) == b"x"
+    for alike in ("Application/EAT+cwt", "application/eat+cwt ;a=b", "application/eat+cwt;a=b"):
+        assert Record(alike, b"x").require(MediaType.EAT_CWT) == b"x"
 
 
 def test_numbers_are_labels_in_cbor_alone() -> None:
@@ -127,10 +131,13 @@ BAD_JSON: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "base64 of the other alphabet": (b'["a/b","+/+/"]', CmwError),
     "base64 with spare bits": (b'["a/b","QR"]', CmwError),
     "base64 cut short": (b'["a/b","QUFBQ"]', CmwError),
+    "base64 with a letter of no alphabet": ('["a/b","QUFB\u00e4"]'.encode(), CmwError),
     "base64 with a line end": (b'["a/b","QUFB\\n"]', CmwError),
     "a value that is a number": (b'["a/b",5]', CmwError),
     "a type without a subtype": (b'["ab","QQ"]', CmwError),
     "a type with a line end": (b'["a/b\\n","QQ"]', CmwError),
+    "a type that begins with a dot": (b'[".a/b","QQ"]', CmwError),
+    "a type with a name of 128 characters": (b'["a/%s","QQ"]' % (b"b" * 128), CmwError),
     "a type that is far too long": (b'["a/%s","QQ"]' % (b"b;c=d" * 99), CmwError),
     "a content format that is too large": (b'[65536,"QQ"]', CmwError),
     "a content format below zero": (b'[-1,"QQ"]', CmwError),
@@ -162,6 +169,19 @@ BAD_JSON: dict[str, tuple[bytes, type[HwTrustError]]] = {
         CmwError,
     ),
     "a collection whose type is no URI": (b'{"__cmwc_t":"a b","x":["a/b","QQ"]}', CmwError),
+    **{
+        f"a collection whose type is {name}": (
+            json.dumps({"__cmwc_t": type_, "x": ["a/b", "QQ"]}).encode(),
+            CmwError,
+        )
+        for name, type_ in {
+            "a URI and more": "a:b c",
+            "an object identifier with a line end": "1.2.3\n",
+            "an object identifier of a fourth tree": "3.1",
+            "an object identifier of one number": "1",
+            "an object identifier with a needless zero": "1.02.3",
+        }.items()
+    },
     "a collection whose type is too long": (
         b'{"__cmwc_t":"a:%s","x":["a/b","QQ"]}' % (b"b" * 254),
         CmwError,
@@ -170,6 +190,7 @@ BAD_JSON: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "a part that is text": (b'{"x":"QQ"}', CmwError),
     "one level too many": (json.dumps(nested(MAX_DEPTH + 1)).encode(), CmwLimitError),
     "a thousand levels": (b'{"x":' * 1000 + b"1", CmwLimitError),
+    "so many levels of arrays that no parser sees them": (b"[" * 2049, CmwLimitError),
     "levels of arrays": (b"[" * 1500, CmwError),
     "one part too many": (
         json.dumps({str(n): ["a/b", "QQ"] for n in range(MAX_RECORDS)}).encode(),
@@ -224,6 +245,10 @@ BAD_CBOR: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "a text that is not UTF-8": (bytes.fromhex("8261ff4141"), CmwError),
     "cut short": (cmw_cbor.encode(GOOD_CBOR)[:-1], CmwError),
     "followed by something": (cmw_cbor.encode(GOOD_CBOR) + b"\0", CmwError),
+    "an array of more than there may be parts": (
+        b"\x98" + bytes([MAX_RECORDS + 1]) + bytes(MAX_RECORDS + 1),
+        CmwLimitError,
+    ),
     "a huge array": (bytes.fromhex("9bffffffffffffffff"), CmwLimitError),
     "a huge value": (b"\x82\x63a/b" + bytes.fromhex("5bffffffffffffffff"), CmwError),
     "levels without end": (b"\x81" * 100_000, CmwLimitError),
@@ -283,6 +308,13 @@ def test_a_message_of_another_type_is_refused() -> None:
     with pytest.raises(CmwTypeError) as refused:
         RECORD.require(MediaType.TDX)
     assert refused.value.code == "wire:cmw:type"
+    for wanted, found in (
+        (MediaType.TPM, MediaType.TPM_QUOTE),
+        (MediaType.TPM_QUOTE, MediaType.TPM),
+        ("application/eat+cwt", "application/eat+cwtx"),
+    ):
+        with pytest.raises(CmwTypeError):
+            Record(found, b"x").require(wanted)
     for label in ("gpu", "nothing"):
         with pytest.raises(CmwLabelError) as missing:
             COLLECTION.record(label)
@@ -300,3 +332,24 @@ def test_as_deep_and_as_many_as_may_be_is_taken() -> None:
         found = decode(data)
         assert isinstance(found, Collection)
         assert len(list(found.records())) == records
+
+
+def test_the_longest_and_largest_are_taken() -> None:
+    """Types, labels, numbers and the whole wrapper at their bounds, in both encodings."""
+    parameter = "a" * 61
+    longest = f"{'a' * 60}/{'b' * 127};{parameter}=c"
+    assert len(f"{longest}ccc") == 255
+    parts: dict[str | int, Record | Collection] = {
+        str(number): Record(0xFFFF, b"x", 0xFFFF_FFFF) for number in range(MAX_RECORDS - 2)
+    }
+    wrapped = Collection(parts | {"l" * 200: Record(f"{longest}ccc", b"x")}, f"a:{'b' * 253}")
+    assert decode(encode_json(wrapped)) == wrapped
+    assert decode(encode_cbor(wrapped)) == wrapped
+    assert decode(encode_json(RECORD).rjust(MAX_SIZE)) == RECORD
+
+
+def test_space_before_and_behind_json_is_passed_over() -> None:
+    """As editors leave it there; CBOR has none."""
+    assert decode(b" \t\r\n" + encode_json(RECORD) + b"\n") == RECORD
+    with pytest.raises(CmwError):
+        decode(b"\n" + encode_cbor(RECORD))
