@@ -761,7 +761,7 @@ def test_without_releases_there_is_nothing_to_sign(ready: Vendor) -> None:
 def test_old_metadata_goes_and_every_root_stays(ready: Vendor) -> None:
     """A device that slept for a year goes from root to root; the rest does not grow."""
     ready.publish("1.1", KERNEL)
-    for _ in range(3):
+    for _ in range(11):
         ready.publish_root(signed(ready.propose(RootChange()), ready.root))
     for _ in range(15):
         ready.backend.clock.advance(4 * DAY)  # type: ignore[attr-defined]
@@ -771,7 +771,7 @@ def test_old_metadata_goes_and_every_root_stays(ready: Vendor) -> None:
         rows = session.scalars(select(TufMetadata)).all()
         return {role: sum(row.role is role for row in rows) for role in TufRole}
 
-    assert ready.read(counts) == {"root": 4, "targets": 1, "snapshot": 10, "timestamp": 1}
+    assert ready.read(counts) == {"root": 12, "targets": 1, "snapshot": 10, "timestamp": 1}
 
 
 def test_a_restored_database_signs_nothing_that_is_older(

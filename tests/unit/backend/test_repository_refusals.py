@@ -6,10 +6,17 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from securesystemslib.exceptions import Error as SigningLibraryError
+from securesystemslib.signer import CryptoSigner, Signature
 from sqlalchemy import delete
 from tuf.api.metadata import Root
 
-from hwtrust.errors import DatabaseError, RepositoryMetadataError, RepositoryTargetUnknownError
+from hwtrust.errors import (
+    DatabaseError,
+    RepositoryKeyError,
+    RepositoryMetadataError,
+    RepositoryTargetUnknownError,
+)
 from hwtrust_backend.repository import TufRepository, TufRole, metadata, newest
 from hwtrust_backend.repository.reading import lock, metadata_named, target_named
 from hwtrust_backend.repository.roots import RootChange
@@ -70,6 +77,27 @@ def test_metadata_that_no_client_would_read_is_not_read_here(vendor: Vendor) -> 
     assert metadata.decode(first, Root).signed.version == 1
     with pytest.raises(RepositoryMetadataError):
         metadata.decode(first.ljust(metadata.LIMITS[TufRole.ROOT] + 1), Root)
+
+
+def test_several_who_sign_have_all_signed(vendor: Vendor) -> None:
+    """A threshold of two is met in one go."""
+    first = metadata.decode(vendor.first(), Root)
+    metadata.sign(first, [holder.signer for holder in vendor.root[:2]])
+    assert set(first.signatures) == {holder.public.keyid for holder in vendor.root[:2]}
+
+
+def test_a_key_that_does_not_sign_is_said(vendor: Vendor) -> None:
+    """A token that was pulled out ends in no traceback."""
+
+    class PulledOut(CryptoSigner):
+        def sign(self, payload: bytes) -> Signature:
+            raise SigningLibraryError(f"{len(payload)} bytes are not signed")
+
+    first = metadata.decode(vendor.first(), Root)
+    with pytest.raises(RepositoryKeyError) as caught:
+        metadata.sign(first, [PulledOut(vendor.root[0].key)])
+    assert caught.value.code == "repository:key"
+    assert not first.signatures
 
 
 def test_a_list_of_targets_that_is_damaged_is_said(ready: Vendor) -> None:
