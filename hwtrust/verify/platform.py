@@ -16,7 +16,8 @@ Rules:
    until the rules change: then it is wanted from its beginning.
 5. A log in pieces is replayed piece by piece. What is found in them is set aside, and
    counts from the moment in which one of them leads to a quoted value.
-6. A PCR that a log is to explain, and that the quote leaves out, is a finding.
+6. A PCR that a log is to explain, and that the quote leaves out, is a finding. So are
+   rules for the firmware's log that name no PCR: they would ask for nothing.
 
 `FINDINGS` documents every code that is not of `logs.firmware_rules` or `logs.ima_rules`.
 """
@@ -302,13 +303,16 @@ def _firmware(
     claims: Claims, raw: bytes, rules: PlatformRules, known: FirmwareSeen | None
 ) -> _OfFirmware:
     held_to = rules.firmware
-    if held_to is None or held_to.pcrs is UNSET:
+    if held_to is None:
         return _OfFirmware(findings=(), wanted=False, seen=None)
+    # (6): PCRs of the rules.
+    if held_to.pcrs is UNSET:
+        absent = _finding("firmware:absent", "the rules say nothing of pcrs")
+        return _OfFirmware(findings=(absent,), wanted=False, seen=None)
     values = claims.pcrs
     # The device's own log explains that one, from its reset value on.
     numbers = sorted(set(held_to.pcrs) - {claims.device.pcr})
     left_out = [number for number in numbers if number not in values]
-    # (6): PCRs of the rules.
     if left_out or not numbers:
         code = "firmware:register-missing"
         findings = tuple(

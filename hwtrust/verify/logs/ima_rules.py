@@ -13,7 +13,8 @@ Rules, for each new entry; the first that speaks of it decides:
 5. Any other file has a digest of `digests_anywhere`, or a valid signature by one of
    `keys`. A buffer has one of the digests of its name in `buffers`.
 6. Digests by which something is accepted are not MD5 and not SHA-1, unless the
-   rules say so; so it is for what binds the entries to the PCR.
+   rules say so; so it is for what binds the entries to the PCR. `boot_aggregate` may be
+   SHA-1, as old kernels have it: a collision does not help, the PCRs are what they are.
 
 What is absent accepts nothing. Of each code the first few findings are spelled out
 and the others counted, and names are cut. An entry that rule 4 or 5 accepts by its

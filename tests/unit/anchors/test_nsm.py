@@ -104,10 +104,13 @@ def test_there_are_no_other_registers(kernel: FakeNsm, nsm: Nsm, register: str) 
 
 def test_numbers_out_of_range_are_refused_before_the_ioctl(kernel: FakeNsm, nsm: Nsm) -> None:
     """By PCR, and by count."""
-    for call in (nsm.pcr, nsm.lock_pcr, nsm.lock_pcrs, lambda n: nsm.extend_pcr(n, DIGEST)):
-        for number in (-1, 33):
+    for call in (nsm.pcr, nsm.lock_pcr, lambda n: nsm.extend_pcr(n, DIGEST)):
+        for number in (-1, 32, 33):
             with pytest.raises(AnchorRegisterError):
                 call(number)
+    for count in (-1, 33):
+        with pytest.raises(AnchorRegisterError):
+            nsm.lock_pcrs(count)
     with pytest.raises(AnchorRegisterError):
         nsm.lock_pcrs(0)
     with pytest.raises(AnchorRegisterError):
@@ -202,7 +205,8 @@ STRANGE: dict[str, object] = {
     "a module id of bytes": described(module_id=b"i"),
     "a version that is true": described(version_major=True),
     "too many PCRs": described(max_pcrs=33),
-    "too few PCRs": described(max_pcrs=15),
+    "too few PCRs": described(max_pcrs=15, locked_pcrs=[]),
+    "a locked PCR below zero": described(locked_pcrs=[-1]),
     "a locked PCR that there is not": described(locked_pcrs=[32]),
     "a locked PCR that is true": described(locked_pcrs=[True]),
     "locked PCRs in a map": described(locked_pcrs={}),
@@ -215,6 +219,78 @@ def test_a_strange_answer_is_refused(kernel: FakeNsm, nsm: Nsm, answer: object) 
     kernel.answer = answer
     with pytest.raises((AnchorResponseError, AnchorFirmwareError)):
         nsm.describe()
+
+
+def test_a_description_is_told_in_order(kernel: FakeNsm, nsm: Nsm) -> None:
+    """Also of an NSM that has the fewest PCRs there may be."""
+    kernel.answer = described(max_pcrs=16, locked_pcrs=[3, 1, 2])
+    told = nsm.describe()
+    assert (told.max_pcrs, told.locked_pcrs) == (16, (1, 2, 3))
+
+
+NO_LOCK: dict[str, object] = {
+    "another bare name": "LockPCRs",
+    "the name of a question": "DescribeNSM",
+    "another name": {"LockPCRs": {}},
+    "two names": {"LockPCR": {}, "LockPCRs": {}},
+    "a list": {"LockPCR": []},
+    "nothing": {},
+    "a number": 7,
+    "true": True,
+}
+
+
+@pytest.mark.parametrize("answer", NO_LOCK.values(), ids=NO_LOCK)
+def test_a_lock_that_was_not_confirmed_is_none(kernel: FakeNsm, nsm: Nsm, answer: object) -> None:
+    """The answer holds nothing but the request's name, and that has to be right."""
+    kernel.answer = answer
+    with pytest.raises(AnchorResponseError) as refused:
+        nsm.lock_pcr(16)
+    assert refused.value.code == "anchor:response"
+
+
+def test_the_images_registers_are_refused_before_the_nsm_sees_them(
+    kernel: FakeNsm, nsm: Nsm
+) -> None:
+    """Though an NSM had not locked them; the application's begin behind them."""
+    kernel.locked.clear()
+    measurer = NsmMeasurer(nsm, count=20)
+    for index in range(16):
+        with pytest.raises(RegisterLockedError):
+            measurer.extend(f"pcr{index}", DIGEST)
+    with pytest.raises(AnchorRegisterError):
+        measurer.extend("pcr20", DIGEST)
+    assert kernel.requests == []
+    assert measurer.registers == ("pcr16", "pcr17", "pcr18", "pcr19")
+    assert measurer.extend("pcr16", DIGEST) == kernel.pcrs[16]
+    nsm.lock_pcrs(1)
+    assert kernel.locked == {0}
+
+
+def test_a_request_of_the_nsms_size_goes_and_no_larger_one(
+    kernel: FakeNsm, nsm: Nsm, port: FakeMachine
+) -> None:
+    """The kernel is not even asked; nor is the longest response taken for one that was cut."""
+    room = 0x1000 - len(cbor2.dumps({"ExtendPCR": {"index": 16, "data": bytes(4000)}})) + 4000
+    nsm.extend_pcr(16, bytes(room))
+    assert len(cbor2.dumps(kernel.requests[0])) == 0x1000
+    port.calls.clear()
+    with pytest.raises(AnchorRequestError) as refused:
+        nsm.extend_pcr(16, bytes(room + 1))
+    assert refused.value.data["size"] == 0x1001
+    assert port.calls == []
+    kernel.signer = lambda nonce: nonce.ljust(MAX_RESPONSE - 27, b"\0")
+    document = nsm.attestation(nonce=DATA)
+    assert len(cbor2.dumps({"Attestation": {"document": document}})) == MAX_RESPONSE - 1
+
+
+@pytest.mark.parametrize("said", ["A" * 41, "InvalidIndex\n", "InvalidIndex\x1b[31m"])
+def test_what_is_no_word_of_the_nsms_is_not_repeated(kernel: FakeNsm, nsm: Nsm, said: str) -> None:
+    """Nor taken for one that it begins like."""
+    kernel.answer = {"Error": said}
+    with pytest.raises(AnchorFirmwareError) as refused:
+        nsm.describe()
+    assert refused.value.data["status"] == "unknown error"
 
 
 def test_values_of_another_size_are_refused(kernel: FakeNsm, nsm: Nsm) -> None:

@@ -16,10 +16,13 @@ import pytest
 
 from hwtrust.anchors.port import LinuxPort, address, converted, erase, read_exactly, read_file
 from hwtrust.errors.anchors import (
+    AnchorBusyError,
+    AnchorError,
     AnchorIoError,
     AnchorMissingError,
     AnchorPermissionError,
     AnchorProviderError,
+    AnchorRequestError,
     AnchorResponseError,
 )
 from simulators.fake_machine import peek
@@ -75,6 +78,18 @@ def test_a_read_stops_behind_its_limit(tmp_path: Path) -> None:
         read_exactly(PORT, str(path), 200_001)
 
 
+def test_a_read_goes_on_after_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may give less than there is; one byte behind the limit is still seen."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    real_read = os.read
+    monkeypatch.setattr(os, "read", lambda handle, _size: real_read(handle, 1))
+    assert PORT.read(str(path), limit=20) == b"0123456789"
+    assert PORT.read(str(path), limit=5) == b"012345"
+    with pytest.raises(AnchorResponseError):
+        read_file(PORT, str(path), limit=5)
+
+
 def test_no_handle_is_left_open(tmp_path: Path) -> None:
     """Whether a call succeeded or failed."""
     path = str(tmp_path / "file")
@@ -107,9 +122,16 @@ def test_a_probe_tells_absence_from_permission(
         PORT.probe(str(path))
     path.touch()
     PORT.probe(str(path))
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    asked: list[tuple[object, ...]] = []
+
+    def access(*arguments: object, effective_ids: bool = False) -> bool:
+        asked.append((*arguments, effective_ids))
+        return False
+
+    monkeypatch.setattr(os, "access", access)
     with pytest.raises(PermissionError):
         PORT.probe(str(path))
+    assert asked == [(str(path), os.R_OK | os.W_OK, True)]
 
 
 def test_an_ioctl_changes_its_argument() -> None:
@@ -134,20 +156,39 @@ def test_a_pause_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert waited == [0.25]
 
 
+KINDS: dict[int, type[AnchorError]] = {
+    errno.ENOENT: AnchorMissingError,
+    errno.ENODEV: AnchorMissingError,
+    errno.ENOTDIR: AnchorMissingError,
+    errno.ENXIO: AnchorProviderError,
+    errno.ENOTTY: AnchorProviderError,
+    errno.EACCES: AnchorPermissionError,
+    errno.EPERM: AnchorPermissionError,
+    errno.EROFS: AnchorPermissionError,
+    errno.EBUSY: AnchorBusyError,
+    errno.EAGAIN: AnchorBusyError,
+    errno.EINTR: AnchorBusyError,
+    errno.EINVAL: AnchorRequestError,
+    errno.EFBIG: AnchorRequestError,
+    errno.E2BIG: AnchorRequestError,
+    errno.EMSGSIZE: AnchorRequestError,
+    errno.ETXTBSY: AnchorRequestError,
+    errno.EIO: AnchorIoError,
+    0: AnchorIoError,
+}
+
+
 def test_an_os_error_becomes_one_of_the_tree() -> None:
     """With its name, so that a report of it can be understood."""
-    kinds = {
-        errno.ENOENT: AnchorMissingError,
-        errno.EPERM: AnchorPermissionError,
-        errno.ENXIO: AnchorProviderError,
-        errno.EIO: AnchorIoError,
-        0: AnchorIoError,
-    }
-    for number, kind in kinds.items():
-        with pytest.raises(kind) as refused, converted("/dev/x"):
+    for number, kind in KINDS.items():
+        with pytest.raises(AnchorError) as refused, converted("/dev/x"):
             raise OSError(number, "as the kernel says")
+        assert type(refused.value) is kind
         assert refused.value.data["path"] == "/dev/x"
         assert refused.value.data["errno"] == errno.errorcode.get(number, "0")
+    with pytest.raises(AnchorIoError) as unnumbered, converted("/dev/x"):
+        raise OSError("without a number")
+    assert unnumbered.value.data["errno"] == "0"
 
 
 def test_an_address_is_where_the_buffer_lies() -> None:

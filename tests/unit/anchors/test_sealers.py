@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hwtrust.anchors import snp_sealer
 from hwtrust.anchors.blob import MAX_SECRET
 from hwtrust.anchors.gramine import GramineFiles, GramineHeader, GramineSealer, SealTo
 from hwtrust.anchors.sev_guest import KeyField, KeyRequest, SevGuest
@@ -239,6 +240,21 @@ def test_vmpls_do_not_open_each_others_blobs() -> None:
     with pytest.raises(SealedBlobWeakError):
         snp(kernel, vmpl=0).unseal(blob)
     assert snp(kernel, vmpl=2).unseal(blob) == SECRET
+    for call in (snp(kernel, vmpl=2).unseal, snp(kernel, vmpl=2).needs_reseal):
+        with pytest.raises(SealedBlobWeakError) as refused:
+            call(snp(kernel, vmpl=0).seal(SECRET))
+        assert refused.value.code == "anchor:blob:weak"
+
+
+def test_a_blob_whose_key_depends_on_more_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No field less is selected; one more makes the key no weaker."""
+    kernel = FakeSevGuest()
+    with monkeypatch.context() as later:
+        later.setattr(snp_sealer, "FIELDS", FIELDS | KeyField.IMAGE_ID)
+        blob = snp(kernel).seal(SECRET)
+    assert snp(kernel).unseal(blob) == SECRET
+    assert kernel.keys[-1] == kernel.keys[0]
+    assert kernel.keys[0][1] == FIELDS | KeyField.IMAGE_ID
 
 
 def test_headers_tell_what_a_key_depends_on() -> None:

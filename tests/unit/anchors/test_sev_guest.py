@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +24,7 @@ from hwtrust.errors.anchors import (
     AnchorError,
     AnchorFirmwareError,
     AnchorHostError,
+    AnchorIoError,
     AnchorMissingError,
     AnchorProviderError,
     AnchorRequestError,
@@ -93,6 +96,40 @@ def test_room_for_certificates_grows_once(kernel: FakeSevGuest, device: SevGuest
     assert kernel.requests == [GET_EXT_REPORT] * 2
 
 
+def test_room_for_certificates_is_whole_pages(kernel: FakeSevGuest, device: SevGuest) -> None:
+    """The kernel takes no other, and a host may ask for bytes."""
+    kernel.certificates = certificate_table(b"c" * 5000)
+    honest = kernel._get_ext_report
+
+    def in_bytes(at: int, answer: int) -> int:
+        kernel.wanted = len(kernel.certificates) if len(kernel.requests) == 1 else None
+        return honest(at, answer)
+
+    kernel._get_ext_report = in_bytes  # type: ignore[method-assign]
+    _, certificates = device.extended_report(DATA, vmpl=0)
+    assert certificates == kernel.certificates
+
+
+ENTRY = struct.Struct("<16sII")
+WHOLE = {
+    "that fills its room": certificate_table(b"c" * (4096 - 48)),
+    "with an empty entry before another": certificate_table(b"", b"vcek"),
+    "whose certificates stand in another order": ENTRY.pack(b"a" * 16, 76, 3)
+    + ENTRY.pack(b"b" * 16, 72, 4)
+    + bytes(24)
+    + b"bbbbaaa",
+    "of empty entries alone": ENTRY.pack(b"a" * 16, 0, 0) + bytes(24),
+    "of as many entries as a page has": ENTRY.pack(b"a" * 16, 0, 0) * 169 + bytes(24),
+}
+
+
+@pytest.mark.parametrize("table", WHOLE.values(), ids=WHOLE)
+def test_a_table_is_handed_on_whole(kernel: FakeSevGuest, device: SevGuest, table: bytes) -> None:
+    """No certificate is lost with the room behind them."""
+    kernel.certificates = table
+    assert device.extended_report(DATA, vmpl=0) == (snp(DATA), table)
+
+
 @pytest.mark.parametrize("wanted", [0, 1, 4096, MAX_CERTIFICATES, MAX_CERTIFICATES + 1, 2**32 - 1])
 def test_a_host_that_never_has_room_enough_is_given_up(
     kernel: FakeSevGuest, device: SevGuest, wanted: int
@@ -131,10 +168,12 @@ def test_a_busy_host_is_asked_a_bounded_number_of_times(
     assert device.report(DATA, vmpl=0) == snp(DATA)
     assert len(port.pauses) == TRIES - 1
     assert port.pauses == sorted(port.pauses)
+    assert len(set(port.pauses)) == TRIES - 1
     kernel.busy = 10**6
     with pytest.raises(AnchorBusyError) as refused:
         device.report(DATA, vmpl=0)
     assert refused.value.code == "anchor:busy"
+    assert kernel.busy == 10**6 - TRIES
 
 
 FAULTS: dict[str, tuple[dict[str, Any], type[AnchorError], dict[str, int]]] = {
@@ -147,6 +186,11 @@ FAULTS: dict[str, tuple[dict[str, Any], type[AnchorError], dict[str, int]]] = {
         {"fw_error": 0x17},
         AnchorFirmwareError,
         {"status": 0x17},
+    ),
+    "the firmware was not called": (
+        {"fw_error": 0xFFFF_FFFF},
+        AnchorIoError,
+        {},
     ),
     "the host gives an error": ({"vmm_error": 7}, AnchorHostError, {"vmm_error": 7}),
     "the channel is disabled": ({"errno": errno.ENOTTY}, AnchorProviderError, {}),
@@ -175,6 +219,12 @@ def test_each_failure_has_its_error(
             ask(DATA, vmpl=0)
         assert type(refused.value) is kind
         assert data.items() <= refused.value.data.items()
+
+
+def test_a_report_is_for_any_vmpl_that_there_is(kernel: FakeSevGuest, device: SevGuest) -> None:
+    """From the highest privilege to the lowest."""
+    for vmpl in range(4):
+        assert device.report(DATA, vmpl=vmpl) == kernel.report(DATA, vmpl)
 
 
 @pytest.mark.parametrize("vmpl", [-1, 4])
@@ -206,6 +256,8 @@ def test_a_key_is_what_the_firmware_derived(kernel: FakeSevGuest, device: SevGue
     assert kernel.requests == [GET_DERIVED_KEY] * 2
     kernel.policy |= 1 << 19
     assert device.derived_key(WANTED) != key
+    device.derived_key(replace(WANTED, root=RootKey.VMRK, vmpl=3, guest_svn=2, tcb=3))
+    assert kernel.keys[-1] == (1, 0b1001, 3, 2, 3)
 
 
 BAD_KEYS: dict[str, dict[str, Any]] = {

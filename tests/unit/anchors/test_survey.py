@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from hwtrust.anchors.gramine import GramineHeader
 from hwtrust.anchors.port import LinuxPort
 from hwtrust.anchors.protocols import Anchor, Capability, Kind
 from hwtrust.anchors.sev_guest import SevGuestAttester
@@ -39,6 +40,13 @@ def tdx_machine() -> dict[str, Device]:
         DEVICE: FakeTdxGuest(domain),
         MEASUREMENTS: FakeMeasurements(domain),
     }
+
+
+def silent() -> FakeNsm:
+    """An NSM whose answers nobody understands."""
+    nsm = FakeNsm(shapes.token)
+    nsm.raw_answer = b"\xff"
+    return nsm
 
 
 def without_keys() -> FakeGramine:
@@ -93,6 +101,12 @@ MACHINES = {
         {M},
         {"attest": "anchor:provider"},
     ),
+    "a trust domain, not as root": (
+        lambda: {REPORTS: Forbidden(), DEVICE: Forbidden()},
+        Kind.TDX,
+        set(),
+        {"measure": "anchor:none", "attest": "anchor:permission"},
+    ),
     "a realm": (
         lambda: {REPORTS: FakeTsm(shapes.token, provider="arm_cca_guest")},
         Kind.CCA,
@@ -105,6 +119,18 @@ MACHINES = {
         Kind.NITRO,
         set(),
         {"measure": "anchor:permission", "attest": "anchor:permission"},
+    ),
+    "a Nitro Enclave whose NSM is not understood": (
+        lambda: {"/dev/nsm": silent()},
+        Kind.NITRO,
+        set(),
+        {"measure": "anchor:response", "attest": "anchor:response"},
+    ),
+    "an SGX enclave, not for this user": (
+        lambda: {FILES: Forbidden()},
+        Kind.SGX,
+        set(),
+        {"attest": "anchor:permission", "seal": "anchor:none"},
     ),
     "an SGX enclave": (lambda: {FILES: FakeGramine(shapes.sgx)}, Kind.SGX, {A, S}, {}),
     "Gramine without SGX": (
@@ -204,6 +230,54 @@ def test_the_common_interface_is_preferred() -> None:
     assert isinstance(anchor.attester, TsmAttester)
     (anchor,) = find_anchors(FakeMachine({"/dev/sev-guest": FakeSevGuest()}))
     assert isinstance(anchor.attester, SevGuestAttester)
+
+
+def test_reports_of_another_provider_are_not_taken_for_ones_own() -> None:
+    """Whatever device is there: who makes the reports decides what they are."""
+    domain = {REPORTS: FakeTsm(shapes.tdx, provider="tdx_guest"), "/dev/sev-guest": FakeSevGuest()}
+    snp, tdx = find_anchors(FakeMachine(domain))
+    assert (snp.kind, tdx.kind) == (Kind.SNP, Kind.TDX)
+    assert isinstance(snp.attester, SevGuestAttester)
+    guest = {REPORTS: FakeTsm(shapes.snp), DEVICE: FakeTdxGuest(TrustDomain())}
+    _, tdx = find_anchors(FakeMachine(guest))
+    assert tdx.attester is None
+    assert tdx.problems[A].code == "anchor:provider"
+
+
+def test_an_anchors_path_is_where_it_was_found() -> None:
+    """The device if it is there, the reports' directory if not."""
+    for devices, path in (
+        ({REPORTS: FakeTsm(shapes.snp)}, REPORTS),
+        ({REPORTS: FakeTsm(shapes.snp), "/dev/sev-guest": FakeSevGuest()}, "/dev/sev-guest"),
+        ({REPORTS: FakeTsm(shapes.tdx, provider="tdx_guest")}, REPORTS),
+    ):
+        (anchor,) = find_anchors(FakeMachine(devices))
+        assert anchor.path == path
+
+
+def test_an_nsm_has_as_many_registers_as_it_says() -> None:
+    """From 16 to what it describes."""
+    nsm = FakeNsm(shapes.token)
+    honest = nsm._say
+
+    def few(asked: object) -> object:
+        said = honest(asked)
+        if asked == "DescribeNSM":
+            assert isinstance(said, dict)
+            said["DescribeNSM"]["max_pcrs"] = 20
+        return said
+
+    nsm._say = few  # type: ignore[method-assign]
+    (anchor,) = find_anchors(FakeMachine({"/dev/nsm": nsm}))
+    assert anchor.registers == ("pcr16", "pcr17", "pcr18", "pcr19")
+
+
+def test_an_enclave_seals_to_itself() -> None:
+    """Not to its signer, whose other enclaves could open what it keeps."""
+    (anchor,) = find_anchors(FakeMachine({FILES: FakeGramine(shapes.sgx)}))
+    assert anchor.sealer is not None
+    header, _ = GramineHeader.read(anchor.sealer.seal(b"secret"))
+    assert header.facts()["seal_to"] == "enclave"
 
 
 # --- the command ------------------------------------------------------------------

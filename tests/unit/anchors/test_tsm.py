@@ -128,7 +128,7 @@ def test_a_lost_commit_is_tried_again_and_then_given_up() -> None:
     kernel.lost = TRIES - 1
     port = machine(kernel)
     assert Tsm(port).report(DATA, provider="sev_guest").outblob == shapes.snp(DATA)
-    assert len(port.pauses) == TRIES - 1
+    assert len(set(port.pauses)) == len(port.pauses) == TRIES - 1
     assert port.pauses == sorted(port.pauses)
     kernel.lost = TRIES
     with pytest.raises(AnchorBusyError) as refused:
@@ -162,6 +162,7 @@ def test_a_report_for_somebody_elses_request_is_refused() -> None:
         report(kernel)
     assert refused.value.code == "anchor:stale"
     assert kernel.entries == {}
+    assert len(kernel.names) == 1, "it is told, and not asked again"
 
 
 def test_a_writer_after_the_report_is_seen_too() -> None:
@@ -187,6 +188,31 @@ def test_a_writer_before_the_commit_is_seen() -> None:
     assert refused.value.data == {"expected": 1, "found": 2}
 
 
+def test_a_generation_that_fell_is_seen() -> None:
+    """It is that of another directory, or of another kernel."""
+    kernel = FakeTsm(shapes.snp)
+    honest, told = kernel.read, iter((5, 3))
+    kernel.read = (  # type: ignore[method-assign]
+        lambda path: b"%d\n" % next(told) if path.endswith("/generation") else honest(path)
+    )
+    with pytest.raises(AnchorStaleError) as refused:
+        report(kernel)
+    assert refused.value.data == {"expected": 6, "found": 3}
+
+
+def test_the_generation_behind_the_last_is_zero() -> None:
+    """The kernel's counter has 64 bits."""
+    kernel = FakeTsm(shapes.snp)
+    honest = kernel.mkdir
+
+    def old(path: str) -> None:
+        honest(path)
+        kernel.entries[path] = Entry(write_generation=2**64 - 1, read_generation=2**64 - 1)
+
+    kernel.mkdir = old  # type: ignore[method-assign]
+    assert report(kernel) == shapes.snp(DATA)
+
+
 def test_an_empty_report_is_a_failure() -> None:
     """Seen in the field: success, and nothing in the file."""
     kernel = FakeTsm(shapes.snp)
@@ -195,6 +221,7 @@ def test_an_empty_report_is_a_failure() -> None:
         report(kernel)
     assert refused.value.code == "anchor:response:empty"
     assert kernel.entries == {}
+    assert len(kernel.names) == 1, "it is told, and not asked again"
 
 
 @pytest.mark.parametrize("size", [0, 65])
@@ -238,8 +265,9 @@ def test_a_privilege_level_reaches_the_kernel() -> None:
     """The report is for the VMPL that was asked for."""
     kernel = FakeTsm(shapes.snp, floor=1)
     assert Tsm(machine(kernel)).privlevel_floor() == 1
-    report(kernel, privlevel=2)
-    assert kernel.privlevels == [2]
+    for privlevel in (1, 2, 3):
+        report(kernel, privlevel=privlevel)
+    assert kernel.privlevels == [1, 2, 3]
 
 
 @pytest.mark.parametrize("privlevel", [-1, 0, 4])
@@ -267,14 +295,29 @@ def test_the_manifest_of_a_service_is_bound() -> None:
     assert found.outblob[0x50:0x90] == hashlib.sha512(DATA + b"the vTPM's EK").digest()
 
 
+@pytest.mark.parametrize("version", [None, 0, 7])
+def test_the_kernel_is_told_which_service(version: int | None) -> None:
+    """Its GUID, and the version of the manifest, 0 too; without one the SVSM chooses."""
+    kernel = FakeTsm(shapes.snp, floor=1)
+    asked: list[dict[str, str]] = []
+    kernel.race = lambda entry: asked.append(dict(entry.service))
+    service = Service(VTPM.guid, manifest_version=version)
+    Tsm(machine(kernel)).report(DATA, provider="sev_guest", service=service)
+    told = {"service_provider": "svsm", "service_guid": VTPM.guid}
+    if version is not None:
+        told["service_manifest_version"] = str(version)
+    assert asked[0] == told
+
+
 def test_a_service_needs_an_svsm_a_guid_and_a_manifest() -> None:
     """Each has its own error."""
     tsm = Tsm(machine(FakeTsm(shapes.snp)))
     with pytest.raises(AnchorMissingError):
         tsm.report(DATA, provider="sev_guest", service=VTPM)
     kernel = FakeTsm(shapes.snp, floor=1, manifest=b"")
-    with pytest.raises(AnchorRequestError):
-        Tsm(machine(kernel)).report(DATA, provider="sev_guest", service=Service("vtpm\n"))
+    for guid in ("vtpm\n", f"{VTPM.guid}\n", VTPM.guid.upper(), ""):
+        with pytest.raises(AnchorRequestError):
+            Tsm(machine(kernel)).report(DATA, provider="sev_guest", service=Service(guid))
     with pytest.raises(EmptyReportError):
         Tsm(machine(kernel)).report(DATA, provider="sev_guest", service=VTPM)
     assert kernel.entries == {}
@@ -287,6 +330,7 @@ STRANGE: dict[str, tuple[str, bytes]] = {
     "a provider of many lines": ("provider", b"sev_guest\nother\n"),
     "a generation that is no number": ("generation", b"one\n"),
     "a negative generation": ("generation", b"-1\n"),
+    "a generation of 21 digits": ("generation", b"1" * 21),
     "an endless generation": ("generation", b"1" * 1000),
 }
 
@@ -304,12 +348,13 @@ def test_text_that_the_kernel_never_writes_is_refused(name: str, content: bytes)
     assert refused.value.code == "anchor:response"
 
 
-def test_a_report_without_end_is_not_read_to_its_end() -> None:
+@pytest.mark.parametrize("name", ["outblob", "auxblob"])
+def test_a_report_without_end_is_not_read_to_its_end(name: str) -> None:
     """Memory is bounded, whatever the kernel gives."""
     kernel = FakeTsm(shapes.snp)
     honest = kernel.read
     kernel.read = (  # type: ignore[method-assign]
-        lambda path: bytes(MAX_BLOB + 1) if path.endswith("/outblob") else honest(path)
+        lambda path: bytes(MAX_BLOB + 1) if path.endswith(f"/{name}") else honest(path)
     )
     with pytest.raises(AnchorResponseError) as refused:
         report(kernel)
@@ -346,6 +391,22 @@ def test_an_attester_makes_evidence_of_its_kind(
     assert (made.kind, made.media_type, made.evidence) == (kind, media_type, signer(DATA))
     assert attester.kind is kind
     assert "evidence" not in repr(made)
+
+
+def test_an_attester_hands_the_certificates_on() -> None:
+    """Those that the host gave beside the report; without them no verifier has the key's."""
+    table = certificate_table(b"vcek")
+    kernel = FakeTsm(shapes.snp, certificates=table)
+    made = TsmAttester(Tsm(machine(kernel)), provider="sev_guest").attest(DATA)
+    assert made.certificates == table
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_as_little_as_a_byte_can_be_bound(size: int) -> None:
+    """The interface takes 1 to 64; how many, each provider says."""
+    kernel = FakeTsm(shapes.token, provider="other_guest")
+    found = Tsm(machine(kernel)).report(DATA[:size], provider="other_guest")
+    assert found.outblob == shapes.token(DATA[:size])
 
 
 @attesters

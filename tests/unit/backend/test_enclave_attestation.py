@@ -13,6 +13,7 @@ from sqlalchemy import select
 from hwtrust.errors import (
     ChallengeError,
     ChallengeExpiredError,
+    ChallengePurposeError,
     ChallengeUsedError,
     ChannelBindingError,
     DeviceRetiredError,
@@ -161,6 +162,7 @@ def test_a_long_firmware_log_does_not_fill_the_row_of_its_enclave(
 ) -> None:
     """The host writes the log, and every list of enclaves reads what was said."""
     firmware = Firmware("sha384", confidential=True)
+    firmware.measure(2, EventType.IPL, b"kernel_cmdline: " + b"x" * 999, b"long")
     for at in range(2000):
         firmware.measure(2, EventType.IPL, b"kernel_cmdline: %d" % at + b"x" * 99, b"%d" % at)
     values = {f"rtmr{number}": value for number, value in firmware.rtmrs.items()}
@@ -172,6 +174,10 @@ def test_a_long_firmware_log_does_not_fill_the_row_of_its_enclave(
     facts = json.loads(row(way, enclave).facts or b"")
     assert facts["firmware_secure_boot"] == "unknown"
     assert len(row(way, enclave).facts or b"") < 64 * 1024
+    lists = [fact for fact in facts.values() if isinstance(fact, list)]
+    assert max(map(len, lists)) == 64
+    assert max(len(text) for fact in lists for text in fact) == 256
+    assert not any(name.startswith(("firmware_pcr_", "firmware_rtmr_")) for name in facts)
 
 
 def test_a_heartbeat_that_says_nothing_new_is_not_kept_again(
@@ -295,7 +301,8 @@ def test_a_certificate_that_ran_out_is_renewed_for_the_same_key(
     with pytest.raises(IdentityError):
         enclave.attest(way)
     rotate(way, enclave)
-    reply = enclave.session(way)
+    # It takes no key to seal a root to, as there is none.
+    reply = enclave.session(way, release_key=b"")
     assert reply.certificate
     assert reply.root is None
     assert enclave.attest(way).root is not None
@@ -328,6 +335,18 @@ def too_old(way: DirectWay, enclave: BackendEnclave) -> tuple[EnclaveEvidence, s
 def anothers_nonce(way: DirectWay, enclave: BackendEnclave) -> tuple[EnclaveEvidence, str]:
     """Evidence for the challenge of another enclave."""
     return enclave.evidence(other(way).next_nonce), enclave.certificate
+
+
+def of_a_session(way: DirectWay, enclave: BackendEnclave) -> tuple[EnclaveEvidence, str]:
+    """Evidence that was made for a session, over a connection that may get a root."""
+    nonce = enclave.ask(way, Purpose.SESSION)
+    return enclave.evidence(nonce, purpose=Purpose.SESSION), enclave.certificate
+
+
+def of_an_enrolment(way: DirectWay, enclave: BackendEnclave) -> tuple[EnclaveEvidence, str]:
+    """Evidence that was made to enrol, in the place of that for a session."""
+    nonce = enclave.ask(way, Purpose.ENROL)
+    return enclave.evidence(nonce, purpose=Purpose.ENROL), ""
 
 
 def without_certificate(_: DirectWay, enclave: BackendEnclave) -> tuple[EnclaveEvidence, str]:
@@ -403,6 +422,8 @@ REFUSED: dict[str, tuple[Any, type[HwTrustError]]] = {
     "an older challenge than the last": (older, ChallengeUsedError),
     "a challenge whose time is over": (too_old, ChallengeError),
     "another enclave's challenge": (anothers_nonce, ChallengeError),
+    "evidence for a session": (of_a_session, ChallengePurposeError),
+    "evidence to enrol": (of_an_enrolment, ChallengePurposeError),
     "no certificate": (without_certificate, IdentityError),
     "another device's certificate": (anothers_certificate, IdentityKeyError),
     "evidence under another's name": (anothers_id, IdentityKeyError),
@@ -594,6 +615,7 @@ def test_an_enclave_answers_what_it_runs(way: DirectWay, enclave: BackendEnclave
     assert report.answer is not None
     assert (report.answer.kind, report.answer.clock, report.answer.pcrs) == ("snp", None, ())
     assert report.answer.facts["product"] == "Genoa"
+    assert report.answer.counter == 1
     assert [layer.name for layer in report.answer.layers] == ["root-of-trust", "kernel", "frontend"]
     assert isinstance(evidence, EnclaveEvidence)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,8 @@ from sqlalchemy import func, select
 
 from hwtrust.errors import (
     ChallengeError,
+    ChallengeExpiredError,
+    ChallengePurposeError,
     ChallengeUsedError,
     DeviceKindError,
     DeviceRetiredError,
@@ -34,7 +37,14 @@ from hwtrust.wire.enclave import (
     EnclaveReply,
     open_root,
 )
-from hwtrust.wire.messages import AttestRequest, ChallengeRequest, Standing, TlsKeyKind
+from hwtrust.wire.envelope import unseal
+from hwtrust.wire.messages import (
+    AttestRequest,
+    ChallengeRequest,
+    SignedTime,
+    Standing,
+    TlsKeyKind,
+)
 from hwtrust_backend.admin import local_administrator
 from hwtrust_backend.admin.devices import lock, readmit, retire
 from hwtrust_backend.audit import Event
@@ -42,8 +52,9 @@ from hwtrust_backend.audit.models import AuditRecord
 from hwtrust_backend.enclaves import list_authorities, remove_authority
 from hwtrust_backend.enrolment import Device, EnrolmentToken
 from hwtrust_backend.enrolment.tokens import create_token
+from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
-from hwtrust_backend.testing import DAY, HOUR, ManualClock
+from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
 from simulators.attester import make_csr, make_release
 from simulators.backend_clients import DirectApi, enrolled_device
 from simulators.enclave_clients import (
@@ -285,6 +296,46 @@ def test_evidence_enrols_once(way: DirectWay, token: str) -> None:
     with pytest.raises(ChallengeUsedError):
         way.post("", again, EnclaveEnrolled)
     assert uses(way) == 1
+
+
+@pytest.mark.parametrize("purpose", [Purpose.ATTEST, Purpose.SESSION])
+def test_evidence_that_was_made_for_something_else_does_not_enrol(
+    way: DirectWay, token: str, purpose: Purpose
+) -> None:
+    """Whoever keeps what an enclave has shown cannot enrol it anew by that."""
+    enclave = BackendEnclave()
+    enclave.enrol(way, token)
+    evidence = enclave.evidence(enclave.ask(way, purpose), purpose=purpose)
+    with pytest.raises(ChallengePurposeError):
+        way.post("", enclave.enrolment(way, another_token(way), evidence), EnclaveEnrolled)
+    assert uses(way) == 1
+
+
+def test_an_enrolment_has_the_time_that_the_settings_give(way: DirectWay, token: str) -> None:
+    """Not that of every other challenge."""
+    backend, enclave = way.backend, BackendEnclave()
+    settings = msgspec.structs.replace(backend.settings, enrolment_lifetime_ms=MINUTE)
+    way.backend = replace(backend, enclaves=replace(backend.enclaves, settings=settings))
+    message = enclave.enrolment(way, token)
+    backend.clock.advance(MINUTE)  # type: ignore[attr-defined]
+    with pytest.raises(ChallengeExpiredError):
+        way.post("", message, EnclaveEnrolled)
+    enclave.enrol(way, token)
+
+
+def test_the_time_is_signed_for_the_challenge_that_was_answered(way: DirectWay, token: str) -> None:
+    """No earlier answer sets an enclave's clock back, nor does that to another one."""
+    enclave = BackendEnclave()
+    message = enclave.enrolment(way, token)
+    enrolled = way.post("", message, EnclaveEnrolled)
+    key = way.backend.vault.signer(KeyRole.METADATA).public_key
+    time = unseal(enrolled.time, SignedTime, key=key)
+    assert (time.device, time.nonce) == (enclave.name, message.evidence.binding.nonce)
+    assert 0 < way.backend.clock() - time.utc_ms < MINUTE
+    enclave.certificate, enclave.next_nonce = enrolled.certificate, enrolled.challenge
+    reply = enclave.attest(way)
+    time = unseal(reply.time, SignedTime, key=key)
+    assert (time.device, time.nonce) == (enclave.name, enrolled.challenge)
 
 
 @pytest.mark.parametrize("bad", ["", "nobody issued this"])

@@ -172,9 +172,18 @@ def test_a_platform_is_listed_once(backend: Backend) -> None:
     """Two lists do not give one platform two keys."""
     trust = trust_after(backend, TrustKind.ENDORSEMENTS, GOOD[TrustKind.ENDORSEMENTS])
     assert trust.cca.keys.keys() == CcaSigner().trust.keys.keys()
-    again = b" " + GOOD[TrustKind.ENDORSEMENTS]
-    with pytest.raises(EnclaveAuthorityRefusedError):
-        trust_after(backend, TrustKind.ENDORSEMENTS, again)
+    endorsement = CcaSigner().endorsement
+    instance = (b"\1" + bytes(32)).hex()
+    other = msgspec.structs.replace(endorsement, instance_id=instance)
+    trust = trust_after(backend, TrustKind.ENDORSEMENTS, msgspec.json.encode([other]))
+    assert len(trust.cca.keys) == 2
+    for again in (endorsement, other):
+        content = b" " + msgspec.json.encode([again])
+        with pytest.raises(EnclaveAuthorityRefusedError):
+            trust_after(backend, TrustKind.ENDORSEMENTS, content)
+    with backend.database.reading() as session:
+        assert len(list_enclave_trust(session, by=ADMINISTRATOR)) == 2
+        assert len(enclave_trust(session).cca.keys) == 2
 
 
 def test_the_command_line_does_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,6 +204,16 @@ def _interrupted(site: UpdateSite, slot: Path, kept: int) -> Path:
     return part
 
 
+def test_nobody_else_writes_to_a_part(site: UpdateSite, slot: Path) -> None:
+    """Not even where the device's program lets everybody write to its files."""
+    umask = os.umask(0)
+    try:
+        part = _interrupted(site, slot, 1000)
+    finally:
+        os.umask(umask)
+    assert part.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_a_power_cut_has_spoilt_is_fetched_anew(site: UpdateSite, slot: Path) -> None:
     """Bytes that never reached the disk are not taken for the layer, nor for an attack."""
     part = _interrupted(site, slot, 1000)
@@ -415,12 +425,13 @@ def test_a_file_that_is_listed_as_another_is_not_asked_for(site: UpdateSite, slo
     assert downloads(site) == []
 
 
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
 def test_a_file_that_is_signed_by_weak_digests_only_is_refused(
-    site: UpdateSite, slot: Path
+    site: UpdateSite, slot: Path, digest: str
 ) -> None:
     """Somebody else can make another file of them."""
     wanted = layer(site)
-    weak = TargetFile.from_data(wanted.target, KERNEL, ["sha1"])
+    weak = TargetFile.from_data(wanted.target, KERNEL, [digest])
     site.repository.targets.targets[wanted.target] = weak
     site.repository.blobs[weak.get_prefixed_paths()[0]] = KERNEL
     site.repository.publish()

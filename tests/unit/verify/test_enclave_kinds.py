@@ -336,6 +336,8 @@ def test_a_key_s_certificate_of_the_operator_does_not_stand_beside_the_host_s() 
     """Two of one kind would be refused; what came with the report counts."""
     trust = replace(TRUST, certificates=CHIP.certificates())
     assert verified(SNP, trust=trust).kind is EnclaveKind.SNP
+    renewed = replace(TRUST, certificates=(CHIP.certificate(serial=9),))
+    assert verified(SNP, trust=renewed).kind is EnclaveKind.SNP
     leaf, *above = CHIP.certificates()
     alone = with_parts(SNP, certificates=pem([leaf]))
     added = verified(SNP, alone, trust=replace(TRUST, certificates=tuple(above)))

@@ -26,11 +26,11 @@ from hwtrust.verify.platform import (
 )
 from hwtrust.wire.algorithms import Alg, new_hash
 from hwtrust.wire.challenge import Purpose
+from hwtrust.wire.logs.firmware import EventType
 from hwtrust.wire.logs.ima import ImaLog
 from hwtrust.wire.logs.ima_part import part_of
 from hwtrust.wire.messages import FIRMWARE_LOG, IMA_LOG, Evidence, ImaPart, Severity
 from simulators.attester import Attester, make_release
-from hwtrust.wire.logs.firmware import EventType
 from simulators.firmware_log import Firmware, booted
 from simulators.ima_log import ImaKernel
 
@@ -103,8 +103,10 @@ def table_of(firmware: Firmware) -> dict[str, Any]:
 def rules_of(
     firmware: Firmware | None, *, ima: dict[str, Any] | None = None, **changes: object
 ) -> PlatformRules:
-    """Rules for both logs."""
+    """Rules for both logs; what is changed to UNSET is left out."""
     table = None if firmware is None else table_of(firmware) | changes
+    if table is not None:
+        table = {name: value for name, value in table.items() if value is not msgspec.UNSET}
     digest = f"sha256:{new_hash(Alg.SHA256, GOOD).hex()}"
     kernel = {"digests_anywhere": [digest]} if ima is None else ima
     return PlatformRules(
@@ -283,14 +285,13 @@ def test_rules_that_name_no_pcrs_for_the_firmwares_log_are_a_finding() -> None:
     assert machine.known.firmware is None
 
 
-@pytest.mark.parametrize("selection", ["sha256:0,1,2,3,4,5,6,7,8,12"])
-def test_a_quote_that_leaves_out_pcrs_makes_nothing_forgotten(selection: str) -> None:
+def test_a_quote_that_leaves_out_pcrs_makes_nothing_forgotten() -> None:
     """What was found stands, and counts again with the next quote."""
     machine = Machine()
     machine.kernel.file("/usr/bin/evil", b"evil")
     rules = rules_of(machine.firmware)
     machine.show(firmware=machine.firmware.raw, ima=machine.part(), rules=rules)
-    other = Machine(selection=selection)
+    other = Machine(selection="sha256:0,1,2,3,4,5,6,7,8,12")
     other.known = machine.known
     found = other.show(rules=rules)
     assert codes(found) == ["firmware:register-missing", "ima:pcr-missing"]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -27,6 +28,7 @@ from hwtrust.errors.snp import (
     SnpRootError,
     SnpTcbError,
 )
+from hwtrust.verify import der
 from hwtrust.verify.certificates import read_certificate
 from hwtrust.verify.enclaves import snp_chain
 from hwtrust.verify.enclaves.snp_chain import (
@@ -36,8 +38,12 @@ from hwtrust.verify.enclaves.snp_chain import (
     Endorsement,
     SnpTrust,
     endorsed,
+    suiting,
 )
 from hwtrust.wire.enclaves.snp import Product, SigningKey
+from simulators.cose_signer import key_named
+from simulators.ek_authority import tlv
+from simulators.nitro_signer import Issued, NitroSigner
 from simulators.snp_signer import (
     CSP,
     END,
@@ -50,6 +56,7 @@ from simulators.snp_signer import (
     ia5,
     integer,
     intermediate,
+    name_of,
     root,
     rsa_key,
     signed_again,
@@ -252,6 +259,24 @@ def test_a_leaf_with_another_name_is_refused() -> None:
         check(leaf(name="VCEK"))
 
 
+def test_a_leaf_with_two_names_is_refused() -> None:
+    """Though one of them is as it should be, and the ASK has signed both."""
+    one = name_of("SEV-VCEK")
+    both = x509.Name([*one, x509.NameAttribute(x509.NameOID.COMMON_NAME, "another")])
+
+    def renamed(signed: bytes) -> bytes:
+        parts = der.children(signed)
+        assert parts.count(one.public_bytes()) == 1
+        new = [both.public_bytes() if part == one.public_bytes() else part for part in parts]
+        return tlv(0x30, *new)
+
+    first, *rest = MILAN.certificates()
+    certificate = signed_again(first, AUTHORITY.ask.key, renamed)
+    assert read_certificate(certificate).signed_by(read_certificate(rest[0]))
+    with pytest.raises(SnpChainError):
+        check((certificate, *rest))
+
+
 def test_two_leaves_are_refused() -> None:
     """Which of them the report means is not guessed."""
     other = replace(MILAN, seed=b"other").certificates()[0]
@@ -296,6 +321,28 @@ def test_an_intermediate_with_a_shorter_key_is_refused() -> None:
     key = rsa.generate_private_key(65537, 2048)
     with pytest.raises(SnpChainError):
         check(under(ask(key=key)))
+
+
+def test_an_intermediate_with_a_longer_key_is_refused() -> None:
+    """Its size is AMD's exactly: no enormous key of a stranger's is used."""
+    one, other = (rsa_key(name).private_numbers() for name in ("genoa-ask", "genoa-ark"))
+    first, second, e = one.p * other.p, one.q, 65537
+    below = (one.p - 1) * (other.p - 1)
+    d = pow(e, -1, below * (second - 1))
+    key = rsa.RSAPrivateNumbers(
+        first,
+        second,
+        d,
+        d % below,
+        d % (second - 1),
+        pow(second, -1, first),
+        rsa.RSAPublicNumbers(e, first * second),
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    chain = under(ask(key=key))
+    assert read_certificate(chain[0]).signed_by(read_certificate(chain[1]))
+    with pytest.raises(SnpChainError) as caught:
+        check(chain)
+    assert caught.value.code == "evidence:snp:chain"
 
 
 @pytest.mark.parametrize(
@@ -451,6 +498,16 @@ def test_lists_of_others_and_of_other_numbers_change_nothing() -> None:
     assert check(MILAN.certificates(), trusted=trust(crls=lists)).hwid == MILAN.hwid
 
 
+@pytest.mark.parametrize("place", range(3))
+def test_every_list_counts(place: int) -> None:
+    """Wherever the one that revokes stands among them."""
+    lists = [AUTHORITY.ark.revoke(), AUTHORITY.ask.revoke()]
+    lists.insert(place, AUTHORITY.ark.revoke(0x10001))
+    with pytest.raises(SnpRevokedError) as caught:
+        check(MILAN.certificates(), trusted=trust(crls=tuple(lists)))
+    assert caught.value.code == "evidence:snp:revoked"
+
+
 def test_a_list_that_its_issuer_has_not_signed_is_an_error() -> None:
     """It may be the one that matters, damaged."""
     forged = AUTHORITY.ark.revoke(1, by=Authority.of(Product.GENOA).ark)
@@ -479,6 +536,10 @@ CHANGES: dict[str, tuple[dict[str, bytes | None], type[Exception]]] = {
     "no microcode": ({"3.8": None}, MalformedError),
     "a negative level": ({"3.1": b"\x02\x01\x84"}, MalformedError),
     "a level with a needless byte": ({"3.1": b"\x02\x02\x00\x04"}, MalformedError),
+    "the lowest negative level": ({"3.1": b"\x02\x01\x80"}, MalformedError),
+    "a level of a length that lies": ({"3.1": b"\x02\x02\x04"}, MalformedError),
+    "a level above 127 of a length that lies": ({"3.1": b"\x02\x03\x00\x84"}, MalformedError),
+    "a level far above a byte": ({"3.1": b"\x02\x02\x01\x84"}, MalformedError),
     "a level above a byte": ({"3.1": b"\x02\x02\x01\x04"}, MalformedError),
     "a level that is no number": ({"3.1": b"\x04\x01\x04"}, MalformedError),
     "a level that is empty": ({"3.1": b""}, MalformedError),
@@ -559,3 +620,66 @@ def test_more_files_or_certificates_than_a_chain_needs_are_refused() -> None:
     bundles = [b"".join(map(pem, many[:5])), b"".join(map(pem, many[5:10])), *many[10:]]
     with pytest.raises(MalformedError):
         check([*bundles, *MILAN.certificates()])
+
+
+def test_as_much_as_may_be_is_taken_and_no_more() -> None:
+    """Bytes of a file, certificates in a file, files, certificates in all: at each bound."""
+    first, second, third = MILAN.certificates()
+    good = check([first, second, third])
+    assert check([first.ljust(LARGEST, b"\0"), second, third]) == good
+    with pytest.raises(MalformedError) as caught:
+        check([first.ljust(LARGEST + 1, b"\0"), second, third])
+    assert caught.value.code == "wire:malformed"
+    short = NitroSigner().certificates[0]
+    assert check([first, second, third, short * MOST_CERTIFICATES]) == good
+    with pytest.raises(MalformedError):
+        check([first, second, third, short * (MOST_CERTIFICATES + 1)])
+    others = [
+        Issued(name=f"other {at}", issuer="root").der(key_named("root"))
+        for at in range(MOST_CERTIFICATES - 3)
+    ]
+    files = [first, second, third, *others]
+    assert len(files) == MOST_CERTIFICATES
+    assert check(files) == good
+    with pytest.raises(MalformedError):
+        check([*files, first])
+    with pytest.raises(MalformedError):
+        check([*files[1:], pem(first) + pem(short)])
+
+
+# --- what an operator adds ------------------------------------------------------------
+
+TURIN_HWID = TURIN.hwid.ljust(64, b"\0")
+SUITING: dict[str, tuple[Chip, SigningKey, dict[str, Any], dict[str, Any], bool]] = {
+    "the chip's own": (MILAN, VCEK, {}, {}, True),
+    "renewed, of the same key": (MILAN, VCEK, {"serial": 9}, {}, True),
+    "Turin's, whose id is short": (TURIN, VCEK, {}, {}, True),
+    "the provider's, which names no chip": (MILAN, VLEK, {}, {}, True),
+    "of a report that does not name its chip": (MILAN, VCEK, {}, {"chip_id": bytes(64)}, True),
+    "of another chip": (MILAN, VCEK, {}, {"chip_id": b"x" * 64}, False),
+    "of a chip whose id begins alike": (
+        TURIN,
+        VCEK,
+        {},
+        {"chip_id": TURIN_HWID[:-1] + b"\1"},
+        False,
+    ),
+    "of another TCB version": (MILAN, VCEK, {"change": {"3.1": integer(1)}}, {}, False),
+    "of a product that nobody knows": (MILAN, VCEK, {"change": {"2": ia5("Rome-B0")}}, {}, False),
+    "under another name": (MILAN, VCEK, {"name": "VCEK"}, {}, False),
+    "without a hardware id that can be read": (MILAN, VCEK, {"change": {"4": b"x"}}, {}, False),
+}
+
+
+@pytest.mark.parametrize(
+    ("chip", "kind", "options", "fields", "taken"), SUITING.values(), ids=SUITING
+)
+def test_of_many_keys_certificates_that_of_the_report_is_taken(
+    chip: Chip, kind: SigningKey, options: dict[str, Any], fields: dict[str, Any], *, taken: bool
+) -> None:
+    """By name, product, chip and TCB version; and only where none came with the report."""
+    report = msgspec.structs.replace(chip.fields(kind), **fields)
+    first, *above = chip.certificates(kind)
+    added = chip.certificate(kind, **options) if options else first
+    assert (added in suiting(above, [added], report=report)) is taken
+    assert added == first or added not in suiting([first, *above], [added], report=report)

@@ -223,6 +223,8 @@ BAD_CBOR: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "a tag": (bytes.fromhex("c1") + cmw_cbor.encode(GOOD_CBOR), CmwError),
     "a negative number": (bytes.fromhex("82204141"), CmwError),
     "true": (bytes.fromhex("f5"), CmwError),
+    "a negative number that goes on like a map": (b"\x21\x61x\x82\x63a/b\x41A", CmwError),
+    "a simple value that goes on like a map": (b"\xe1\x61x\x82\x63a/b\x41A", CmwError),
     "a length that is longer than it has to be": (
         bytes.fromhex("82") + b"\x78\x03a/b\x41A",
         CmwError,
@@ -252,6 +254,7 @@ BAD_CBOR: dict[str, tuple[bytes, type[HwTrustError]]] = {
     "a huge array": (bytes.fromhex("9bffffffffffffffff"), CmwLimitError),
     "a huge value": (b"\x82\x63a/b" + bytes.fromhex("5bffffffffffffffff"), CmwError),
     "levels without end": (b"\x81" * 100_000, CmwLimitError),
+    "collections without end": (b"\xa1\x61x" * 100_000, CmwLimitError),
     "one level too many": (b"\xa1\x61x" * (MAX_DEPTH + 1) + b"\x82\x63a/b\x41A", CmwLimitError),
 }
 
