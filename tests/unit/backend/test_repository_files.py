@@ -281,8 +281,9 @@ def test_a_new_root_is_a_change_for_every_replica(ready: Vendor) -> None:
         count: int = ready.read(lambda session: session.get_one(TufRepository, 1).changes)
         return count
 
+    proposal = ready.propose(RootChange())
     before = changes()
-    ready.turn(ready.propose(RootChange()))
+    ready.turn(proposal)
     assert changes() > before
 
 
