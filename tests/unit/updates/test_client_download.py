@@ -439,12 +439,15 @@ def test_a_file_that_is_signed_by_weak_digests_only_is_refused(
         site.device().fetch(wanted, slot / "kernel", ignore)
 
 
-def test_a_manifest_that_is_signed_by_weak_digests_only_is_refused(site: UpdateSite) -> None:
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
+def test_a_manifest_that_is_signed_by_weak_digests_only_is_refused(
+    site: UpdateSite, digest: str
+) -> None:
     """Nothing else says what is in it."""
     path = release_target("2041.1")
     listed = site.repository.targets.targets[path]
     content = site.repository.blobs[listed.get_prefixed_paths()[0]]
-    weak = site.repository.targets.targets[path] = TargetFile.from_data(path, content, ["sha1"])
+    weak = site.repository.targets.targets[path] = TargetFile.from_data(path, content, [digest])
     site.repository.blobs[weak.get_prefixed_paths()[0]] = content
     site.repository.publish()
     with pytest.raises(TargetDigestError) as caught:
