@@ -40,10 +40,14 @@ from hwtrust.wire.enclaves.snp import Product, SigningKey
 from hwtrust.wire.envelope import unseal
 from hwtrust.wire.messages import Binding, ChallengeReply, Problem
 from hwtrust.wire.states import layer_events
+from hwtrust_backend.admin import ask_rotation, local_administrator
 from hwtrust_backend.audit import Event
 from hwtrust_backend.enclaves import TrustKind, UnsafeRoots, add_authority
+from hwtrust_backend.enrolment import Device
+from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.keys import KeyRole, device_of_certificate
 from hwtrust_backend.policies import DEFAULT_DOCUMENT
+from hwtrust_backend.testing import HOUR
 from simulators.attester import make_csr, make_release, spki
 from simulators.backend_clients import (
     HttpApi,
@@ -406,3 +410,23 @@ def signed_metadata(envelope: Envelope, backend: Backend) -> EnclaveRootMetadata
     """The same, under the backend's key."""
     key = backend.vault.signer(KeyRole.METADATA).public_key
     return unseal(envelope, EnclaveRootMetadata, key=key)
+
+
+def another_token(way: DirectWay, **options: Any) -> str:  # noqa: ANN401 - as it takes them
+    """One more token, for an hour."""
+    with way.backend.database.transaction() as session:
+        now = way.backend.clock()
+        return create_token(session, label="", lifetime_ms=HOUR, now=now, **options)
+
+
+def row(way: DirectWay, enclave: BackendEnclave) -> Device:
+    """What is stored of an enclave."""
+    with way.backend.database.reading() as session:
+        return session.get_one(Device, enclave.name.hex())
+
+
+def rotate(way: DirectWay, enclave: BackendEnclave) -> None:
+    """Ask for an enclave's next root."""
+    with way.backend.database.transaction() as session:
+        now = way.backend.clock()
+        ask_rotation(session, enclave.name.hex(), by=local_administrator(), now=now)

@@ -18,22 +18,22 @@ from hwtrust_backend.admin.devices import ask_rotation, readmit, retire
 from hwtrust_backend.admin.rules import set_group
 from hwtrust_backend.audit import Event, evidence_digest
 from hwtrust_backend.audit.models import AuditRecord
-from hwtrust_backend.enrolment import Device
-from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.policies import StoredEvidence
 from hwtrust_backend.publishing.schedule import Reason
 from hwtrust_backend.references import accept_release, add_release
-from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
+from hwtrust_backend.testing import DAY, HOUR, MINUTE
 from hwtrust_backend.webhooks import Delivery, Topic
 from simulators.attester import make_release
 from simulators.enclave_clients import (
     DEBUG_POLICY,
     BackendEnclave,
     DirectWay,
+    another_token,
     enclave_policy,
+    row,
     trust_signers,
 )
-from simulators.snp_signer import NOW, POLICY
+from simulators.snp_signer import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
     from simulators.vendor import Vendor
 
 ADMINISTRATOR = local_administrator()
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """A clock at which the signers' certificates are valid."""
-    return ManualClock(int(NOW.timestamp()) * 1000)
 
 
 @pytest.fixture
@@ -65,27 +59,6 @@ def way(backend: Backend, hold_to_document: Callable[[str], None]) -> DirectWay:
             now=backend.clock(),
         )
     return DirectWay(backend)
-
-
-@pytest.fixture
-def enclave(way: DirectWay, token: str) -> BackendEnclave:
-    """An enclave that has enrolled."""
-    made = BackendEnclave()
-    made.enrol(way, token)
-    return made
-
-
-def another_token(way: DirectWay, **options: Any) -> str:  # noqa: ANN401
-    """One more token."""
-    with way.backend.database.transaction() as session:
-        now = way.backend.clock()
-        return create_token(session, label="", lifetime_ms=HOUR, now=now, **options)
-
-
-def row(way: DirectWay, enclave: BackendEnclave) -> Device:
-    """What is stored of it."""
-    with way.backend.database.reading() as session:
-        return session.get_one(Device, enclave.name.hex())
 
 
 def told(way: DirectWay) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ from hwtrust.wire.enclaves.dcap import TdReport
 from hwtrust.wire.logs.firmware import EventType
 from hwtrust.wire.messages import ChallengeReply, Mode, Standing
 from hwtrust_backend.admin import local_administrator
-from hwtrust_backend.admin.devices import ask_rotation, lock, retire, unlock
+from hwtrust_backend.admin.devices import lock, retire, unlock
 from hwtrust_backend.admin.queries import answer_evidence, query, query_report
 from hwtrust_backend.admin.rules import try_policy
 from hwtrust_backend.appraisal.dry_run import DryRun
@@ -52,7 +52,7 @@ from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.policies import StoredEvidence
 from hwtrust_backend.publishing import RootState, note_recovery, roots_of
 from hwtrust_backend.references import accept_release, add_release, retire_release
-from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
+from hwtrust_backend.testing import DAY, HOUR, MINUTE
 from simulators.attester import make_release
 from simulators.dcap_signer import td_report
 from simulators.enclave_clients import (
@@ -62,16 +62,16 @@ from simulators.enclave_clients import (
     BackendEnclave,
     DirectWay,
     enclave_policy,
+    rotate,
+    row,
     signed_metadata,
-    trust_signers,
 )
 from simulators.firmware_log import Firmware
-from simulators.snp_signer import NOW, POLICY
+from simulators.snp_signer import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwtrust_backend.app.backend import Backend
 
 ADMINISTRATOR = local_administrator()
 TD = TdReport.decode(td_report())
@@ -86,34 +86,6 @@ TDX_TABLE: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    """A clock at which the signers' certificates are valid."""
-    return ManualClock(int(NOW.timestamp()) * 1000)
-
-
-@pytest.fixture
-def way(backend: Backend, hold_to_document: Callable[[str], None]) -> DirectWay:
-    """A backend that accepts enclaves."""
-    trust_signers(backend)
-    hold_to_document(enclave_policy())
-    return DirectWay(backend)
-
-
-@pytest.fixture
-def enclave(way: DirectWay, token: str) -> BackendEnclave:
-    """An enclave that has enrolled."""
-    made = BackendEnclave()
-    made.enrol(way, token)
-    return made
-
-
-def row(way: DirectWay, enclave: BackendEnclave) -> Device:
-    """What is stored of it."""
-    with way.backend.database.reading() as session:
-        return session.get_one(Device, enclave.name.hex())
-
-
 def states(way: DirectWay, enclave: BackendEnclave) -> dict[int, RootState]:
     """Its roots, by epoch."""
     with way.backend.database.reading() as session:
@@ -123,13 +95,6 @@ def states(way: DirectWay, enclave: BackendEnclave) -> dict[int, RootState]:
 def codes(reply: EnclaveReply) -> list[str]:
     """Of its findings."""
     return [finding.code for finding in reply.findings]
-
-
-def rotate(way: DirectWay, enclave: BackendEnclave) -> None:
-    """Ask for its next root."""
-    with way.backend.database.transaction() as session:
-        now = way.backend.clock()
-        ask_rotation(session, enclave.name.hex(), by=ADMINISTRATOR, now=now)
 
 
 # --- what a good one gets ----------------------------------------------------------------

@@ -51,10 +51,9 @@ from hwtrust_backend.audit import Event
 from hwtrust_backend.audit.models import AuditRecord
 from hwtrust_backend.enclaves import list_authorities, remove_authority
 from hwtrust_backend.enrolment import Device, EnrolmentToken
-from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.keys import KeyRole
 from hwtrust_backend.publishing import RootState, StoredRoot, roots_of
-from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
+from hwtrust_backend.testing import DAY, MINUTE
 from simulators.attester import make_csr, make_release
 from simulators.backend_clients import DirectApi, enrolled_device
 from simulators.enclave_clients import (
@@ -62,32 +61,17 @@ from simulators.enclave_clients import (
     SNP_TABLE,
     BackendEnclave,
     DirectWay,
+    another_token,
     enclave_policy,
     signed_metadata,
-    trust_signers,
 )
-from simulators.snp_signer import NOW, POLICY
+from simulators.snp_signer import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwtrust_backend.app.backend import Backend
 
 ADMINISTRATOR = local_administrator()
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """A clock at which the signers' certificates are valid."""
-    return ManualClock(int(NOW.timestamp()) * 1000)
-
-
-@pytest.fixture
-def way(backend: Backend, hold_to_document: Callable[[str], None]) -> DirectWay:
-    """A backend that accepts enclaves."""
-    trust_signers(backend)
-    hold_to_document(enclave_policy())
-    return DirectWay(backend)
 
 
 def row(way: DirectWay, enclave: BackendEnclave) -> Device | None:
@@ -100,12 +84,6 @@ def uses(way: DirectWay) -> int:
     """How often tokens were used."""
     with way.backend.database.reading() as session:
         return session.scalar(select(func.sum(EnrolmentToken.uses))) or 0
-
-
-def another_token(way: DirectWay) -> str:
-    """One more token."""
-    with way.backend.database.transaction() as session:
-        return create_token(session, label="", lifetime_ms=HOUR, now=way.backend.clock())
 
 
 def test_an_enclave_enrols_and_opens_its_root(way: DirectWay, token: str) -> None:

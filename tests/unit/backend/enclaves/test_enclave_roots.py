@@ -14,82 +14,36 @@ from hwtrust.errors import (
 )
 from hwtrust.wire.challenge import Purpose
 from hwtrust.wire.messages import Standing
-from hwtrust_backend.admin import local_administrator
-from hwtrust_backend.admin.devices import ask_rotation
 from hwtrust_backend.audit import Event
 from hwtrust_backend.audit.models import AuditRecord
-from hwtrust_backend.enrolment import Device
 from hwtrust_backend.enrolment.devices import LAST_EPOCH
-from hwtrust_backend.enrolment.tokens import create_token
 from hwtrust_backend.publishing import RootState, StoredRoot, note_recovery, roots_of
 from hwtrust_backend.publishing.service import BACKDATED_MS
 from hwtrust_backend.references import accept_release, add_release
-from hwtrust_backend.testing import DAY, HOUR, MINUTE, ManualClock
+from hwtrust_backend.testing import DAY, MINUTE
 from simulators.attester import make_release
 from simulators.enclave_clients import (
     BackendEnclave,
     DirectWay,
+    another_token,
     enclave_policy,
+    rotate,
+    row,
     signed_metadata,
-    trust_signers,
 )
-from simulators.snp_signer import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwtrust_backend.app.backend import Backend
 
 LIFE = 30 * DAY
 """Of a root, by the default policy."""
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    """A clock at which the signers' certificates are valid."""
-    return ManualClock(int(NOW.timestamp()) * 1000)
-
-
-@pytest.fixture
-def way(backend: Backend, hold_to_document: Callable[[str], None]) -> DirectWay:
-    """A backend that accepts enclaves."""
-    trust_signers(backend)
-    hold_to_document(enclave_policy())
-    return DirectWay(backend)
-
-
-@pytest.fixture
-def enclave(way: DirectWay, token: str) -> BackendEnclave:
-    """An enclave that has enrolled."""
-    made = BackendEnclave()
-    made.enrol(way, token)
-    return made
-
-
-def another_token(way: DirectWay) -> str:
-    """One more token."""
-    with way.backend.database.transaction() as session:
-        return create_token(session, label="", lifetime_ms=HOUR, now=way.backend.clock())
-
-
-def rotate(way: DirectWay, enclave: BackendEnclave) -> None:
-    """Ask for its next root."""
-    with way.backend.database.transaction() as session:
-        now = way.backend.clock()
-        by = local_administrator()
-        ask_rotation(session, enclave.name.hex(), by=by, now=now)
 
 
 def roots(way: DirectWay, enclave: BackendEnclave) -> list[StoredRoot]:
     """Its roots, oldest first."""
     with way.backend.database.reading() as session:
         return list(roots_of(session, enclave.name.hex()))
-
-
-def row(way: DirectWay, enclave: BackendEnclave) -> Device:
-    """What is stored of it."""
-    with way.backend.database.reading() as session:
-        return session.get_one(Device, enclave.name.hex())
 
 
 def test_a_root_is_of_bytes_that_nobody_can_guess(way: DirectWay, enclave: BackendEnclave) -> None:
